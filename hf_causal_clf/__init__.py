@@ -1,0 +1,34 @@
+"""Fine-tune decoder-only language models for text classification, embedding-based and instruction-based.
+
+Importing registers the Auto classes and does nothing else.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+from .classifier import TextClassifier
+from .collators import VerbalizerCollator
+from .configuration import CausalLMForLastTokenClassificationConfig
+from .labels import LabelSpace
+from .modeling import CausalLMForLastTokenClassification
+from .prompts import PromptTemplate
+from .scoring import LabelScorer
+from .verbalizer import Verbalizer
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "CausalLMForLastTokenClassification",
+    "CausalLMForLastTokenClassificationConfig",
+    "LabelScorer",
+    "LabelSpace",
+    "PromptTemplate",
+    "TextClassifier",
+    "Verbalizer",
+    "VerbalizerCollator",
+]
+
+AutoConfig.register(CausalLMForLastTokenClassificationConfig.model_type, CausalLMForLastTokenClassificationConfig)
+AutoModel.register(CausalLMForLastTokenClassificationConfig, CausalLMForLastTokenClassification)
+AutoModelForSequenceClassification.register(
+    CausalLMForLastTokenClassificationConfig, CausalLMForLastTokenClassification
+)

@@ -1,0 +1,162 @@
+"""Command-line and YAML arguments that are not TRL's or transformers' own, and parsing them all."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .configuration import POOLINGS
+from .labels import LabelSpace
+from .prompts import TRUNCATION_SIDES, PromptTemplate, check_truncation
+from .verbalizer import Verbalizer
+
+
+@dataclass
+class RunArguments:
+    """What both approaches share beside data, model and training arguments."""
+
+    truncation: str = field(
+        default="tail",
+        metadata={
+            "help": "Where a document longer than max_length loses text: at its 'tail', its 'head', or at 'both' ends "
+            "(which keeps the middle).",
+            "choices": list(TRUNCATION_SIDES),
+        },
+    )
+    early_stopping_patience: int | None = field(
+        default=3,
+        metadata={"help": "Stop after so many evaluations without a better validation metric; 'none' never stops."},
+    )
+
+    def __post_init__(self) -> None:
+        check_truncation(None, self.truncation)
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ValueError(f"early_stopping_patience must be at least 1, got {self.early_stopping_patience}.")
+
+
+@dataclass
+class HeadArguments:
+    """The classification head of the embedding-based approach."""
+
+    pooling: str = field(
+        default="last",
+        metadata={"help": "What the head reads: the 'last' token, or the 'mean' of all.", "choices": list(POOLINGS)},
+    )
+    class_weight: str | None = field(
+        default=None,
+        metadata={
+            "help": "'balanced' weights classes (multi-label: positives) by their inverse frequency in training.",
+            "choices": ["balanced"],
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {list(POOLINGS)}, got {self.pooling!r}.")
+        if self.class_weight not in (None, "balanced"):
+            raise ValueError(f"class_weight must be 'balanced' or left out, got {self.class_weight!r}.")
+
+
+@dataclass
+class PromptArguments:
+    """The prompt and the answers of the instruction-based approach."""
+
+    instruction: str | None = field(
+        default=None,
+        metadata={
+            "help": "Instruction before every document; {labels}, {delimiter} and {empty_answer} are filled in. "
+            "Default: a short one with the label list."
+        },
+    )
+    use_chat_template: bool = field(
+        default=False, metadata={"help": "Whether to use the tokenizer's chat template instead of plain text."}
+    )
+    answers: str | None = field(
+        default=None,
+        metadata={"help": "Answer text of each label that is not answered with its name: a mapping (YAML), or JSON."},
+    )
+    answer_delimiter: str = field(default=", ", metadata={"help": "Text between the labels of a multi-label answer."})
+    empty_answer: str = field(default="none", metadata={"help": "Answer for a document with no label (multi-label)."})
+
+    def __post_init__(self) -> None:
+        self._answers: dict[str, str] = {}
+        if self.answers is not None:
+            try:
+                given = json.loads(self.answers) if isinstance(self.answers, str) else self.answers
+            except json.JSONDecodeError as error:
+                raise ValueError(f"answers is not valid JSON ({error}): {self.answers!r}.") from error
+            if not isinstance(given, dict):
+                raise ValueError(f"answers must map label names to answer texts, got {given!r}.")
+            self._answers = {str(name): str(text) for name, text in given.items()}
+
+    def verbalizer(self, labels: LabelSpace) -> Verbalizer:
+        """Build the verbalizer that these arguments describe."""
+        return Verbalizer(labels, self._answers, delimiter=self.answer_delimiter, empty_answer=self.empty_answer)
+
+    def template(self, max_length: int | None, truncation: str) -> PromptTemplate:
+        """Build the prompt template that these arguments describe."""
+        return PromptTemplate(
+            instruction=self.instruction,
+            use_chat_template=self.use_chat_template,
+            max_length=max_length,
+            truncation=truncation,
+        )
+
+
+def parse_arguments(
+    types: Sequence[type], description: str | None = None, args: Sequence[str] | None = None
+) -> tuple[Any, ...]:
+    """Parse `--config file.yaml` and the command line, which overrides it, with TRL's parser.
+
+    Args:
+        types: Argument dataclasses.
+        description: Text at the top of `--help`.
+        args: Command line; by default the program's own.
+
+    Returns:
+        One instance for each of `types`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file has a key that no argument has, or a value is not allowed.
+    """
+    from argparse import RawDescriptionHelpFormatter
+
+    from trl import TrlParser
+
+    args = list(sys.argv[1:] if args is None else args)
+    args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
+    if "--config" in args:
+        _check_config(args, types)
+    parser = TrlParser(types, description=description, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    return parser.parse_args_and_config(args=args)
+
+
+def _check_config(args: Sequence[str], types: Sequence[type]) -> None:
+    import yaml
+
+    position = args.index("--config") + 1
+    if position == len(args) or not Path(args[position]).is_file():
+        given = args[position] if position < len(args) else ""
+        raise FileNotFoundError(f"There is no configuration file {given!r}. Give --config the path of a YAML file.")
+    path = args[position]
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must be a mapping of argument names to values.")
+    known = {item.name for kind in types for item in fields(kind)} | {"env"}
+    unknown = [key for key in config if key not in known]
+    if unknown:
+        hints = [difflib.get_close_matches(str(key), known, n=1) for key in unknown]
+        listed = ", ".join(
+            f"{key!r}" + (f" (did you mean {hint[0]!r}?)" if hint else "")
+            for key, hint in zip(unknown, hints, strict=True)
+        )
+        raise ValueError(f"{path} has unknown arguments: {listed}. See --help for all of them.")

@@ -1,0 +1,225 @@
+"""`TextClassifier`: one door to the predictions of any saved run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from .collators import DocumentEncoder, length_batches, pad, padding_id
+from .decoding import generate_answers
+from .labels import LabelSpace
+from .metrics import decide
+from .modeling import CausalLMForLastTokenClassification
+from .prompts import PromptTemplate
+from .run_files import ADAPTER_CONFIG_FILE, find_file, read_adapter_base, read_run
+from .scoring import LabelScorer, evaluation_mode
+from .verbalizer import ParsedAnswer, Verbalizer
+
+_AUTO = "auto"
+
+
+class Scorer(Protocol):
+    """What gives the matrix of probabilities: a head or a label scorer."""
+
+    batch_size: int
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """Return float32 `(n, labels)`."""
+        ...
+
+
+class HeadScorer:
+    """Reads the probabilities from the head of the embedding-based approach.
+
+    Args:
+        model: Model with a head.
+        tokenizer: Its tokenizer.
+        max_length: Maximum number of tokens of a document; `None` for no limit.
+        truncation: Where a document that is too long loses text.
+        batch_size: Documents a forward pass.
+    """
+
+    def __init__(
+        self,
+        model: CausalLMForLastTokenClassification,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int | None,
+        truncation: str = "tail",
+        batch_size: int = 16,
+    ) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self._encoder = DocumentEncoder(tokenizer, max_length, truncation)
+        self._pad = padding_id(tokenizer)
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the probability of each label, float32 `(n, labels)`, in batches of similar length."""
+        multi_label = self.model.config.label_space.multi_label
+        probabilities = np.empty((len(texts), self.model.config.num_labels), dtype=np.float32)
+        encoded = [self._encoder.encode(text) for text in texts]
+        with (
+            evaluation_mode(self.model),
+            logging.tqdm(total=len(texts), desc="Predicting", unit="doc", delay=2.0) as bar,
+        ):
+            for rows in length_batches([len(ids) for ids in encoded], self.batch_size):
+                batch = pad([encoded[row] for row in rows], self._pad)
+                logits = self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits
+                probabilities[rows] = head_probabilities(logits, multi_label)
+                bar.update(len(rows))
+        return probabilities
+
+
+def head_probabilities(logits: torch.Tensor, multi_label: bool) -> np.ndarray:
+    """Turn a head's logits `(n, labels)` into float32 probabilities: softmax, or sigmoid for multi-label."""
+    logits = logits.float()
+    return (logits.sigmoid() if multi_label else logits.softmax(dim=-1)).cpu().numpy()
+
+
+class TextClassifier:
+    """Predicts labels and their probabilities, whichever approach was trained.
+
+    Args:
+        scorer: Source of the probabilities.
+        label_space: Labels, in the order of the probabilities' columns.
+
+    Attributes:
+        approach: `"embedding"` or `"instruction"`.
+    """
+
+    def __init__(self, scorer: Scorer, label_space: LabelSpace) -> None:
+        self.scorer = scorer
+        self.label_space = label_space
+        self.approach = "instruction" if isinstance(scorer, LabelScorer) else "embedding"
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | PathLike[str],
+        *,
+        batch_size: int = 16,
+        dtype: str | torch.dtype = _AUTO,
+        quantization_config: BitsAndBytesConfig | str | None = _AUTO,
+        device_map: Any = None,
+        attn_implementation: str | None = None,
+        **hub_kwargs: Any,
+    ) -> TextClassifier:
+        """Load a finished run of either approach.
+
+        Args:
+            pretrained_model_name_or_path: `output_dir` of a run, or a Hub repository pushed from one.
+            batch_size: Documents a forward pass.
+            dtype: Data type of the base model's weights; `"auto"` takes that of training.
+            quantization_config: Quantisation of the base model's weights; `"auto"` takes that of training, `None` none.
+            device_map: As in transformers; by default the model goes to the GPU, where there is one.
+            attn_implementation: As in transformers.
+            hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`.
+
+        Raises:
+            FileNotFoundError: If there is no `classification.json`.
+            ValueError: If it is damaged or of another version.
+        """
+        source = str(pretrained_model_name_or_path)
+        run = read_run(source, **hub_kwargs)
+        label_space = LabelSpace.from_dict(run["label_space"])
+        trained = run["base_model"]
+        kwargs: dict[str, Any] = {"dtype": trained["dtype"] if dtype == _AUTO else dtype}
+        if isinstance(quantization_config, str):
+            quantization_config = restore_quantization(trained["quantization"], trained["dtype"])
+        kwargs |= {"quantization_config": quantization_config, "attn_implementation": attn_implementation}
+        placed = device_map is not None or quantization_config is not None
+        if placed:
+            kwargs["device_map"] = device_map if device_map is not None else {"": _device()}
+        tokenizer = AutoTokenizer.from_pretrained(source, **hub_kwargs)
+        truncation = run["truncation"]
+        scorer: Scorer
+        if run["approach"] == "embedding":
+            model: Any = CausalLMForLastTokenClassification.from_pretrained(source, **kwargs, **hub_kwargs)
+            model = model if placed else model.to(_device())
+            scorer = HeadScorer(
+                model,
+                tokenizer,
+                max_length=truncation["max_length"],
+                truncation=truncation["side"],
+                batch_size=batch_size,
+            )
+        else:
+            model = _load_causal_lm(source, kwargs, hub_kwargs)
+            model = model if placed else model.to(_device())
+            scorer = LabelScorer(
+                model,
+                tokenizer,
+                template=PromptTemplate(
+                    **run["prompt_template"], max_length=truncation["max_length"], truncation=truncation["side"]
+                ),
+                verbalizer=Verbalizer.from_dict(run["verbalizer"], label_space),
+                batch_size=batch_size,
+            )
+        return cls(scorer, label_space)
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the probability of each label, float32 `(n, labels)`, in the order of the texts.
+
+        Raises:
+            ValueError: If `texts` is not a list of non-empty strings.
+        """
+        return self.scorer.probabilities(_checked(texts))
+
+    def predict(self, texts: Sequence[str]) -> list[str] | list[list[str]]:
+        """Return the label name of each text; in a multi-label space, the list of its label names."""
+        decisions = decide(self.predict_proba(texts), multi_label=self.label_space.multi_label)
+        return [self.label_space.decode(decision) for decision in decisions]  # type: ignore[return-value]
+
+    def generate(self, texts: Sequence[str]) -> list[ParsedAnswer]:
+        """Answer by plain greedy generation instead of label scoring (instruction-based approach only).
+
+        Raises:
+            ValueError: If the run is of the embedding-based approach, or `texts` is not a list of non-empty strings.
+        """
+        if not isinstance(self.scorer, LabelScorer):
+            raise ValueError("Only the instruction-based approach generates answers.")
+        scorer = self.scorer
+        return generate_answers(scorer.model, scorer.encoder, _checked(texts), batch_size=scorer.batch_size)
+
+
+def restore_quantization(name: str | None, dtype: str) -> BitsAndBytesConfig | None:
+    """Rebuild the quantisation that `classification.json` names (see `presets.quantization_name`)."""
+    if name is None:
+        return None
+    if name == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=name, bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _load_causal_lm(source: str, kwargs: dict[str, Any], hub_kwargs: dict[str, Any]) -> Any:
+    if find_file(source, ADAPTER_CONFIG_FILE, **hub_kwargs) is None:
+        return AutoModelForCausalLM.from_pretrained(source, **kwargs, **hub_kwargs)
+    from peft import PeftModel
+
+    base, revision = read_adapter_base(source, **hub_kwargs)
+    model = AutoModelForCausalLM.from_pretrained(base, **kwargs, **{**hub_kwargs, "revision": revision})
+    return PeftModel.from_pretrained(model, source, **hub_kwargs)
+
+
+def _device() -> torch.device:
+    from accelerate import PartialState
+
+    return PartialState().device
+
+
+def _checked(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise ValueError("Give a list of texts, not a single string: predict([text]).")
+    texts = list(texts)
+    bad = [index for index, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
+    if bad:
+        raise ValueError(f"{len(bad)} of {len(texts)} texts are empty or not strings; the first are at {bad[:5]}.")
+    return texts

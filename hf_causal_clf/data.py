@@ -1,0 +1,321 @@
+"""Labelled documents: loading, label detection and splits; mistakes are named before a model is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from transformers.utils import logging
+
+from .labels import LabelSpace
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.get_logger(__name__)
+
+SPLITS = ("train", "validation", "test")
+FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+
+@dataclass
+class DataArguments:
+    """Which documents to use. Either `dataset_name` or the three files."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "Data set on the Hub, or its folder."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
+    train_file: str | None = field(default=None, metadata={"help": "Training documents: CSV, JSON, JSONL or Parquet."})
+    validation_file: str | None = field(default=None, metadata={"help": "Validation documents."})
+    test_file: str | None = field(default=None, metadata={"help": "Test documents."})
+    text_column: str = field(default="text", metadata={"help": "Column of the document text."})
+    label_column: str = field(
+        default="label", metadata={"help": "Column of the label(s): names, ids or lists of them."}
+    )
+    id_column: str | None = field(
+        default=None, metadata={"help": "Column that identifies a document. Default: its row number in its split."}
+    )
+    multi_label: bool = field(default=False, metadata={"help": "Whether a document has any number of labels."})
+    label_delimiter: str | None = field(
+        default=None, metadata={"help": "Text that separates labels in the label column, where they are one string."}
+    )
+    label_list: list[str] | None = field(
+        default=None, metadata={"help": "All labels, in the order of their ids. Default: those of the training split."}
+    )
+    validation_fraction: float | None = field(
+        default=None, metadata={"help": "Share of the training split to set apart for validation, stratified."}
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Use so many training documents only, drawn stratified."}
+    )
+    max_validation_samples: int | None = field(
+        default=None, metadata={"help": "Use so many validation documents only.", "aliases": ["--max_eval_samples"]}
+    )
+    max_test_samples: int | None = field(
+        default=None, metadata={"help": "Use so many test documents only.", "aliases": ["--max_predict_samples"]}
+    )
+    split_seed: int = field(default=42, metadata={"help": "Seed of all of these draws, apart from the training seed."})
+
+    def __post_init__(self) -> None:
+        files = [name for name in (f"{split}_file" for split in SPLITS) if getattr(self, name)]
+        if bool(self.dataset_name) == bool(files):
+            raise ValueError(
+                "Give either dataset_name or train_file, validation_file and test_file, "
+                + (f"not both (got dataset_name={self.dataset_name!r} and {files})." if files else "but none is given.")
+            )
+        if self.validation_fraction is not None and not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}.")
+        if self.label_delimiter is not None and not self.multi_label:
+            raise ValueError("label_delimiter is for multi-label tasks: set multi_label to true, or leave it out.")
+        for split in SPLITS:
+            limit = getattr(self, f"max_{split}_samples")
+            if limit is not None and limit < 1:
+                raise ValueError(f"max_{split}_samples must be at least 1, got {limit}.")
+
+
+@dataclass(frozen=True)
+class ClassificationData:
+    """Documents ready for training.
+
+    Attributes:
+        label_space: Label names and kind of task.
+        splits: `train`, `validation` and `test`, each with the columns `id`, `text` and `label` (name, or list of names).
+        overlap: Number of documents of the second split of a pair whose text is in the first as well.
+    """
+
+    label_space: LabelSpace
+    splits: dict[str, Dataset]
+    overlap: dict[str, int]
+
+    def texts(self, split: str) -> list[str]:
+        """Return the documents of a split."""
+        return list(self.splits[split]["text"])
+
+    def gold(self, split: str) -> np.ndarray:
+        """Return the gold labels of a split: ids `(n,)`, or 0/1 `(n, labels)`."""
+        return self.label_space.encode_batch(self.splits[split]["label"])
+
+
+def load_data(arguments: DataArguments) -> ClassificationData:
+    """Load the three splits, find the label space and check everything that can be checked without a model.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a split or column is missing, a text is empty, or labels contradict each other.
+    """
+    splits = {split: _rows(raw, split, arguments) for split, raw in _load_splits(arguments).items()}
+    label_space = _label_space(splits, arguments)
+    if "validation" not in splits:
+        gold = label_space.encode_batch(splits["train"]["label"])
+        size = max(1, round(len(gold) * arguments.validation_fraction))  # type: ignore[operator]
+        chosen = stratified_sample(gold, size, arguments.split_seed)
+        rest = np.setdiff1d(np.arange(len(gold)), chosen)
+        splits["validation"], splits["train"] = splits["train"].select(chosen), splits["train"].select(rest)
+    for split in SPLITS:
+        limit = getattr(arguments, f"max_{split}_samples")
+        if limit is not None and limit < len(splits[split]):
+            gold = label_space.encode_batch(splits[split]["label"])
+            splits[split] = splits[split].select(stratified_sample(gold, limit, arguments.split_seed))
+    _check_training_labels(splits["train"], label_space)
+    overlap = _overlap(splits)
+    for pair, count in overlap.items():
+        if count:
+            logger.warning(f"{count} documents are in both splits of {pair}: their metrics are too good.")
+    return ClassificationData(label_space, {split: splits[split] for split in SPLITS}, overlap)
+
+
+def stratified_sample(gold: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Draw row numbers so that labels (or sets of labels) keep their shares, as far as their numbers allow.
+
+    Args:
+        gold: Label ids `(n,)`, or 0/1 `(n, labels)`.
+        size: Number of rows to draw, below `n`.
+        seed: Seed of the draw.
+
+    Returns:
+        Sorted row numbers, int64 `(size,)`.
+    """
+    from sklearn.model_selection import train_test_split
+
+    if not 0 < size < len(gold):
+        raise ValueError(f"Cannot set {size} of {len(gold)} documents apart; at least one must be on either side.")
+    strata = [tuple(row) if isinstance(row, list) else row for row in gold.tolist()]
+    counts = Counter(strata)
+    room = min(size, len(gold) - size)
+    common = [stratum for stratum, count in counts.most_common(room) if count > 1]
+    kept = set(common[: room - 1] if len(common) < len(counts) else common)
+    pooled = [stratum if stratum in kept else "rare" for stratum in strata]
+    if pooled.count("rare") == 1:
+        pooled[pooled.index("rare")] = common[0] if common else "rare"
+    codes = {stratum: code for code, stratum in enumerate(dict.fromkeys(pooled))}
+    groups = [codes[stratum] for stratum in pooled] if len(codes) > 1 and room >= len(codes) else None
+    chosen, _ = train_test_split(np.arange(len(gold)), train_size=size, random_state=seed, stratify=groups)
+    return np.sort(chosen)
+
+
+def _load_splits(arguments: DataArguments) -> dict[str, Dataset]:
+    cut = arguments.validation_fraction is not None
+    if arguments.dataset_name:
+        from datasets import load_dataset
+
+        available = load_dataset(arguments.dataset_name, arguments.dataset_config)
+        found = {split: available[split] for split in SPLITS if split in available}
+        origin, names = f"The data set {arguments.dataset_name!r}", f" It has {sorted(available)}."
+    else:
+        files = {split: getattr(arguments, f"{split}_file") for split in SPLITS}
+        found = {split: _load_file(Path(path)) for split, path in files.items() if path}
+        origin, names = "The data", ""
+    if cut and "validation" in found:
+        raise ValueError(
+            f"{origin} has a validation split, so validation_fraction={arguments.validation_fraction} has nothing to do. "
+            "Leave one of them out."
+        )
+    for split in SPLITS:
+        if split not in found and not (split == "validation" and cut):
+            advice = f"Give {split}_file"
+            if split == "validation":
+                advice += ", or cut it from the training split with validation_fraction, such as 0.1"
+            raise ValueError(f"{origin} has no {split} split, and no other is used in its place.{names} {advice}.")
+    return found
+
+
+def _load_file(path: Path) -> Dataset:
+    from datasets import Dataset, load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}. Check train_file, validation_file and test_file.")
+    if path.suffix not in FORMATS:
+        raise ValueError(f"{str(path)!r} has the ending {path.suffix!r}; known are {', '.join(FORMATS)}.")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{str(path)!r} is empty.")
+    try:
+        data = load_dataset(FORMATS[path.suffix], data_files=str(path), split="train")
+    except DatasetGenerationError as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read as {FORMATS[path.suffix]}: {error.__cause__ or error}"
+        ) from error
+    assert isinstance(data, Dataset)
+    return data
+
+
+def _rows(raw: Dataset, split: str, arguments: DataArguments) -> Dataset:
+    """Bring a split into the columns `id`, `text` and `label`, with labels as names."""
+    from datasets import Dataset
+
+    for option in ("text_column", "label_column", "id_column"):
+        column = getattr(arguments, option)
+        if column is not None and column not in raw.column_names:
+            raise ValueError(
+                f"The {split} split has no column {column!r}; it has {raw.column_names}. Set {option} to one of these."
+            )
+    if len(raw) == 0:
+        raise ValueError(f"The {split} split has no documents.")
+    texts = list(raw[arguments.text_column])
+    bad = [row for row, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
+    if bad:
+        raise ValueError(
+            f"{len(bad)} documents of the {split} split have no text in {arguments.text_column!r} (empty, null or not "
+            f"a string); the first are rows {bad[:5]}, counted from 0. Fill them in or remove them."
+        )
+    convert = _label_converter(raw.features[arguments.label_column], arguments)
+    labels = []
+    for row, value in enumerate(raw[arguments.label_column]):
+        try:
+            labels.append(convert(value))
+        except ValueError as error:
+            raise ValueError(f"Row {row} of the {split} split, counted from 0: {error}") from error
+    ids = list(raw[arguments.id_column]) if arguments.id_column else list(range(len(raw)))
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"The ids in column {arguments.id_column!r} of the {split} split are not unique.")
+    return Dataset.from_dict({"id": ids, "text": texts, "label": labels})
+
+
+def _label_converter(feature: Any, arguments: DataArguments) -> Callable[[Any], Any]:
+    """Return the function from a raw label value to a name, or to a list of names."""
+    inner = getattr(feature, "feature", feature)
+    names = getattr(inner, "names", None)
+    if names and arguments.label_list and list(names) != list(arguments.label_list):
+        raise ValueError(
+            f"label_list={arguments.label_list} contradicts the data set's own names {names}. Leave it out."
+        )
+    names = names or arguments.label_list
+
+    def one(value: Any) -> str:
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            raise ValueError("the label is missing (null).")
+        if isinstance(value, str):
+            if not value.strip():
+                raise ValueError("the label is empty.")
+            return value.strip()
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+            raise ValueError(f"the label {value!r} is neither a name nor an id.")
+        if names is None:
+            return str(int(value))
+        if not 0 <= value < len(names):
+            raise ValueError(f"the label id {value!r} is not one of the {len(names)} labels {list(names)}.")
+        return names[int(value)]
+
+    def many(value: Any) -> list[str]:
+        if arguments.label_delimiter is not None and (value is None or isinstance(value, str)):
+            value = [part for part in (value or "").split(arguments.label_delimiter) if part.strip()]
+        if not isinstance(value, list):
+            raise ValueError(f"the labels {value!r} are not a list. For one string, set label_delimiter.")
+        return [one(item) for item in value]
+
+    def single(value: Any) -> str:
+        if isinstance(value, list):
+            raise ValueError(
+                f"the label is the list {value!r}. For several labels a document, set multi_label to true."
+            )
+        return one(value)
+
+    return many if arguments.multi_label else single
+
+
+def _label_space(splits: dict[str, Dataset], arguments: DataArguments) -> LabelSpace:
+    """Labels from `label_list` or the training split, checked against all splits."""
+    found = {split: _count_labels(data["label"]) for split, data in splits.items()}
+    names: Sequence[str] = arguments.label_list or sorted(found["train"], key=_numbers_first)
+    for split, counts in found.items():
+        unknown = sorted(set(counts) - set(names))
+        if unknown:
+            source = "label_list does not list" if arguments.label_list else "the training split does not have"
+            raise ValueError(
+                f"The {split} split has labels that {source}: {unknown}. Add training documents for them, remove these "
+                "documents, or correct the labels."
+            )
+        untrained = sorted(set(counts) - set(found["train"]))
+        if untrained:
+            raise ValueError(f"The {split} split has labels that no training document has: {untrained}.")
+    if len(names) < 2:
+        raise ValueError(f"The training split has the single label {list(names)}: there is nothing to tell apart.")
+    return LabelSpace(names, multi_label=arguments.multi_label)
+
+
+def _count_labels(values: Any) -> Counter[str]:
+    return Counter(label for value in values for label in (value if isinstance(value, list) else [value]))
+
+
+def _numbers_first(name: str) -> tuple[int, int, str]:
+    return (0, int(name), "") if name.isdecimal() else (1, 0, name)
+
+
+def _check_training_labels(train: Dataset, label_space: LabelSpace) -> None:
+    counts = _count_labels(train["label"])
+    if len(counts) < 2:
+        raise ValueError(f"The training documents in use have the single label {sorted(counts)}. Use more of them.")
+    missing = [name for name in label_space.names if name not in counts]
+    if missing:
+        logger.warning(f"No training document in use has these labels: {missing}.")
+
+
+def _overlap(splits: dict[str, Dataset]) -> dict[str, int]:
+    """Count the documents whose text, up to case and spacing, is also in another split."""
+    texts = {split: [" ".join(text.casefold().split()) for text in splits[split]["text"]] for split in SPLITS}
+    pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
+    return {f"{a}/{b}": sum(text in known for text in texts[b]) for a, b in pairs for known in [set(texts[a])]}

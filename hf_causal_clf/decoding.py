@@ -1,0 +1,175 @@
+"""Answers that are not scored label by label: sets of labels by best-first search, and plain greedy generation."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from .collators import length_batches, pad, padding_id
+from .prompts import PromptEncoder
+from .trie import LabelTrie
+from .verbalizer import ParsedAnswer
+
+if TYPE_CHECKING:
+    from .tree_attention import Context, TreeForward
+
+
+@dataclass
+class _Search:
+    """The state of one document's search.
+
+    `found` is the summed probability of complete answers, `mass` that of those with each label. `frontier` is a heap of
+    `(-bound, labels, log_prob)`: partial answers, their log-probability so far, and an upper bound on the probability
+    of all their completions together.
+    """
+
+    mass: np.ndarray
+    found: float = 0.0
+    frontier: list[tuple[float, tuple[int, ...], float]] = field(default_factory=list)
+    expansions: int = 0
+
+    @property
+    def uncovered(self) -> float:
+        """Upper bound on the share of the probability of all valid answers that has not been found."""
+        rest = -sum(bound for bound, _, _ in self.frontier)
+        return rest / (self.found + rest) if self.found + rest > 0 else 1.0
+
+    def add(self, labels: tuple[int, ...], log_prob: float, end: float, onward: float) -> None:
+        """Record one more label: the answer that ends here, and the partial answer that goes on."""
+        probability = float(np.exp(log_prob + end))
+        self.found += probability
+        self.mass[list(labels)] += probability
+        if onward > -np.inf:
+            heapq.heappush(self.frontier, (-float(np.exp(log_prob + onward)), labels, log_prob))
+
+    def pop(self) -> tuple[tuple[int, ...], float]:
+        """Take the most promising partial answer off the frontier."""
+        self.expansions += 1
+        _, labels, log_prob = heapq.heappop(self.frontier)
+        return labels, log_prob
+
+
+class LabelSetSearch:
+    """Finds the most probable label sets of a document, constrained to valid answers.
+
+    An answer's probability is that of its text under the model, unconstrained; the distribution over answers is these
+    divided by their sum over all valid answers. A partial answer's probability bounds that of all its completions, so
+    the share that has not been found yet is known, and best-first expansion ends once it is small.
+
+    Args:
+        forward: Tree forward of the model.
+        encoder: Prompt encoder of a multi-label task.
+        min_coverage: Share of the probability of all valid answers to find.
+        max_expansions: Number of partial answers to expand for a document at the most.
+    """
+
+    def __init__(self, forward: TreeForward, encoder: PromptEncoder, min_coverage: float, max_expansions: int) -> None:
+        self._forward = forward
+        self._encoder = encoder
+        self._min_coverage = min_coverage
+        self._max_expansions = max_expansions
+        self._count = len(encoder.answer_ids)
+        firsts = [ids[:-1] for ids in encoder.answer_ids]
+        self.root_trie, self._root = self._plan(firsts, [encoder.empty_ids])
+        self._next_trie, self._next = self._plan(encoder.joined_ids, [])
+
+    def _plan(
+        self, labels: Sequence[list[int]], others: Sequence[list[int]]
+    ) -> tuple[LabelTrie, list[tuple[list[int], int, list[int]]]]:
+        """A trie of the labels as continuations, and for each its edges, its end edge and the edges that go on."""
+        sequences: list[list[int]] = []
+        spans = []
+        for label, ids in enumerate(labels):
+            onward = dict.fromkeys(joined[0] for joined in self._encoder.joined_ids[label + 1 :])
+            spans.append((len(sequences), len(onward)))
+            sequences += [[*ids, self._encoder.end_id], *([*ids, token] for token in onward)]
+        trie = LabelTrie([*sequences, *others])
+        plan = []
+        for start, count in spans:
+            path = trie.paths[start]
+            plan.append((path[:-1], path[-1], [trie.paths[start + 1 + item][-1] for item in range(count)]))
+        return trie, plan
+
+    def run(self, edges: torch.Tensor, context: Context) -> tuple[np.ndarray, np.ndarray]:
+        """Search the answers of a batch of documents whose prompts and root trie have been run.
+
+        Args:
+            edges: Log-probabilities of the root trie's edges, `(documents, edges)`.
+            context: The documents' prompts.
+
+        Returns:
+            Marginal probability of each label, float32 `(documents, labels)`, and the uncovered share, `(documents,)`.
+        """
+        searches = [_Search(np.zeros(self._count)) for _ in edges]
+        for search, scores in zip(searches, edges.double().numpy(), strict=True):
+            search.found += float(np.exp(scores[self.root_trie.paths[-1]].sum()))
+            self._expand(search, (), 0.0, scores, self._root)
+        while active := [index for index, search in enumerate(searches) if self._unfinished(search)]:
+            share = max(1, len(searches) // len(active))  # rows that finished documents leave free
+            states = [
+                (index, *searches[index].pop())
+                for index in active
+                for _ in range(min(share, len(searches[index].frontier)))
+            ]
+            chains = [self._encoder.target_ids([*labels])[:-1] for _, labels, _ in states]
+            scored, _ = self._forward(context.select([index for index, _, _ in states]), chains, self._next_trie)
+            for (index, labels, log_prob), scores in zip(states, scored.double().numpy(), strict=True):
+                self._expand(searches[index], labels, log_prob, scores, self._next)
+        probabilities = np.stack([search.mass / max(search.found, 1e-300) for search in searches])
+        return probabilities.astype(np.float32), np.array([search.uncovered for search in searches], dtype=np.float32)
+
+    def _unfinished(self, search: _Search) -> bool:
+        room = search.frontier and search.expansions < self._max_expansions
+        return bool(room and search.uncovered > 1 - self._min_coverage)
+
+    def _expand(
+        self,
+        search: _Search,
+        labels: tuple[int, ...],
+        log_prob: float,
+        scores: np.ndarray,
+        plan: list[tuple[list[int], int, list[int]]],
+    ) -> None:
+        """Add every label that may follow `labels` in label-space order."""
+        for label in range(labels[-1] + 1 if labels else 0, self._count):
+            path, end, onward = plan[label]
+            reached = log_prob + float(scores[path].sum())
+            bound = float(np.logaddexp.reduce(scores[onward])) if onward else -np.inf
+            search.add((*labels, label), reached, float(scores[end]), bound)
+
+
+def generate_answers(
+    model: PreTrainedModel, encoder: PromptEncoder, texts: Sequence[str], *, batch_size: int = 16
+) -> list[ParsedAnswer]:
+    """Answer by plain greedy generation and parse the answers, the way that label scoring does without.
+
+    An answer that has not ended after as many tokens as the longest valid one is malformed.
+    """
+    prompts = [encoder.prompt_ids(text) for text in texts]
+    answers = [ParsedAnswer(()) for _ in texts]
+    tokenizer, limit = encoder.tokenizer, encoder.longest_answer
+    with logging.tqdm(total=len(texts), desc="Generating answers", unit="doc", delay=2.0) as progress:
+        for indices in length_batches([len(prompt) for prompt in prompts], batch_size):
+            batch = pad([prompts[index] for index in indices], padding_id(tokenizer), side="left")
+            generated = model.generate(
+                **{name: tensor.to(model.device) for name, tensor in batch.items()},
+                max_new_tokens=limit,
+                do_sample=False,
+                eos_token_id=encoder.end_id,
+                pad_token_id=padding_id(tokenizer),
+            )[:, batch["input_ids"].shape[1] :].tolist()
+            for index, ids in zip(indices, generated, strict=True):
+                if encoder.end_id in ids:
+                    text = tokenizer.decode(ids[: ids.index(encoder.end_id)])
+                    answers[index] = encoder.verbalizer.parse(text)
+                else:
+                    answers[index] = ParsedAnswer((), f"no end after {limit} tokens")
+            progress.update(len(indices))
+    return answers

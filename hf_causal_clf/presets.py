@@ -1,0 +1,156 @@
+"""Settings of the two approaches (arXiv 2512.12677): NF4, LoRA and optimizer, as command-line arguments.
+
+The classes are TRL's and transformers' own with other defaults, so every name means what it means there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.pytorch_utils import Conv1D
+from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import BitsAndBytesConfig
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def _default(value: Any, text: str, **metadata: Any) -> Any:
+    return field(default=value, metadata={"help": text, **metadata})
+
+
+@dataclass
+class _ModelArguments(ModelConfig):
+    """TRL's `ModelConfig` with LoRA on, bfloat16 weights and double quantisation."""
+
+    dtype: str | None = _default(
+        "bfloat16",
+        "Data type of the base model's weights, and of the computation where they are quantised.",
+        choices=["auto", "bfloat16", "float16", "float32"],
+    )
+    use_peft: bool = _default(True, "Whether to train LoRA adapters instead of all weights.")
+    lora_target_modules: list[str] | None = _default(
+        None,
+        "Modules that get an adapter. Default: q, k, v, o, gate, up and down; all linear layers if named otherwise.",
+    )
+    use_bnb_nested_quant: bool = _default(
+        True, "Whether to quantise the quantisation constants too (double quantisation)."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.model_name_or_path:
+            raise ValueError("No model is given. Set model_name_or_path to a Hub id or a folder.")
+        if (self.load_in_4bit or self.load_in_8bit) and find_spec("bitsandbytes") is None:
+            raise ValueError("load_in_4bit and load_in_8bit need bitsandbytes: pip install bitsandbytes.")
+        if (self.load_in_4bit or self.load_in_8bit) and not self.use_peft:
+            raise ValueError("Quantised weights cannot be trained without an adapter: set use_peft to true.")
+        if self.load_in_4bit and self.dtype == "auto":
+            raise ValueError("load_in_4bit needs a dtype to compute in: set dtype to bfloat16, float16 or float32.")
+
+
+@dataclass
+class EmbeddingModelArguments(_ModelArguments):
+    """Model arguments of the embedding-based approach: rank 8, task type of a sequence classifier."""
+
+    lora_r: int = _default(8, "LoRA rank.")
+    lora_alpha: int = _default(16, "LoRA alpha.")
+    lora_task_type: str = _default("SEQ_CLS", "PEFT task type.", choices=["SEQ_CLS"])
+
+
+@dataclass
+class InstructionModelArguments(_ModelArguments):
+    """Model arguments of the instruction-based approach: rank 64, task type of a causal language model."""
+
+    lora_r: int = _default(64, "LoRA rank.")
+    lora_alpha: int = _default(128, "LoRA alpha.")
+    lora_task_type: str = _default("CAUSAL_LM", "PEFT task type.", choices=["CAUSAL_LM"])
+
+
+@dataclass
+class EmbeddingTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with the embedding-based approach's defaults."""
+
+    learning_rate: float = _default(1e-4, "The initial learning rate for AdamW.")
+    num_train_epochs: float = _default(20, "Maximum number of epochs; early stopping may end training before.")
+    per_device_train_batch_size: int = _default(8, "Documents a device and step.")
+    optim: str = _default("adamw_8bit", "The optimizer to use.")
+    logging_steps: float = _default(10, "Log every so many update steps; below 1, a share of all steps.")
+    eval_strategy: str = _default("epoch", "When to evaluate: 'no', 'steps' or 'epoch'.")
+    save_strategy: str = _default("epoch", "When to save a checkpoint: 'no', 'steps', 'epoch' or 'best'.")
+    save_total_limit: int | None = _default(2, "Number of checkpoints to keep during training.")
+    load_best_model_at_end: bool = _default(True, "Whether to end with the best checkpoint.")
+    metric_for_best_model: str | None = _default(
+        "f1_macro", "The validation metric that tells which checkpoint is best."
+    )
+    greater_is_better: bool | None = _default(True, "Whether that metric should be large.")
+    max_length: int | None = _default(512, "Maximum number of tokens of a document, special tokens included.")
+
+
+@dataclass
+class InstructionTrainingArguments(SFTConfig):
+    """TRL's `SFTConfig` with the instruction-based approach's defaults."""
+
+    learning_rate: float = _default(1e-4, "The initial learning rate for AdamW.")
+    lr_scheduler_type: str = _default("cosine", "The learning rate schedule.")
+    num_train_epochs: float = _default(5, "Maximum number of epochs; early stopping may end training before.")
+    per_device_train_batch_size: int = _default(8, "Documents a device and step.")
+    optim: str = _default("paged_adamw_32bit", "The optimizer to use.")
+    eval_strategy: str = _default("epoch", "When to evaluate: 'no', 'steps' or 'epoch'.")
+    save_strategy: str = _default("epoch", "When to save a checkpoint: 'no', 'steps', 'epoch' or 'best'.")
+    save_total_limit: int | None = _default(2, "Number of checkpoints to keep during training.")
+    load_best_model_at_end: bool = _default(True, "Whether to end with the best checkpoint.")
+    metric_for_best_model: str | None = _default(
+        "f1_macro", "The validation metric that tells which checkpoint is best."
+    )
+    greater_is_better: bool | None = _default(True, "Whether that metric should be large.")
+    max_length: int | None = _default(
+        1024, "Maximum number of tokens of prompt and answer together; only the document is shortened to fit."
+    )
+
+    def __post_init__(self) -> None:
+        if self.bf16 is None and not torch.cuda.is_available():
+            self.bf16: bool | None = False  # TRL's default, mixed precision, is refused without a GPU
+        super().__post_init__()
+        self.dataset_kwargs = {"skip_prepare_dataset": True}  # the collator makes the tokens
+        self.remove_unused_columns = False
+
+
+def lora_target_modules(backbone: nn.Module) -> list[str]:
+    """Names of the modules below a backbone that get an adapter: the seven projections, else all linear layers."""
+    linear = {
+        name.rsplit(".", 1)[-1] for name, module in backbone.named_modules() if isinstance(module, (nn.Linear, Conv1D))
+    }
+    return list(PROJECTIONS) if linear.issuperset(PROJECTIONS) else sorted(linear)
+
+
+def peft_config(arguments: ModelConfig, model: PreTrainedModel) -> PeftConfig | None:
+    """Return TRL's LoRA configuration for a model, with target modules filled in; `None` without `use_peft`."""
+    config = get_peft_config(arguments)
+    if config is not None and config.target_modules is None:
+        config.target_modules = set(lora_target_modules(model.base_model))
+    return config
+
+
+def loading_kwargs(arguments: ModelConfig) -> dict[str, Any]:
+    """Return the keyword arguments of `from_pretrained` that the arguments ask for."""
+    return {
+        "revision": arguments.model_revision,
+        "dtype": arguments.dtype,
+        "attn_implementation": arguments.attn_implementation,
+        "quantization_config": get_quantization_config(arguments),
+    }
+
+
+def quantization_name(config: BitsAndBytesConfig | None) -> str | None:
+    """Short name of a quantisation for `classification.json`: `"nf4"`, `"fp4"`, `"int8"` or `None`."""
+    if config is None:
+        return None
+    return config.bnb_4bit_quant_type if config.load_in_4bit else "int8"

@@ -1,0 +1,95 @@
+"""The JSON files of a run: where they are, and reading and writing them whole.
+
+Knows file names and the schema version; the content belongs to the modules that make it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+CLASSIFICATION_FILE = "classification.json"
+METRICS_FILE = "metrics.json"
+PREDICTIONS_FILE = "predictions.parquet"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+SCHEMA_VERSION = 1
+
+
+def write_json(path: str | PathLike[str], data: dict[str, Any]) -> None:
+    """Write JSON atomically: a reader sees the old file or the new one, never half of one."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(data, file, indent=2, ensure_ascii=False, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def find_file(source: str | PathLike[str], name: str, **hub_kwargs: Any) -> Path | None:
+    """Return the local path of a file of a run folder or Hub repository, or `None` if it has no such file."""
+    from transformers.utils import cached_file
+
+    found = cached_file(str(source), name, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
+    return None if found is None else Path(found)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: If the file is not a JSON object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is not valid JSON ({error}). The file is damaged: train or download it again."
+        ) from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} must contain a JSON object, found {type(data).__name__}.")
+    return data
+
+
+def read_run(source: str | PathLike[str], **hub_kwargs: Any) -> dict[str, Any]:
+    """Read `classification.json` of a run folder or Hub repository.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged or of another schema version.
+    """
+    path = find_file(source, CLASSIFICATION_FILE, **hub_kwargs)
+    if path is None:
+        raise FileNotFoundError(
+            f"{str(source)!r} has no {CLASSIFICATION_FILE}, so its labels are unknown. Give the output_dir of a "
+            "finished run of recipes/embed.py or recipes/instruct.py, or a repository pushed from one."
+        )
+    data = read_json(path)
+    if data.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(
+            f"{path} has schema version {data.get('schema_version')!r}, but this version of hf_causal_clf reads "
+            f"{SCHEMA_VERSION}. Install the version of hf_causal_clf that wrote it."
+        )
+    return data
+
+
+def read_adapter_base(source: str | PathLike[str], **hub_kwargs: Any) -> tuple[str, str | None]:
+    """Return the base model's name or path and revision that an adapter's `adapter_config.json` names."""
+    path = find_file(source, ADAPTER_CONFIG_FILE, **hub_kwargs)
+    if path is None:
+        raise FileNotFoundError(f"{str(source)!r} has no {ADAPTER_CONFIG_FILE}.")
+    data = read_json(path)
+    base = data.get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"{path} does not name its base model (`base_model_name_or_path`).")
+    return base, data.get("revision")

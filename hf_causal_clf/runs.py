@@ -1,0 +1,177 @@
+"""What a run leaves behind: saving it, and measuring it through the door that its users take."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedTokenizerBase, Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from .classifier import TextClassifier
+from .data import ClassificationData
+from .distributed import over_processes
+from .labels import LabelSpace
+from .metrics import classification_metrics, decide, decision_metrics
+from .presets import quantization_name
+from .prompts import PromptTemplate
+from .run_files import CLASSIFICATION_FILE, METRICS_FILE, PREDICTIONS_FILE, SCHEMA_VERSION, write_json
+from .verbalizer import ParsedAnswer, Verbalizer
+
+if TYPE_CHECKING:
+    from trl import ModelConfig
+
+
+def describe_run(
+    label_space: LabelSpace, model_arguments: ModelConfig, *, max_length: int | None, truncation: str, **approach: Any
+) -> dict[str, Any]:
+    """Return the content of `classification.json`; `embedding` and `instruction` give the last part."""
+    from trl import get_quantization_config
+
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "hf_causal_clf_version": version("hf_causal_clf"),
+        **approach,
+        "label_space": label_space.to_dict(),
+        "problem_type": label_space.problem_type,
+        "truncation": {"max_length": max_length, "side": truncation},
+        "temperature": None,
+        "thresholds": None,
+        "base_model": {
+            "name_or_path": model_arguments.model_name_or_path,
+            "revision": model_arguments.model_revision,
+            "dtype": model_arguments.dtype,
+            "quantization": quantization_name(get_quantization_config(model_arguments)),
+        },
+    }
+
+
+def embedding(pooling: str) -> dict[str, Any]:
+    """The part of `classification.json` that is the embedding-based approach's own."""
+    return {"approach": "embedding", "pooling": pooling}
+
+
+def instruction(template: PromptTemplate, verbalizer: Verbalizer) -> dict[str, Any]:
+    """The part of `classification.json` that is the instruction-based approach's own."""
+    return {
+        "approach": "instruction",
+        "prompt_template": template.to_dict(),
+        "verbalizer": verbalizer.to_dict(),
+    }
+
+
+def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: dict[str, Any]) -> Path:
+    """Save adapter, tokenizer and `classification.json` into the trainer's output folder, and let go of the model.
+
+    Files are written aside and moved in when they are whole. Results of an earlier run in the folder are removed first.
+    """
+    output = Path(trainer.args.output_dir)
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_world_process_zero():
+        output.mkdir(parents=True, exist_ok=True)
+        for name in (CLASSIFICATION_FILE, METRICS_FILE, PREDICTIONS_FILE):
+            (output / name).unlink(missing_ok=True)
+        options = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+        with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as aside:
+            model.save_pretrained(aside, **options)
+            tokenizer.save_pretrained(aside)
+            (Path(aside) / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+            for path in Path(aside).iterdir():
+                os.chmod(path, 0o644)
+                os.replace(path, output / path.name)
+        write_json(output / CLASSIFICATION_FILE, description)
+    trainer.accelerator.wait_for_everyone()
+    trainer.model = trainer.model_wrapped = None
+    trainer.callback_handler.callbacks.clear()
+    trainer.accelerator.free_memory()
+    del model
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return output
+
+
+def evaluate_run(
+    output: Path, data: ClassificationData, training: dict[str, float], *, batch_size: int
+) -> dict[str, dict[str, float]]:
+    """Load a saved run, measure it on validation and test documents, and complete its folder.
+
+    Returns:
+        The content of `metrics.json`.
+    """
+    classifier = TextClassifier.from_pretrained(output, batch_size=batch_size)
+    measured = {}
+    probabilities = np.empty(0)
+    for split in ("validation", "test"):
+        texts, gold = data.texts(split), data.gold(split)
+        start = time.perf_counter()
+        probabilities = over_processes(classifier.predict_proba, texts)
+        training["predict_samples_per_second"] = len(texts) / (time.perf_counter() - start)
+        measured[split] = classification_metrics(gold, probabilities)
+    if classifier.approach == "instruction":
+        answers = over_processes(classifier.generate, data.texts("test"))
+        measured["test"] |= generation_metrics(answers, data.gold("test"), data.label_space)
+    metrics = {**measured, "training": training}
+    if PartialState().is_main_process:
+        write_json(output / METRICS_FILE, metrics)
+        _write_predictions(output / PREDICTIONS_FILE, data, probabilities)
+        (output / "README.md").unlink(missing_ok=True)  # TRL's draft, written with its checkpoints
+        for checkpoint in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            shutil.rmtree(checkpoint)
+    PartialState().wait_for_everyone()
+    return metrics
+
+
+def generation_metrics(answers: list[ParsedAnswer], gold: np.ndarray, labels: LabelSpace) -> dict[str, float]:
+    """Return the share of malformed answers and the metrics of greedy generation, where a malformed answer is wrong."""
+    malformed = np.array([answer.error is not None for answer in answers])
+    if labels.multi_label:
+        predicted = labels.encode_batch([answer.labels for answer in answers])
+    else:
+        predicted = np.array([labels.index(answer.labels[0]) if answer.labels else -1 for answer in answers])
+    found = decision_metrics(gold, predicted)
+    if labels.multi_label:  # an empty set is a hit for a document without labels, but not where it is malformed
+        found["accuracy"] = float(((predicted == gold).all(axis=1) & ~malformed).mean())
+    return {"malformed_rate": float(malformed.mean()), **{f"generation_{name}": value for name, value in found.items()}}
+
+
+def print_metrics(output: Path, metrics: dict[str, dict[str, float]]) -> None:
+    """Print a short summary of a finished run, once."""
+    if not PartialState().is_main_process:
+        return
+    columns = ("f1_macro", "f1_micro", "accuracy", "nll", "brier", "ece")
+    print(f"\n{'':12}" + "".join(f"{name:>10}" for name in columns))
+    for split in ("validation", "test"):
+        print(f"{split:12}" + "".join(f"{metrics[split][name]:10.4f}" for name in columns))
+    if "malformed_rate" in metrics["test"]:
+        test = metrics["test"]
+        print(
+            f"greedy generation on test: f1_macro {test['generation_f1_macro']:.4f}, "
+            f"malformed answers {test['malformed_rate']:.1%}"
+        )
+    print(f"The run is in {output}: TextClassifier.from_pretrained({str(output)!r})")
+
+
+def _write_predictions(path: Path, data: ClassificationData, probabilities: np.ndarray) -> None:
+    from datasets import Dataset
+
+    label_space, test = data.label_space, data.splits["test"]
+    predicted = decide(probabilities, multi_label=label_space.multi_label)
+    rows = {
+        "id": list(test["id"]),
+        "gold": [label_space.decode(label_space.encode(value)) for value in test["label"]],
+        "predicted": [label_space.decode(decision) for decision in predicted],
+        "probabilities": probabilities.tolist(),
+    }
+    aside = path.with_name(f".{path.name}")
+    Dataset.from_dict(rows).to_parquet(aside)
+    os.replace(aside, path)

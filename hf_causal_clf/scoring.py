@@ -1,0 +1,146 @@
+"""Label scoring: the probability of every label from the log-probabilities of the label texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from .collators import length_batches
+from .decoding import LabelSetSearch
+from .prompts import PromptTemplate
+from .tree_attention import Context, TreeForward
+from .trie import LabelTrie
+from .verbalizer import Verbalizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.get_logger(__name__)
+
+_MAX_LOGIT_ROWS = 1024  # rows of vocabulary-sized logits held at once
+
+
+class LabelScorer:
+    """Scores all labels of a document in one forward pass over the trie of their answers.
+
+    Args:
+        model: Causal language model, also wrapped by PEFT.
+        tokenizer: Its tokenizer.
+        template: Prompt template.
+        verbalizer: Labels and their answer texts.
+        batch_size: Documents a forward pass.
+        min_coverage: Multi-label: share of the probability of all valid answers that the search must find.
+        max_expansions: Multi-label: number of partial answers a document that the search may expand.
+
+    Attributes:
+        answer_ids: One token-id list a label, end of answer included.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        template: PromptTemplate,
+        verbalizer: Verbalizer,
+        batch_size: int = 16,
+        min_coverage: float = 0.99,
+        max_expansions: int = 64,
+    ) -> None:
+        self.model = model
+        self.encoder = template.bind(tokenizer, verbalizer)
+        self.verbalizer = verbalizer
+        self.batch_size = batch_size
+        self.min_coverage = min_coverage
+        self.max_expansions = max_expansions
+        self.answer_ids = self.encoder.answer_ids
+        self._forward = TreeForward(model)
+
+    def prompt_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each document's prompt, up to the answer slot."""
+        return [self.encoder.prompt_ids(text) for text in texts]
+
+    def log_probs(self, texts: Sequence[str]) -> np.ndarray:
+        """Return log p(answer of the label, end of answer | prompt), float32 `(n, labels)`, not normalised over labels.
+
+        In a multi-label space, the answer is the one that names this label alone.
+        """
+        trie = LabelTrie(self.answer_ids)
+        scores = np.empty((len(texts), len(self.answer_ids)), dtype=np.float32)
+        for indices, edges, _ in self._batches(texts, trie):
+            for label, path in enumerate(trie.paths):
+                scores[indices, label] = edges[:, path].sum(dim=1).numpy()
+        return scores
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the probability of each label, float32 `(n, labels)`.
+
+        Single-label: the softmax of `log_probs`. Multi-label: the marginals of `marginals`, with a warning where the
+        search ended before it had covered enough.
+        """
+        if not self.verbalizer.labels.multi_label:
+            scores = self.log_probs(texts)
+            scores = np.exp(scores - scores.max(axis=1, keepdims=True, initial=-np.inf))
+            return scores / scores.sum(axis=1, keepdims=True)
+        probabilities, uncovered = self.marginals(texts)
+        short = int((uncovered > 1 - self.min_coverage).sum())
+        if short:
+            logger.warning(
+                f"For {short} of {len(texts)} documents, {self.max_expansions} expansions covered less than "
+                f"{self.min_coverage:.0%} of the probability of all valid answers (worst: {1 - uncovered.max():.1%}). "
+                "Their label probabilities are off by at most the rest."
+            )
+        return probabilities
+
+    def marginals(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the marginal probability of each label over the valid multi-label answers.
+
+        Returns:
+            Probabilities, float32 `(n, labels)`, and the uncovered share of the probability of all valid answers,
+            float32 `(n,)`, an upper bound on the error of each probability of that document.
+
+        Raises:
+            ValueError: If the label space is single-label.
+        """
+        if not self.verbalizer.labels.multi_label:
+            raise ValueError("`marginals` is for multi-label spaces; use `probabilities`.")
+        search = LabelSetSearch(self._forward, self.encoder, self.min_coverage, self.max_expansions)
+        probabilities = np.empty((len(texts), len(self.answer_ids)), dtype=np.float32)
+        uncovered = np.empty(len(texts), dtype=np.float32)
+        for indices, edges, context in self._batches(texts, search.root_trie):
+            probabilities[indices], uncovered[indices] = search.run(edges, context)
+        return probabilities, uncovered
+
+    def _batches(self, texts: Sequence[str], trie: LabelTrie) -> Iterator[tuple[list[int], torch.Tensor, Context]]:
+        """Run prompts and trie in batches of similar length: document indices, edge log-probabilities, context."""
+        if not texts:
+            return
+        chains = [[*self.encoder.document_ids(text), *self.encoder.suffix_ids] for text in texts]
+        rows = max(1, min(self.batch_size, _MAX_LOGIT_ROWS // (len(trie) + 1)))
+        with evaluation_mode(self.model):
+            prefix = self._forward.start(self.encoder.prefix_ids)
+            with logging.tqdm(total=len(texts), desc="Scoring labels", unit="doc", delay=2.0) as progress:
+                for indices in length_batches([len(chain) for chain in chains], rows):
+                    context = prefix.select([0] * len(indices))
+                    edges, context = self._forward(context, [chains[index] for index in indices], trie)
+                    yield indices, edges, context
+                    progress.update(len(indices))
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for a while, without gradients."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

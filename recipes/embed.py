@@ -1,0 +1,43 @@
+"""Fine-tune a decoder-only language model as a text classifier, embedding-based: a linear head on the last token.
+
+    accelerate launch recipes/embed.py --config recipes/configs/quickstart/embed.yaml [--learning_rate 5e-4 …]
+
+Every argument goes into the YAML file or on the command line, which wins. The finished run in output_dir is read by
+TextClassifier.from_pretrained(output_dir).
+"""
+
+from hf_causal_clf.arguments import HeadArguments, RunArguments, parse_arguments
+from hf_causal_clf.collators import DocumentEncoder
+from hf_causal_clf.data import DataArguments, load_data
+from hf_causal_clf.presets import EmbeddingModelArguments, EmbeddingTrainingArguments
+from hf_causal_clf.runs import describe_run, embedding, evaluate_run, print_metrics, save_run
+from hf_causal_clf.training import embedding_trainer, prepare, train
+
+
+def main() -> None:
+    types = (DataArguments, EmbeddingModelArguments, HeadArguments, RunArguments, EmbeddingTrainingArguments)
+    data_args, model_args, head_args, run_args, training_args = parse_arguments(types, __doc__)
+
+    # Everything that can be wrong without the model's weights is found here
+    with training_args.main_process_first(desc="loading data"):
+        data = load_data(data_args)
+    tokenizer = prepare(model_args, training_args)
+    encoder = DocumentEncoder(tokenizer, training_args.max_length, run_args.truncation)
+
+    trainer = embedding_trainer(data, tokenizer, encoder, model_args, training_args, head_args, run_args)
+    training = train(trainer)
+
+    description = describe_run(
+        data.label_space,
+        model_args,
+        max_length=training_args.max_length,
+        truncation=run_args.truncation,
+        **embedding(head_args.pooling),
+    )
+    output = save_run(trainer, tokenizer, description)
+    metrics = evaluate_run(output, data, training, batch_size=training_args.per_device_eval_batch_size)
+    print_metrics(output, metrics)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Fine-tune a decoder-only language model as a text classifier, instruction-based: the label is the answer to a prompt.
+
+    accelerate launch recipes/instruct.py --config recipes/configs/quickstart/instruct.yaml [--lora_r 32 …]
+
+Every argument goes into the YAML file or on the command line, which wins. The finished run in output_dir is read by
+TextClassifier.from_pretrained(output_dir).
+"""
+
+import os
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report each run otherwise
+
+from hf_causal_clf.arguments import PromptArguments, RunArguments, parse_arguments
+from hf_causal_clf.data import DataArguments, load_data
+from hf_causal_clf.presets import InstructionModelArguments, InstructionTrainingArguments
+from hf_causal_clf.runs import describe_run, evaluate_run, instruction, print_metrics, save_run
+from hf_causal_clf.training import instruction_trainer, prepare, train
+
+
+def main() -> None:
+    types = (DataArguments, InstructionModelArguments, PromptArguments, RunArguments, InstructionTrainingArguments)
+    data_args, model_args, prompt_args, run_args, training_args = parse_arguments(types, __doc__)
+
+    # Everything that can be wrong without the model's weights is found here
+    with training_args.main_process_first(desc="loading data"):
+        data = load_data(data_args)
+    verbalizer = prompt_args.verbalizer(data.label_space)
+    template = prompt_args.template(training_args.max_length, run_args.truncation)
+    tokenizer = prepare(model_args, training_args)
+    template.bind(tokenizer, verbalizer)
+
+    trainer = instruction_trainer(data, tokenizer, template, verbalizer, model_args, training_args, run_args)
+    training = train(trainer)
+
+    description = describe_run(
+        data.label_space,
+        model_args,
+        max_length=training_args.max_length,
+        truncation=run_args.truncation,
+        **instruction(template, verbalizer),
+    )
+    output = save_run(trainer, tokenizer, description)
+    metrics = evaluate_run(output, data, training, batch_size=training_args.per_device_eval_batch_size)
+    print_metrics(output, metrics)
+
+
+if __name__ == "__main__":
+    main()

