@@ -28,15 +28,15 @@ class RunArguments:
             "choices": list(TRUNCATION_SIDES),
         },
     )
-    early_stopping_patience: int | None = field(
+    early_stopping_patience: int = field(
         default=3,
-        metadata={"help": "Stop after so many evaluations without a better validation metric; 'none' never stops."},
+        metadata={"help": "Stop after so many evaluations without a better validation metric; 0 never stops early."},
     )
 
     def __post_init__(self) -> None:
         check_truncation(None, self.truncation)
-        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
-            raise ValueError(f"early_stopping_patience must be at least 1, got {self.early_stopping_patience}.")
+        if self.early_stopping_patience < 0:
+            raise ValueError(f"early_stopping_patience must be 0 (off) or more, got {self.early_stopping_patience}.")
 
 
 @dataclass

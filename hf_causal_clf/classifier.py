@@ -11,13 +11,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from .adapters import find_adapter, load_adapter, read_base
 from .collators import DocumentEncoder, length_batches, pad, padding_id
 from .decoding import generate_answers
 from .labels import LabelSpace
 from .metrics import decide
 from .modeling import CausalLMForLastTokenClassification
 from .prompts import PromptTemplate
-from .run_files import ADAPTER_CONFIG_FILE, find_file, read_adapter_base, read_run
+from .run_files import read_run
 from .scoring import LabelScorer, evaluation_mode
 from .verbalizer import ParsedAnswer, Verbalizer
 
@@ -200,13 +201,13 @@ def restore_quantization(name: str | None, dtype: str) -> BitsAndBytesConfig | N
 
 
 def _load_causal_lm(source: str, kwargs: dict[str, Any], hub_kwargs: dict[str, Any]) -> Any:
-    if find_file(source, ADAPTER_CONFIG_FILE, **hub_kwargs) is None:
+    adapter = find_adapter(source, **hub_kwargs)
+    if adapter is None:
         return AutoModelForCausalLM.from_pretrained(source, **kwargs, **hub_kwargs)
-    from peft import PeftModel
-
-    base, revision = read_adapter_base(source, **hub_kwargs)
+    base, revision = read_base(adapter)
     model = AutoModelForCausalLM.from_pretrained(base, **kwargs, **{**hub_kwargs, "revision": revision})
-    return PeftModel.from_pretrained(model, source, **hub_kwargs)
+    load_adapter(model, source, **hub_kwargs)
+    return model
 
 
 def _device() -> torch.device:

@@ -83,7 +83,7 @@ class ClassificationData:
 
     Attributes:
         label_space: Label names and kind of task.
-        splits: `train`, `validation` and `test`, each with the columns `id`, `text` and `label` (name, or list of names).
+        splits: `train`, `validation` and `test`, with the columns `id`, `text` and `label` (a name, or a list of them).
         overlap: Number of documents of the second split of a pair whose text is in the first as well.
     """
 
@@ -171,8 +171,8 @@ def _load_splits(arguments: DataArguments) -> dict[str, Dataset]:
         origin, names = "The data", ""
     if cut and "validation" in found:
         raise ValueError(
-            f"{origin} has a validation split, so validation_fraction={arguments.validation_fraction} has nothing to do. "
-            "Leave one of them out."
+            f"{origin} has a validation split, so validation_fraction={arguments.validation_fraction} has nothing to "
+            "do. Leave one of them out."
         )
     for split in SPLITS:
         if split not in found and not (split == "validation" and cut):

@@ -109,8 +109,10 @@ class LabelSetSearch:
         """
         searches = [_Search(np.zeros(self._count)) for _ in edges]
         for search, scores in zip(searches, edges.double().numpy(), strict=True):
-            search.found += float(np.exp(scores[self.root_trie.paths[-1]].sum()))
-            self._expand(search, (), 0.0, scores, self._root)
+            none = float(scores[self.root_trie.paths[-1]].sum())
+            best = max(none, *(float(scores[[*path, end]].sum()) for path, end, _ in self._root))
+            search.found += float(np.exp(none - best))  # relative to `best`: long answers would underflow
+            self._expand(search, (), -best, scores, self._root)
         while active := [index for index, search in enumerate(searches) if self._unfinished(search)]:
             share = max(1, len(searches) // len(active))  # rows that finished documents leave free
             states = [

@@ -9,6 +9,7 @@ import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+
 def over_processes(function: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> Any:
     """Apply a function of texts to this process's share of them and return the results for all, in order.
 

@@ -13,11 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
-from transformers.utils import find_adapter_config_file, logging
+from transformers.utils import logging
 
+from .adapters import find_adapter, load_adapter, read_base
 from .configuration import CausalLMForLastTokenClassificationConfig
 from .labels import LabelSpace
-from .run_files import read_adapter_base, read_run
+from .run_files import read_run
 
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
@@ -97,16 +98,19 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
         Returns:
             `loss`, and float32 `logits` of shape `(batch, labels)`.
         """
+        given = input_ids if input_ids is not None else inputs_embeds
+        length = 0 if given is None else given.shape[1]  # the mask is longer after cached tokens
         if self._takes_position_ids:
             if position_ids is None and attention_mask is not None:
-                position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # type: ignore[assignment]
+                position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]  # type: ignore[assignment]
             kwargs["position_ids"] = position_ids
         kwargs.setdefault("use_cache", False)
         kwargs["return_dict"] = True
         outputs = self.backbone(
             input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
         )
-        pooled = pool(outputs.last_hidden_state, attention_mask, self.config.pooling)
+        mask = None if attention_mask is None else attention_mask[:, -length:]
+        pooled = pool(outputs.last_hidden_state, mask, self.config.pooling)
         with torch.autocast(pooled.device.type, enabled=False):
             logits = self.score(pooled.to(next(self.score.parameters()).dtype)).float()
         loss = None if labels is None else self.loss(logits, labels, num_items_in_batch)
@@ -121,7 +125,7 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
     def loss(
         self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Cross-entropy (single-label) or binary cross-entropy (multi-label), summed and divided by the number of items.
+        """Cross-entropy, or binary cross-entropy for multi-label, summed and divided by the number of items.
 
         Class weights scale each document's term but not the divisor, so that the sum over accumulated batches and
         processes is the loss of the whole batch.
@@ -176,17 +180,18 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
         names = ("pooling", "class_weights", "label_smoothing", "pos_weight")
         head_kwargs = {name: kwargs.pop(name) for name in names if name in kwargs}
         source = str(pretrained_model_name_or_path)
-        if config is None and find_adapter_config_file(source, **hub_kwargs) is not None:
+        adapter = find_adapter(source, **hub_kwargs) if config is None else None
+        if adapter is not None:
             run = read_run(source, **hub_kwargs)
             label_space = _agree(label_space, LabelSpace.from_dict(run["label_space"]), source)
             head_kwargs.setdefault("pooling", run["pooling"])
-            base, revision = read_adapter_base(source, **hub_kwargs)
+            base, revision = read_base(adapter)
             base_kwargs = {**kwargs, "revision": revision}
             base_kwargs.pop("subfolder", None)
             with _quiet():  # the base has no head, and the adapter brings it
                 model = cls.from_pretrained(base, *model_args, label_space=label_space, **head_kwargs, **base_kwargs)
-            model.load_adapter(source, adapter_kwargs=hub_kwargs)
-            return model.eval()
+            load_adapter(model, source, **hub_kwargs)
+            return model
         if config is None:
             config_kwargs = {**hub_kwargs, "trust_remote_code": kwargs.get("trust_remote_code", False)}
             config = AutoConfig.from_pretrained(source, **config_kwargs)

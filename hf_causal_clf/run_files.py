@@ -15,7 +15,6 @@ from typing import Any
 CLASSIFICATION_FILE = "classification.json"
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
-ADAPTER_CONFIG_FILE = "adapter_config.json"
 SCHEMA_VERSION = 1
 
 
@@ -81,15 +80,3 @@ def read_run(source: str | PathLike[str], **hub_kwargs: Any) -> dict[str, Any]:
             f"{SCHEMA_VERSION}. Install the version of hf_causal_clf that wrote it."
         )
     return data
-
-
-def read_adapter_base(source: str | PathLike[str], **hub_kwargs: Any) -> tuple[str, str | None]:
-    """Return the base model's name or path and revision that an adapter's `adapter_config.json` names."""
-    path = find_file(source, ADAPTER_CONFIG_FILE, **hub_kwargs)
-    if path is None:
-        raise FileNotFoundError(f"{str(source)!r} has no {ADAPTER_CONFIG_FILE}.")
-    data = read_json(path)
-    base = data.get("base_model_name_or_path")
-    if not base:
-        raise ValueError(f"{path} does not name its base model (`base_model_name_or_path`).")
-    return base, data.get("revision")

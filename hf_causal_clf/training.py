@@ -146,11 +146,11 @@ def instruction_trainer(
         data_collator=collator,
         peft_config=config,
     )
-    for parameter in trainer.model.parameters():
-        if (
-            parameter.requires_grad
-        ):  # TRL casts the adapter of a quantised model to bfloat16, where small updates are lost
-            parameter.data = parameter.data.float()
+    if config is not None:
+        # TRL casts the adapter of a quantised model to bfloat16, where small updates are lost
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     scorer = LabelScorer(
         trainer.model,
         tokenizer,
@@ -301,7 +301,7 @@ def _device_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _early_stopping(run: RunArguments, training: TrainingArguments) -> list[TrainerCallback]:
-    if run.early_stopping_patience is None or not training.load_best_model_at_end:
+    if not run.early_stopping_patience or not training.load_best_model_at_end:
         return []
     return [EarlyStoppingCallback(early_stopping_patience=run.early_stopping_patience)]
 

@@ -99,6 +99,15 @@ def test_stock_class_reads_a_text_that_ends_in_the_pad_token_one_token_early(che
     assert not torch.allclose(model(ids, attention_mask=mask).logits, model(ids[:, :3]).logits)
 
 
+def test_cached_tokens_come_before(checkpoint):
+    model = tiny_model(checkpoint)
+    ids, mask = torch.randint(3, 300, (2, 9)), torch.ones(2, 9, dtype=torch.long)
+    mask[0, :2] = 0
+    cached = model(ids[:, :5], attention_mask=mask[:, :5], use_cache=True).past_key_values
+    rest = model(ids[:, 5:], attention_mask=mask, past_key_values=cached)
+    torch.testing.assert_close(rest.logits, model(ids, attention_mask=mask).logits, atol=1e-5, rtol=1e-5)
+
+
 def test_pool_over_a_mask():
     hidden = torch.arange(24.0).view(2, 4, 3)
     mask = torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1]])
@@ -172,7 +181,7 @@ def test_bad_configuration(kwargs, message):
 
 
 def test_labels_of_a_new_head_must_be_given(checkpoint):
-    with pytest.raises(ValueError, match="has no classification head yet. Pass its labels"):
+    with pytest.raises(ValueError, match=r"has no classification head yet\. Pass its labels"):
         CausalLMForLastTokenClassification.from_pretrained(checkpoint)
 
 

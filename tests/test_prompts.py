@@ -1,7 +1,7 @@
 import pytest
+import tiny
 from tokenizers import AddedToken
 
-import tiny
 from hf_causal_clf import LabelSpace, PromptTemplate, Verbalizer
 from hf_causal_clf.prompts import PlainTokenizer, truncate
 

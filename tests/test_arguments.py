@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import pytest
+
+from hf_causal_clf import LabelSpace
+from hf_causal_clf.arguments import HeadArguments, PromptArguments, RunArguments, parse_arguments
+from hf_causal_clf.data import DataArguments
+from hf_causal_clf.presets import (
+    EmbeddingModelArguments,
+    EmbeddingTrainingArguments,
+    InstructionModelArguments,
+    InstructionTrainingArguments,
+)
+
+TYPES = {
+    "embed": (DataArguments, EmbeddingModelArguments, HeadArguments, RunArguments, EmbeddingTrainingArguments),
+    "instruct": (DataArguments, InstructionModelArguments, PromptArguments, RunArguments, InstructionTrainingArguments),
+}
+CONFIGS = sorted((Path(__file__).parent.parent / "recipes" / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_configuration_parses_and_opens_with_its_command(path):
+    recipe = path.stem.split("-")[0]
+    parse_arguments(TYPES[recipe], args=["--config", str(path)])
+    command = path.read_text().splitlines()[0]
+    relative = path.relative_to(path.parents[3])
+    assert command == f"# accelerate launch recipes/{recipe}.py --config {relative}"
+
+
+def test_there_are_configurations():
+    assert len(CONFIGS) >= 4
+
+
+def write(path, text):
+    path.write_text(text)
+    return ["--config", str(path)]
+
+
+def test_command_line_wins_over_the_file(tmp_path):
+    config = write(tmp_path / "a.yaml", "model_name_or_path: m\ntrain_file: t\nlora_r: 4\nlearning_rate: 1.0e-3\n")
+    data, model, _, _, training = parse_arguments(
+        TYPES["embed"], args=[*config, "--lora_r", "16", "--multi_label", "true"]
+    )
+    assert (model.lora_r, training.learning_rate, data.multi_label) == (16, 1e-3, True)
+    assert training.load_best_model_at_end
+    same = parse_arguments(TYPES["embed"], args=[f"--config={tmp_path / 'a.yaml'}"])
+    assert same[1].lora_r == 4
+
+
+def test_names_of_the_transformers_examples_work_too(tmp_path):
+    config = write(tmp_path / "a.yaml", "model_name_or_path: m\ntrain_file: t\n")
+    data = parse_arguments(TYPES["embed"], args=[*config, "--max_eval_samples", "5", "--max_predict_samples", "6"])[0]
+    assert (data.max_validation_samples, data.max_test_samples) == (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("lora_rank: 8\nmodel_name_or_path: m", ValueError, "unknown arguments: 'lora_rank'"),
+        (
+            "learning_rates: 8\nmodel_name_or_path: m",
+            ValueError,
+            r"'learning_rates' \(did you mean 'learning_rate'\?\)",
+        ),
+        ("- a\n- b", ValueError, "must be a mapping"),
+        ("a: [", ValueError, "not valid YAML"),
+    ],
+)
+def test_mistakes_in_the_file(tmp_path, text, error, message):
+    with pytest.raises(error, match=message):
+        parse_arguments(TYPES["embed"], args=write(tmp_path / "a.yaml", text))
+
+
+def test_a_file_that_is_not_there():
+    with pytest.raises(FileNotFoundError, match=r"no configuration file 'nowhere.yaml'"):
+        parse_arguments(TYPES["embed"], args=["--config", "nowhere.yaml"])
+
+
+def test_answers_from_yaml_and_from_json(tmp_path):
+    base = "model_name_or_path: m\ntrain_file: t\n"
+    for text in ("answers: {a: alpha, b: beta}\n", 'answers: \'{"a": "alpha", "b": "beta"}\'\n'):
+        prompt = parse_arguments(TYPES["instruct"], args=write(tmp_path / "a.yaml", base + text))[2]
+        assert prompt.verbalizer(LabelSpace(["a", "b"])).answers == ("alpha", "beta")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PromptArguments(answers="{"), "not valid JSON"),
+        (lambda: PromptArguments(answers="[1]"), "must map label names"),
+        (lambda: HeadArguments(pooling="max"), "pooling must be one of"),
+        (lambda: HeadArguments(class_weight="heavy"), "'balanced' or left out"),
+        (lambda: RunArguments(truncation="middle"), "must be one of"),
+        (lambda: RunArguments(early_stopping_patience=-1), "must be 0"),
+    ],
+)
+def test_bad_values(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("recipe", ["embed", "instruct"])
+def test_help_reads_well(recipe, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse_arguments(TYPES[recipe], "What it does.", args=["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert "What it does." in text
+    for name in (
+        "--train_file",
+        "--label_delimiter",
+        "--validation_fraction",
+        "--max_length",
+        "--truncation",
+        "--lora_r",
+    ):
+        assert name in text

@@ -1,0 +1,176 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, PromptTemplate, TextClassifier, Verbalizer
+from hf_causal_clf.presets import EmbeddingModelArguments, InstructionModelArguments, lora_target_modules
+from hf_causal_clf.runs import describe_run, embedding, instruction
+
+LABELS = LabelSpace(["a", "b", "c"])
+TEXTS = ["the cat", "the football match and the shares in the bank " * 3, "cat", "a mat and a film about phones"]
+
+
+def save_folder(folder, checkpoint, approach, labels=LABELS, quantized=False):
+    """A run folder with a random adapter, without training."""
+    torch.manual_seed(0)
+    kind = EmbeddingModelArguments if approach == "embedding" else InstructionModelArguments
+    arguments = kind(model_name_or_path=checkpoint, dtype="float32", load_in_4bit=quantized)
+    if approach == "embedding":
+        model = CausalLMForLastTokenClassification.from_pretrained(checkpoint, label_space=labels)
+        part = embedding("last")
+    else:
+        model = AutoModelForCausalLM.from_pretrained(checkpoint)
+        part = instruction(PromptTemplate(), Verbalizer(labels))
+    targets = lora_target_modules(model.base_model)
+    config = LoraConfig(r=4, target_modules=targets, task_type=arguments.lora_task_type, init_lora_weights=False)
+    get_peft_model(model, config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
+    description = describe_run(labels, arguments, max_length=160, truncation="tail", **part)
+    (folder / "classification.json").write_text(json.dumps(description))
+    return model
+
+
+@pytest.fixture(params=["embedding", "instruction"])
+def run(request, checkpoint, tmp_path):
+    save_folder(tmp_path / "run", checkpoint, request.param)
+    return tmp_path / "run"
+
+
+def test_results_are_in_input_order_whatever_the_batch_size(run):
+    classifier = TextClassifier.from_pretrained(run, batch_size=3)
+    together = classifier.predict_proba(TEXTS)
+    assert together.dtype == np.float32
+    assert together.shape == (4, 3)
+    np.testing.assert_allclose(together.sum(1), 1, atol=1e-5)
+    alone = np.concatenate([classifier.predict_proba([text]) for text in TEXTS])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(classifier.predict_proba(TEXTS[::-1])[::-1], together, atol=1e-5)
+    assert classifier.predict(TEXTS) == [LABELS.names[index] for index in together.argmax(1)]
+    assert classifier.predict_proba([]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("approach", ["embedding", "instruction"])
+def test_adapter_is_applied(checkpoint, tmp_path, approach):
+    model = save_folder(tmp_path / "run", checkpoint, approach)
+    classifier = TextClassifier.from_pretrained(tmp_path / "run")
+    model.eval()
+    if approach == "embedding":
+        ids = AutoTokenizer.from_pretrained(checkpoint)(TEXTS[0], return_tensors="pt")["input_ids"]
+        expected = model(ids).logits.softmax(-1)[0].detach().numpy()
+        np.testing.assert_allclose(classifier.predict_proba(TEXTS[:1])[0], expected, atol=1e-5)
+    else:
+        from hf_causal_clf import LabelScorer
+
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        template = PromptTemplate(max_length=160)
+        scorer = LabelScorer(model, tokenizer, template=template, verbalizer=Verbalizer(LABELS))
+        np.testing.assert_allclose(classifier.predict_proba(TEXTS), scorer.probabilities(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("approach", ["embedding", "instruction"])
+def test_multi_label_predictions_are_lists(checkpoint, tmp_path, approach):
+    labels = LabelSpace(["a", "b", "c"], multi_label=True)
+    save_folder(tmp_path / "run", checkpoint, approach, labels)
+    classifier = TextClassifier.from_pretrained(tmp_path / "run")
+    probabilities = classifier.predict_proba(TEXTS)
+    expected = [[name for name, p in zip(labels.names, row, strict=True) if p >= 0.5] for row in probabilities]
+    assert classifier.predict(TEXTS) == expected
+
+
+def test_quantisation_of_training_is_taken_up_and_can_be_turned_off(checkpoint, tmp_path):
+    save_folder(tmp_path / "run", checkpoint, "embedding", quantized=True)
+    quantized = TextClassifier.from_pretrained(tmp_path / "run")
+    assert quantized.scorer.model.is_loaded_in_4bit
+    plain = TextClassifier.from_pretrained(tmp_path / "run", quantization_config=None)
+    assert not getattr(plain.scorer.model, "is_loaded_in_4bit", False)
+    assert np.abs(quantized.predict_proba(TEXTS) - plain.predict_proba(TEXTS)).max() > 1e-4
+
+
+def test_generate(checkpoint, tmp_path):
+    save_folder(tmp_path / "run", checkpoint, "instruction")
+    answers = TextClassifier.from_pretrained(tmp_path / "run").generate(TEXTS)
+    assert len(answers) == len(TEXTS)
+    assert all((answer.error is None) == bool(answer.labels) for answer in answers)
+    save_folder(tmp_path / "head", checkpoint, "embedding")
+    with pytest.raises(ValueError, match="Only the instruction-based approach generates"):
+        TextClassifier.from_pretrained(tmp_path / "head").generate(TEXTS)
+
+
+def test_generation_is_that_of_the_model(checkpoint, tmp_path):
+    """Batched and padded generation gives each prompt's own greedy answer."""
+    model = save_folder(tmp_path / "run", checkpoint, "instruction")
+    classifier = TextClassifier.from_pretrained(tmp_path / "run", batch_size=4)
+    encoder = classifier.scorer.encoder
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    for text, answer in zip(TEXTS, classifier.generate(TEXTS), strict=True):
+        ids = encoder.prompt_ids(text)
+        for _ in range(encoder.longest_answer):
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        new = ids[-encoder.longest_answer :]
+        if encoder.end_id in new:
+            assert answer == encoder.verbalizer.parse(tokenizer.decode(new[: new.index(encoder.end_id)]))
+        else:
+            assert answer.error == f"no end after {encoder.longest_answer} tokens"
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("a text", "not a single string"),
+        (["a", "", None], r"2 of 3 texts are empty or not strings; the first are at \[1, 2\]"),
+    ],
+)
+def test_bad_texts(run, texts, message):
+    with pytest.raises(ValueError, match=message):
+        TextClassifier.from_pretrained(run).predict(texts)
+
+
+def test_folder_that_is_no_run(checkpoint):
+    with pytest.raises(FileNotFoundError, match=r"has no classification\.json"):
+        TextClassifier.from_pretrained(checkpoint)
+
+
+def test_damaged_runs(run, tmp_path):
+    def damaged(name, change):
+        shutil.copytree(run, tmp_path / name)
+        change(tmp_path / name)
+        return tmp_path / name
+
+    def schema(folder):
+        path = folder / "classification.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
+
+    with pytest.raises(ValueError, match="has schema version 99, but this version of hf_causal_clf reads 1"):
+        TextClassifier.from_pretrained(damaged("schema", schema))
+    with pytest.raises(ValueError, match="is not valid JSON"):
+        TextClassifier.from_pretrained(damaged("json", lambda folder: (folder / "classification.json").write_text("{")))
+
+    def half(folder):
+        path = folder / "adapter_model.safetensors"
+        path.write_bytes(path.read_bytes()[:1000])
+
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors.*is damaged"):
+        TextClassifier.from_pretrained(damaged("half", half))
+
+    def missing(folder):
+        path = folder / "adapter_model.safetensors"
+        weights = load_file(path)
+        weights.pop(next(name for name in weights if "layers.1" in name))
+        save_file(weights, path)
+
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors.*does not fit"):
+        TextClassifier.from_pretrained(damaged("missing", missing))
+
+
+def test_model_of_another_label_space(checkpoint, tmp_path):
+    save_folder(tmp_path / "run", checkpoint, "embedding")
+    with pytest.raises(ValueError, match="differ from the `label_space` that was given"):
+        CausalLMForLastTokenClassification.from_pretrained(tmp_path / "run", label_space=LabelSpace(["x", "y"]))
+    assert tiny.ARCHITECTURES

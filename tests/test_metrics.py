@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, log_loss
+
+from hf_causal_clf.metrics import classification_metrics, decide, decision_metrics, expected_calibration_error
+
+
+def test_single_label_by_hand():
+    gold = np.array([0, 1, 2, 1])
+    probabilities = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.5, 0.3, 0.2], [0.1, 0.6, 0.3]])
+    metrics = classification_metrics(gold, probabilities)
+    assert metrics["accuracy"] == metrics["f1_micro"] == 0.75
+    assert metrics["f1_macro"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert metrics["f1_weighted"] == pytest.approx((2 / 3 + 2 * 1 + 0) / 4)
+    assert metrics["nll"] == pytest.approx(-np.log([0.8, 0.7, 0.2, 0.6]).mean())
+    brier = [(0.2**2 + 0.1**2 * 2), (0.2**2 + 0.3**2 + 0.1**2), (0.5**2 + 0.3**2 + 0.8**2), (0.1**2 + 0.4**2 + 0.3**2)]
+    assert metrics["brier"] == pytest.approx(np.mean(brier))
+    # bins of 1/15: each confidence is alone in its bin
+    assert metrics["ece"] == pytest.approx((0.2 + 0.3 + 0.5 + 0.4) / 4)
+
+
+def test_multi_label_by_hand():
+    gold = np.array([[1, 0], [1, 1], [0, 0]])
+    probabilities = np.array([[0.9, 0.4], [0.6, 0.3], [0.1, 0.2]])
+    metrics = classification_metrics(gold, probabilities)
+    assert metrics["accuracy"] == pytest.approx(2 / 3)
+    assert metrics["f1_micro"] == pytest.approx(4 / 5)
+    assert metrics["f1_macro"] == pytest.approx(1 / 2)
+    assert metrics["nll"] == pytest.approx(-np.log([0.9, 0.6, 0.6, 0.3, 0.9, 0.8]).mean())
+    assert metrics["brier"] == pytest.approx(np.mean([0.01, 0.16, 0.16, 0.49, 0.01, 0.04]))
+
+
+def test_against_scikit_learn():
+    draw = np.random.default_rng(0)
+    probabilities = draw.dirichlet(np.ones(4), size=200)
+    gold = draw.integers(0, 4, size=200)
+    metrics = classification_metrics(gold, probabilities)
+    for average in ("micro", "macro", "weighted"):
+        expected = f1_score(gold, probabilities.argmax(1), average=average)
+        assert metrics[f"f1_{average}"] == pytest.approx(expected)
+    assert metrics["nll"] == pytest.approx(log_loss(gold, probabilities))
+
+
+def test_calibrated_probabilities_have_a_small_ece_and_boundaries_belong_to_the_bin_below():
+    draw = np.random.default_rng(0)
+    confidence = draw.uniform(0.5, 1, size=20_000)
+    gold = np.where(draw.uniform(size=20_000) < confidence, 0, 1)
+    assert expected_calibration_error(gold, np.stack([confidence, 1 - confidence], axis=1)) < 0.02
+    certain = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert expected_calibration_error(np.array([0, 1]), certain) == 0
+    assert expected_calibration_error(np.array([1, 0]), certain) == 1
+
+
+def test_a_missing_answer_is_wrong_and_a_hit_for_no_label():
+    metrics = decision_metrics(np.array([0, 1, 1, 0]), np.array([0, -1, 1, -1]))
+    assert metrics["accuracy"] == 0.5
+    assert metrics["precision_macro"] == 1.0
+    assert metrics["recall_micro"] == 0.5
+
+
+def test_decide():
+    probabilities = np.array([[0.2, 0.5], [0.6, 0.4]])
+    assert decide(probabilities, multi_label=False).tolist() == [1, 0]
+    assert decide(probabilities, multi_label=True).tolist() == [[0, 1], [1, 0]]
+    assert decide(probabilities, multi_label=True, thresholds=[0.7, 0.4]).tolist() == [[0, 1], [0, 1]]
+
+
+def test_shapes_that_do_not_belong_together():
+    with pytest.raises(ValueError, match="Got 2 gold labels and probabilities of 3 documents"):
+        classification_metrics(np.array([0, 1]), np.ones((3, 2)))

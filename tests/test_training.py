@@ -1,0 +1,379 @@
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
+
+from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, TextClassifier
+from hf_causal_clf.arguments import HeadArguments, PromptArguments, RunArguments
+from hf_causal_clf.collators import ClassificationCollator, DocumentEncoder
+from hf_causal_clf.data import DataArguments, load_data
+from hf_causal_clf.metrics import classification_metrics
+from hf_causal_clf.presets import (
+    EmbeddingModelArguments,
+    EmbeddingTrainingArguments,
+    InstructionModelArguments,
+    InstructionTrainingArguments,
+    loading_kwargs,
+    peft_config,
+)
+from hf_causal_clf.runs import describe_run, embedding, evaluate_run, generation_metrics, instruction, save_run
+from hf_causal_clf.training import embedding_trainer, instruction_trainer, prepare, train
+from hf_causal_clf.verbalizer import ParsedAnswer
+
+LABELS = LabelSpace(["a", "b", "c"])
+MULTI = LabelSpace(["a", "b", "c"], multi_label=True)
+RUN_FILES = {
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "chat_template.jinja",
+    "classification.json",
+    "metrics.json",
+    "predictions.parquet",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+class FirstGradients(TrainerCallback):
+    """Keeps the gradients of the first optimizer step."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if not hasattr(self, "gradients"):
+            self.gradients = {
+                name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None
+            }
+
+
+def first_gradients(model, labels, folder, batch_size, steps):
+    """Gradients of one optimizer step over the same eight documents, of different lengths."""
+    draw = np.random.default_rng(0)
+    rows = [
+        {
+            "input_ids": draw.integers(3, 300, size=4 + index).tolist(),
+            "labels": labels.encode(["a", "b", "c"][index % 3] if not labels.multi_label else ["a", "b"][: index % 3]),
+        }
+        for index in range(8)
+    ]
+    callback = FirstGradients()
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            str(folder),
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=steps,
+            max_steps=1,
+            max_grad_norm=0,
+            report_to="none",
+            save_strategy="no",
+        ),
+        train_dataset=Dataset.from_list(rows),
+        data_collator=ClassificationCollator(labels),
+        callbacks=[callback],
+    )
+    trainer.train()
+    return callback.gradients
+
+
+@pytest.mark.parametrize("labels", [LABELS, MULTI], ids=["single", "multi"])
+def test_accumulation_does_not_change_gradients(checkpoint, tmp_path, labels):
+    def model():
+        torch.manual_seed(0)
+        extra = {} if labels.multi_label else {"class_weights": [1.0, 2.0, 0.5], "label_smoothing": 0.1}
+        return CausalLMForLastTokenClassification.from_pretrained(checkpoint, label_space=labels, **extra)
+
+    whole = first_gradients(model(), labels, tmp_path, 8, 1)
+    assert len(whole) > 10
+    for batch_size, steps in ((4, 2), (1, 8)):
+        parts = first_gradients(model(), labels, tmp_path, batch_size, steps)
+        for name, gradient in whole.items():
+            torch.testing.assert_close(parts[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_stock_class_has_gradients_that_grow_with_accumulation(checkpoint, tmp_path):
+    """Documents trap T2 (transformers#47688): when transformers mends it, this fails."""
+
+    def model():
+        torch.manual_seed(0)
+        stock = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=3)
+        stock.config.pad_token_id = 0
+        return stock
+
+    whole = first_gradients(model(), LABELS, tmp_path, 8, 1)["score.weight"]
+    parts = first_gradients(model(), LABELS, tmp_path, 1, 8)["score.weight"]
+    assert parts.norm() / whole.norm() > 4
+
+
+def embedding_arguments(checkpoint, output, files, **training):
+    data = load_data(DataArguments(**files))
+    model_arguments = EmbeddingModelArguments(model_name_or_path=checkpoint, dtype="float32", lora_dropout=0.0)
+    values = {
+        "learning_rate": 1e-2,
+        "num_train_epochs": 3,
+        "optim": "adamw_torch",
+        "report_to": "none",
+        "max_length": 32,
+        "dataloader_pin_memory": False,
+    }
+    return data, model_arguments, EmbeddingTrainingArguments(str(output), **{**values, **training})
+
+
+def run_embedding(checkpoint, output, files, head=None, run=None, **training):
+    data, model_arguments, arguments = embedding_arguments(checkpoint, output, files, **training)
+    head, run = head or HeadArguments(), run or RunArguments()
+    tokenizer = prepare(model_arguments, arguments)
+    encoder = DocumentEncoder(tokenizer, arguments.max_length, run.truncation)
+    trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, head, run)
+    history = trainer.state
+    training_metrics = train(trainer)
+    description = describe_run(
+        data.label_space,
+        model_arguments,
+        max_length=arguments.max_length,
+        truncation=run.truncation,
+        **embedding(head.pooling),
+    )
+    metrics = evaluate_run(save_run(trainer, tokenizer, description), data, training_metrics, batch_size=8)
+    return data, metrics, history
+
+
+def check_run_folder(output: Path, data, metrics) -> None:
+    """The folder has exactly the promised files, and they agree with each other and with the classifier."""
+    assert {path.name for path in output.iterdir()} == RUN_FILES
+    assert json.loads((output / "metrics.json").read_text()) == metrics
+    assert {"validation", "test", "training"} == set(metrics)
+    rows = Dataset.from_parquet(str(output / "predictions.parquet"), keep_in_memory=True)
+    assert rows.column_names == ["id", "gold", "predicted", "probabilities"]
+    probabilities = np.array(list(rows["probabilities"]))
+    again = TextClassifier.from_pretrained(output)
+    np.testing.assert_allclose(again.predict_proba(data.texts("test")), probabilities, atol=1e-5)
+    assert again.predict(data.texts("test")) == list(rows["predicted"])
+    assert list(rows["gold"]) == list(data.splits["test"]["label"])
+    recomputed = classification_metrics(data.gold("test"), probabilities)
+    assert {name: metrics["test"][name] for name in recomputed} == pytest.approx(recomputed, abs=1e-5)
+    assert {
+        "trainable_parameters",
+        "total_parameters",
+        "train_samples_per_second",
+        "predict_samples_per_second",
+        "peak_memory_bytes",
+    } <= set(metrics["training"])
+
+
+def test_embedding_run(checkpoint, files, tmp_path):
+    data, metrics, history = run_embedding(checkpoint, tmp_path / "run", files, num_train_epochs=6)
+    check_run_folder(tmp_path / "run", data, metrics)
+    losses = [entry["eval_loss"] for entry in history.log_history if "eval_loss" in entry]
+    assert losses[-1] < 0.8 * losses[0]
+    assert metrics["training"]["best_f1_macro"] == pytest.approx(metrics["validation"]["f1_macro"])
+    saved = json.loads((tmp_path / "run" / "classification.json").read_text())
+    assert saved["approach"] == "embedding"
+    assert saved["label_space"] == {"names": ["business", "sport", "tech"], "multi_label": False}
+    assert saved["truncation"] == {"max_length": 32, "side": "tail"}
+
+
+def test_embedding_run_multi_label_with_all_the_options(checkpoint, multi_label_files, tmp_path):
+    files = {**multi_label_files, "multi_label": True}
+    head = HeadArguments(pooling="mean", class_weight="balanced")
+    run = RunArguments(truncation="both", early_stopping_patience=0)
+    data, metrics, _ = run_embedding(
+        checkpoint, tmp_path / "run", files, head, run, num_train_epochs=1, activation_checkpointing=True
+    )
+    check_run_folder(tmp_path / "run", data, metrics)
+    model = CausalLMForLastTokenClassification.from_pretrained(tmp_path / "run")
+    assert model.config.pooling == "mean"
+    assert model.config.label_space == data.label_space
+
+
+def test_class_weights_are_those_of_scikit_learn(checkpoint, files, tmp_path):
+    from sklearn.utils.class_weight import compute_class_weight
+
+    data, model_arguments, arguments = embedding_arguments(checkpoint, tmp_path, files, label_smoothing_factor=0.1)
+    tokenizer = prepare(model_arguments, arguments)
+    trainer = embedding_trainer(
+        data,
+        tokenizer,
+        DocumentEncoder(tokenizer, 32),
+        model_arguments,
+        arguments,
+        HeadArguments(class_weight="balanced"),
+        RunArguments(),
+    )
+    gold = data.gold("train")
+    config = trainer.model.config
+    np.testing.assert_allclose(config.class_weights, compute_class_weight("balanced", classes=np.arange(3), y=gold))
+    assert config.label_smoothing == 0.1
+    assert trainer.label_smoother is None  # the model's own loss does it
+
+
+def test_early_stopping_and_best_checkpoint(checkpoint, files, tmp_path):
+    run = RunArguments(early_stopping_patience=1)
+    _, metrics, state = run_embedding(checkpoint, tmp_path / "run", files, run=run, num_train_epochs=30)
+    evaluations = [entry["eval_f1_macro"] for entry in state.log_history if "eval_f1_macro" in entry]
+    assert len(evaluations) < 30
+    assert metrics["validation"]["f1_macro"] == pytest.approx(max(evaluations))
+
+
+def run_instruction(checkpoint, output, files, prompt=None, **training):
+    data = load_data(DataArguments(**files))
+    model_arguments = InstructionModelArguments(
+        model_name_or_path=checkpoint, dtype="float32", lora_r=8, lora_dropout=0.0
+    )
+    values = {
+        "learning_rate": 1e-2,
+        "num_train_epochs": 2,
+        "optim": "adamw_torch",
+        "report_to": "none",
+        "max_length": 128,
+        "activation_checkpointing": False,
+        "dataloader_pin_memory": False,
+    }
+    arguments = InstructionTrainingArguments(str(output), **{**values, **training})
+    prompt, run = prompt or PromptArguments(), RunArguments()
+    verbalizer = prompt.verbalizer(data.label_space)
+    template = prompt.template(arguments.max_length, run.truncation)
+    tokenizer = prepare(model_arguments, arguments)
+    trainer = instruction_trainer(data, tokenizer, template, verbalizer, model_arguments, arguments, run)
+    state = trainer.state
+    training_metrics = train(trainer)
+    description = describe_run(
+        data.label_space,
+        model_arguments,
+        max_length=arguments.max_length,
+        truncation=run.truncation,
+        **instruction(template, verbalizer),
+    )
+    metrics = evaluate_run(save_run(trainer, tokenizer, description), data, training_metrics, batch_size=8)
+    return data, metrics, state
+
+
+def test_instruction_run(checkpoint, files, tmp_path):
+    prompt = PromptArguments(use_chat_template=True, answers='{"tech": "computers and phones"}')
+    data, metrics, state = run_instruction(checkpoint, tmp_path / "run", files, prompt)
+    check_run_folder(tmp_path / "run", data, metrics)
+    evaluations = [entry["eval_f1_macro"] for entry in state.log_history if "eval_f1_macro" in entry]
+    assert len(evaluations) == 2
+    assert metrics["training"]["best_f1_macro"] == max(evaluations)
+    assert metrics["validation"]["f1_macro"] == pytest.approx(max(evaluations))
+    assert metrics["test"]["malformed_rate"] < 0.5
+    classifier = TextClassifier.from_pretrained(tmp_path / "run")
+    answers = classifier.generate(data.texts("test"))
+    assert generation_metrics(answers, data.gold("test"), data.label_space).items() <= metrics["test"].items()
+    assert classifier.scorer.verbalizer.answers[2] == "computers and phones"
+
+
+def test_instruction_run_multi_label(checkpoint, multi_label_files, tmp_path):
+    data, metrics, _ = run_instruction(checkpoint, tmp_path / "run", {**multi_label_files, "multi_label": True})
+    check_run_folder(tmp_path / "run", data, metrics)
+
+
+@pytest.mark.parametrize("approach", [run_embedding, run_instruction])
+def test_a_resumed_run_ends_where_the_uninterrupted_one_does(checkpoint, files, tmp_path, approach, monkeypatch):
+    _, whole, _ = approach(checkpoint, tmp_path / "whole", files, num_train_epochs=2)
+
+    class Killed(Exception):
+        pass
+
+    class Kill(TrainerCallback):
+        def on_epoch_begin(self, args, state, control, **kwargs):
+            if state.epoch >= 1:
+                raise Killed
+
+    original = Trainer.train
+    monkeypatch.setattr(Trainer, "train", lambda self, **kwargs: (self.add_callback(Kill()), original(self, **kwargs)))
+    with pytest.raises(Killed):
+        approach(checkpoint, tmp_path / "run", files, num_train_epochs=2)
+    monkeypatch.undo()
+    with pytest.raises(
+        ValueError, match=r"has checkpoints of a run that did not finish, the last is checkpoint-6\. Go on with"
+    ):
+        approach(checkpoint, tmp_path / "run", files, num_train_epochs=2)
+    _, resumed, _ = approach(checkpoint, tmp_path / "run", files, num_train_epochs=2, resume_from_checkpoint="true")
+    assert resumed["test"] == pytest.approx(whole["test"], abs=1e-4)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == RUN_FILES
+
+
+@pytest.mark.parametrize("approach", ["embedding", "instruction"])
+def test_full_fine_tuning_leaves_a_full_model(checkpoint, files, tmp_path, approach, monkeypatch):
+    kind = {"embedding": "EmbeddingModelArguments", "instruction": "InstructionModelArguments"}[approach]
+    original = globals()[kind]
+    monkeypatch.setitem(globals(), kind, lambda **kwargs: original(**kwargs, use_peft=False))
+    run = {"embedding": run_embedding, "instruction": run_instruction}[approach]
+    data, metrics, _ = run(checkpoint, tmp_path / "run", files, num_train_epochs=1, learning_rate=1e-3)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"config.json", "model.safetensors", "metrics.json"} <= names
+    assert "adapter_config.json" not in names
+    assert metrics["training"]["trainable_parameters"] == metrics["training"]["total_parameters"]
+    found = TextClassifier.from_pretrained(tmp_path / "run").predict_proba(data.texts("test"))
+    recomputed = classification_metrics(data.gold("test"), found)
+    assert metrics["test"]["nll"] == pytest.approx(recomputed["nll"], abs=1e-4)
+
+
+def test_generation_metrics_count_a_malformed_answer_as_wrong():
+    answers = [ParsedAnswer(("a",)), ParsedAnswer((), "empty answer"), ParsedAnswer(("c",))]
+    metrics = generation_metrics(answers, np.array([0, 1, 0]), LABELS)
+    assert metrics["malformed_rate"] == pytest.approx(1 / 3)
+    assert metrics["generation_accuracy"] == pytest.approx(1 / 3)
+    answers = [ParsedAnswer(()), ParsedAnswer((), "empty answer"), ParsedAnswer(("a", "c"))]
+    metrics = generation_metrics(answers, np.array([[0, 0, 0], [0, 0, 0], [1, 0, 1]]), MULTI)
+    assert metrics["generation_accuracy"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_length": 300}, r"max_length=300 is beyond the model's context of 256 tokens"),
+        ({"resume_from_checkpoint": "true"}, "There is no checkpoint to resume from"),
+    ],
+)
+def test_prepare_names_mistakes(checkpoint, files, tmp_path, change, message):
+    _, model_arguments, arguments = embedding_arguments(checkpoint, tmp_path, files, **change)
+    with pytest.raises(ValueError, match=message):
+        prepare(model_arguments, arguments)
+
+
+def test_encoder_decoder_is_refused(tokenizer, files, tmp_path):
+    from transformers import T5Config
+
+    T5Config(d_model=8, num_layers=1).save_pretrained(tmp_path / "t5")
+    _, model_arguments, arguments = embedding_arguments(str(tmp_path / "t5"), tmp_path, files)
+    with pytest.raises(ValueError, match="encoder-decoder model"):
+        prepare(model_arguments, arguments)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({}, "No model is given"),
+        ({"model_name_or_path": "x", "load_in_4bit": True, "use_peft": False}, "set use_peft to true"),
+        ({"model_name_or_path": "x", "load_in_4bit": True, "dtype": "auto"}, "needs a dtype to compute in"),
+    ],
+)
+def test_bad_model_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        EmbeddingModelArguments(**kwargs)
+
+
+def test_4bit_without_bitsandbytes(monkeypatch):
+    monkeypatch.setattr("hf_causal_clf.presets.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="need bitsandbytes: pip install bitsandbytes"):
+        EmbeddingModelArguments(model_name_or_path="x", load_in_4bit=True)
+
+
+@pytest.mark.parametrize(("kind", "rank"), [(EmbeddingModelArguments, 8), (InstructionModelArguments, 64)])
+def test_presets(kind, rank, checkpoint):
+    arguments = kind(model_name_or_path=checkpoint, load_in_4bit=True)
+    quantization = loading_kwargs(arguments)["quantization_config"]
+    assert quantization.bnb_4bit_quant_type == "nf4"
+    assert quantization.bnb_4bit_use_double_quant
+    assert quantization.bnb_4bit_compute_dtype == torch.bfloat16
+    model = CausalLMForLastTokenClassification.from_pretrained(checkpoint, label_space=LABELS)
+    config = peft_config(arguments, model)
+    assert config.r == rank
+    assert config.target_modules == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert re.fullmatch("SEQ_CLS|CAUSAL_LM", config.task_type)
+    assert AutoTokenizer.from_pretrained(checkpoint).pad_token_id == 2
