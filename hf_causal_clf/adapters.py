@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from .run_files import find_file, read_json
@@ -64,4 +65,14 @@ def load_adapter(model: PreTrainedModel, source: str | PathLike[str], **hub_kwar
             f"{ADAPTER_WEIGHTS_FILE} of {str(source)!r} does not fit its base model: {len(names)} weights are missing "
             f"or of another shape, such as {names[0]}. The file is damaged, or the base model is another one."
         )
+    _restore_precision(model, source, **hub_kwargs)
     model.eval()
+
+
+def _restore_precision(model: PreTrainedModel, source: str | PathLike[str], **hub_kwargs: Any) -> None:
+    """Put the saved weights back in float32, as PEFT does; transformers rounds them to the base model's data type."""
+    weights = load_file(str(find_file(source, ADAPTER_WEIGHTS_FILE, **hub_kwargs)))
+    for name, parameter in model.named_parameters():
+        saved = weights.get(f"base_model.model.{name.replace('.default', '')}")
+        if saved is not None:
+            parameter.data = saved.float().to(parameter.device)

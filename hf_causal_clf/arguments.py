@@ -84,6 +84,8 @@ class PromptArguments:
     empty_answer: str = field(default="none", metadata={"help": "Answer for a document with no label (multi-label)."})
 
     def __post_init__(self) -> None:
+        if not isinstance(self.answer_delimiter, str) or not isinstance(self.empty_answer, str):
+            raise ValueError("answer_delimiter and empty_answer must be texts; in YAML, put them in quotes.")
         self._answers: dict[str, str] = {}
         if self.answers is not None:
             try:
@@ -131,27 +133,29 @@ def parse_arguments(
 
     args = list(sys.argv[1:] if args is None else args)
     args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
-    if "--config" in args:
-        _check_config(args, types)
     parser = TrlParser(types, description=description, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
-    return parser.parse_args_and_config(args=args)
+    if "--config" in args:
+        position = args.index("--config")
+        parser.set_defaults_with_config(**_read_config("".join(args[position + 1 : position + 2]), types))
+        del args[position : position + 2]
+    return parser.parse_args_into_dataclasses(args=args)
 
 
-def _check_config(args: Sequence[str], types: Sequence[type]) -> None:
+def _read_config(path: str, types: Sequence[type]) -> dict[str, Any]:
+    """Read a YAML file and check its keys."""
     import yaml
 
-    position = args.index("--config") + 1
-    if position == len(args) or not Path(args[position]).is_file():
-        given = args[position] if position < len(args) else ""
-        raise FileNotFoundError(f"There is no configuration file {given!r}. Give --config the path of a YAML file.")
-    path = args[position]
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no configuration file {path!r}. Give --config the path of a YAML file.")
     try:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} must be a mapping of argument names to values.")
-    known = {item.name for kind in types for item in fields(kind)} | {"env"}
+    known = {item.name: item.name for kind in types for item in fields(kind)}
+    for item in (item for kind in types for item in fields(kind)):
+        known |= {alias.removeprefix("--"): item.name for alias in item.metadata.get("aliases", [])}
     unknown = [key for key in config if key not in known]
     if unknown:
         hints = [difflib.get_close_matches(str(key), known, n=1) for key in unknown]
@@ -160,3 +164,4 @@ def _check_config(args: Sequence[str], types: Sequence[type]) -> None:
             for key, hint in zip(unknown, hints, strict=True)
         )
         raise ValueError(f"{path} has unknown arguments: {listed}. See --help for all of them.")
+    return {known[key]: value for key, value in config.items()}

@@ -16,7 +16,7 @@ from .collators import DocumentEncoder, length_batches, pad, padding_id
 from .decoding import generate_answers
 from .labels import LabelSpace
 from .metrics import decide
-from .modeling import CausalLMForLastTokenClassification
+from .modeling import CausalLMForLastTokenClassification, keep_exact_gradients
 from .prompts import PromptTemplate
 from .run_files import read_run
 from .scoring import LabelScorer, evaluation_mode
@@ -132,7 +132,8 @@ class TextClassifier:
         trained = run["base_model"]
         kwargs: dict[str, Any] = {"dtype": trained["dtype"] if dtype == _AUTO else dtype}
         if isinstance(quantization_config, str):
-            quantization_config = restore_quantization(trained["quantization"], trained["dtype"])
+            settings = trained["quantization"]
+            quantization_config = None if settings is None else BitsAndBytesConfig(**settings)
         kwargs |= {"quantization_config": quantization_config, "attn_implementation": attn_implementation}
         placed = device_map is not None or quantization_config is not None
         if placed:
@@ -189,23 +190,13 @@ class TextClassifier:
         return generate_answers(scorer.model, scorer.encoder, _checked(texts), batch_size=scorer.batch_size)
 
 
-def restore_quantization(name: str | None, dtype: str) -> BitsAndBytesConfig | None:
-    """Rebuild the quantisation that `classification.json` names (see `presets.quantization_name`)."""
-    if name is None:
-        return None
-    if name == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type=name, bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
-
-
 def _load_causal_lm(source: str, kwargs: dict[str, Any], hub_kwargs: dict[str, Any]) -> Any:
     adapter = find_adapter(source, **hub_kwargs)
     if adapter is None:
         return AutoModelForCausalLM.from_pretrained(source, **kwargs, **hub_kwargs)
     base, revision = read_base(adapter)
     model = AutoModelForCausalLM.from_pretrained(base, **kwargs, **{**hub_kwargs, "revision": revision})
+    keep_exact_gradients(model)
     load_adapter(model, source, **hub_kwargs)
     return model
 

@@ -13,6 +13,7 @@ import numpy as np
 from transformers.utils import logging
 
 from .labels import LabelSpace
+from .sampling import stratified_sample
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -115,6 +116,12 @@ def load_data(arguments: DataArguments) -> ClassificationData:
         chosen = stratified_sample(gold, size, arguments.split_seed)
         rest = np.setdiff1d(np.arange(len(gold)), chosen)
         splits["validation"], splits["train"] = splits["train"].select(chosen), splits["train"].select(rest)
+        lost = sorted(set(_count_labels(splits["validation"]["label"])) - set(_count_labels(splits["train"]["label"])))
+        if lost:
+            raise ValueError(
+                f"validation_fraction={arguments.validation_fraction} leaves no training document with the labels "
+                f"{lost}. Add documents with them, or give validation_file."
+            )
     for split in SPLITS:
         limit = getattr(arguments, f"max_{split}_samples")
         if limit is not None and limit < len(splits[split]):
@@ -126,35 +133,6 @@ def load_data(arguments: DataArguments) -> ClassificationData:
         if count:
             logger.warning(f"{count} documents are in both splits of {pair}: their metrics are too good.")
     return ClassificationData(label_space, {split: splits[split] for split in SPLITS}, overlap)
-
-
-def stratified_sample(gold: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Draw row numbers so that labels (or sets of labels) keep their shares, as far as their numbers allow.
-
-    Args:
-        gold: Label ids `(n,)`, or 0/1 `(n, labels)`.
-        size: Number of rows to draw, below `n`.
-        seed: Seed of the draw.
-
-    Returns:
-        Sorted row numbers, int64 `(size,)`.
-    """
-    from sklearn.model_selection import train_test_split
-
-    if not 0 < size < len(gold):
-        raise ValueError(f"Cannot set {size} of {len(gold)} documents apart; at least one must be on either side.")
-    strata = [tuple(row) if isinstance(row, list) else row for row in gold.tolist()]
-    counts = Counter(strata)
-    room = min(size, len(gold) - size)
-    common = [stratum for stratum, count in counts.most_common(room) if count > 1]
-    kept = set(common[: room - 1] if len(common) < len(counts) else common)
-    pooled = [stratum if stratum in kept else "rare" for stratum in strata]
-    if pooled.count("rare") == 1:
-        pooled[pooled.index("rare")] = common[0] if common else "rare"
-    codes = {stratum: code for code, stratum in enumerate(dict.fromkeys(pooled))}
-    groups = [codes[stratum] for stratum in pooled] if len(codes) > 1 and room >= len(codes) else None
-    chosen, _ = train_test_split(np.arange(len(gold)), train_size=size, random_state=seed, stratify=groups)
-    return np.sort(chosen)
 
 
 def _load_splits(arguments: DataArguments) -> dict[str, Dataset]:
@@ -265,7 +243,10 @@ def _label_converter(feature: Any, arguments: DataArguments) -> Callable[[Any], 
             value = [part for part in (value or "").split(arguments.label_delimiter) if part.strip()]
         if not isinstance(value, list):
             raise ValueError(f"the labels {value!r} are not a list. For one string, set label_delimiter.")
-        return [one(item) for item in value]
+        labels = [one(item) for item in value]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"the labels {value!r} repeat one. Give names or ids; 0/1 vectors are not read.")
+        return labels
 
     def single(value: Any) -> str:
         if isinstance(value, list):

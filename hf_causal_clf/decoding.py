@@ -164,6 +164,9 @@ def generate_answers(
                 **{name: tensor.to(model.device) for name, tensor in batch.items()},
                 max_new_tokens=limit,
                 do_sample=False,
+                num_beams=1,
+                repetition_penalty=1.0,  # a checkpoint's own would punish the answers, which the prompt lists
+                no_repeat_ngram_size=0,
                 eos_token_id=encoder.end_id,
                 pad_token_id=padding_id(tokenizer),
             )[:, batch["input_ids"].shape[1] :].tolist()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
-from accelerate.utils import gather_object
 
 
 def over_processes(function: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> Any:
@@ -20,6 +20,9 @@ def over_processes(function: Callable[[Sequence[str]], Any], texts: Sequence[str
     Returns:
         The whole array or list, in every process.
     """
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
     state = PartialState()
     if state.num_processes == 1:
         return function(texts)
@@ -28,3 +31,30 @@ def over_processes(function: Callable[[Sequence[str]], Any], texts: Sequence[str
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
     return [item for part in parts for item in part]
+
+
+def start_cpu_processes() -> None:
+    """Start the processes that `accelerate launch --cpu --num_processes n` was asked for.
+
+    Without MPI, accelerate (seen with 1.15) starts a single process there and says nothing: a run would silently have
+    another batch size. Call this first in a script; it returns at once in every other case, and in the processes that
+    it starts.
+    """
+    count = _cpu_processes_asked_for()
+    if count > 1 and not any(name.endswith(("WORLD_SIZE", "PMI_SIZE")) for name in os.environ):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+        os.execv(sys.executable, [*command, *sys.argv])
+
+
+def _cpu_processes_asked_for() -> int:
+    """Read `--num_processes` from the command line of the `accelerate launch --cpu` that started this script."""
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() != "true" or "MASTER_PORT" not in os.environ:
+        return 1
+    import psutil
+    from accelerate.commands.launch import launch_command_parser
+
+    command = psutil.Process(os.getppid()).cmdline()
+    if "launch" not in command:
+        return 1
+    arguments, _ = launch_command_parser().parse_known_args(command[command.index("launch") + 1 :])
+    return (arguments.num_processes or 1) if (arguments.num_machines or 1) == 1 else 1

@@ -5,11 +5,13 @@ The classes are TRL's and transformers' own with other defaults, so every name m
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.pytorch_utils import Conv1D
@@ -17,8 +19,8 @@ from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 if TYPE_CHECKING:
     from peft import PeftConfig
-    from transformers import BitsAndBytesConfig
 
+LOSSES = ("loss", "nll", "brier", "ece")  # metrics that should be small
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -46,6 +48,8 @@ class _ModelArguments(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.lora_target_modules, str) and self.lora_target_modules.isidentifier():
+            self.lora_target_modules = [self.lora_target_modules]  # TRL makes one name a pattern for whole paths
         if not self.model_name_or_path:
             raise ValueError("No model is given. Set model_name_or_path to a Hub id or a folder.")
         if (self.load_in_4bit or self.load_in_8bit) and find_spec("bitsandbytes") is None:
@@ -90,8 +94,12 @@ class EmbeddingTrainingArguments(TrainingArguments):
     metric_for_best_model: str | None = _default(
         "f1_macro", "The validation metric that tells which checkpoint is best."
     )
-    greater_is_better: bool | None = _default(True, "Whether that metric should be large.")
+    greater_is_better: bool | None = _default(None, "Whether that metric should be large. Default: by its name.")
     max_length: int | None = _default(512, "Maximum number of tokens of a document, special tokens included.")
+
+    def __post_init__(self) -> None:
+        _settle_best_metric(self)
+        super().__post_init__()
 
 
 @dataclass
@@ -110,7 +118,7 @@ class InstructionTrainingArguments(SFTConfig):
     metric_for_best_model: str | None = _default(
         "f1_macro", "The validation metric that tells which checkpoint is best."
     )
-    greater_is_better: bool | None = _default(True, "Whether that metric should be large.")
+    greater_is_better: bool | None = _default(None, "Whether that metric should be large. Default: by its name.")
     max_length: int | None = _default(
         1024, "Maximum number of tokens of prompt and answer together; only the document is shortened to fit."
     )
@@ -118,9 +126,20 @@ class InstructionTrainingArguments(SFTConfig):
     def __post_init__(self) -> None:
         if self.bf16 is None and not torch.cuda.is_available():
             self.bf16: bool | None = False  # TRL's default, mixed precision, is refused without a GPU
+        _settle_best_metric(self)
         super().__post_init__()
         self.dataset_kwargs = {"skip_prepare_dataset": True}  # the collator makes the tokens
         self.remove_unused_columns = False
+
+
+def _settle_best_metric(arguments: TrainingArguments) -> None:
+    if arguments.load_best_model_at_end and str(arguments.eval_strategy) == "no":
+        raise ValueError(
+            "load_best_model_at_end needs evaluations to tell which checkpoint is best: set eval_strategy to epoch or "
+            "steps, or load_best_model_at_end to false."
+        )
+    if arguments.greater_is_better is None and arguments.metric_for_best_model:
+        arguments.greater_is_better = not arguments.metric_for_best_model.endswith(LOSSES)
 
 
 def lora_target_modules(backbone: nn.Module) -> list[str]:
@@ -134,23 +153,39 @@ def lora_target_modules(backbone: nn.Module) -> list[str]:
 def peft_config(arguments: ModelConfig, model: PreTrainedModel) -> PeftConfig | None:
     """Return TRL's LoRA configuration for a model, with target modules filled in; `None` without `use_peft`."""
     config = get_peft_config(arguments)
-    if config is not None and config.target_modules is None:
-        config.target_modules = set(lora_target_modules(model.base_model))
+    if config is not None:
+        config.revision = base_revision(arguments)
+        if config.target_modules is None:
+            config.target_modules = set(lora_target_modules(model.base_model))
     return config
 
 
 def loading_kwargs(arguments: ModelConfig) -> dict[str, Any]:
     """Return the keyword arguments of `from_pretrained` that the arguments ask for."""
-    return {
+    kwargs = {
         "revision": arguments.model_revision,
         "dtype": arguments.dtype,
         "attn_implementation": arguments.attn_implementation,
         "quantization_config": get_quantization_config(arguments),
     }
+    if kwargs["quantization_config"] is not None:  # quantised where they stay, on this process's device
+        kwargs["device_map"] = {"": PartialState().device}
+    return kwargs
 
 
-def quantization_name(config: BitsAndBytesConfig | None) -> str | None:
-    """Short name of a quantisation for `classification.json`: `"nf4"`, `"fp4"`, `"int8"` or `None`."""
+def quantization_settings(arguments: ModelConfig) -> dict[str, Any] | None:
+    """Arguments of the `BitsAndBytesConfig` that the arguments ask for, as JSON; `None` without quantisation."""
+    config = get_quantization_config(arguments)
     if config is None:
         return None
-    return config.bnb_4bit_quant_type if config.load_in_4bit else "int8"
+    return {name: value for name, value in config.to_diff_dict().items() if name != "quant_method"}
+
+
+def base_revision(arguments: ModelConfig) -> str | None:
+    """The commit that the base model's revision stands for; `None` for a folder."""
+    from transformers.utils.hub import resolve_revision
+
+    if os.path.isdir(arguments.model_name_or_path):
+        return None
+    revision = resolve_revision(arguments.model_name_or_path, arguments.model_revision)
+    return getattr(revision, "resolved", revision)

@@ -24,6 +24,8 @@ MULTI_LABEL_INSTRUCTION = (
     "Classify the document. Answer with all labels that apply, in this order: {labels}. "
     "If no label applies, answer: {empty_answer}."
 )
+# Some chat templates state today's date; a run would be prompted in another way tomorrow
+_FIXED_DATE = "{% macro strftime_now(format) %}01 Jan 2025{% endmacro %}"
 _DOCUMENT_SLOT = "\ue000document\ue001"
 _ANSWER_SLOT = "\ue000answer\ue001"
 
@@ -185,7 +187,9 @@ class PlainTokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        tokens = {token: index for token, index in tokenizer.get_added_vocab().items() if token.strip()}
+        tokens = {
+            token: index for token, index in tokenizer.get_added_vocab().items() if token.replace("▁", " ").strip()
+        }
         self.control_ids = frozenset(tokens.values()) | frozenset(tokenizer.all_special_ids)
         texts = sorted((*tokens, *tokenizer.all_special_tokens), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, texts))) if texts else None
@@ -253,7 +257,8 @@ def _chat_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tuple[s
     before, after = rendered.split(_DOCUMENT_SLOT)
     closed = _render(tokenizer, [*messages, {"role": "assistant", "content": _ANSWER_SLOT}], answered=True) or ""
     closing = _encode(tokenizer, closed.split(_ANSWER_SLOT)[-1]) if _ANSWER_SLOT in closed else []
-    end_id = closing[0] if closing else tokenizer.eos_token_id
+    control = PlainTokenizer(tokenizer).control_ids  # some templates put a space before the end token
+    end_id = next((index for index in closing if index in control), closing[0] if closing else tokenizer.eos_token_id)
     if end_id is None:
         raise ValueError("Neither the chat template nor the tokenizer has a token that ends an answer.")
     return before, after, end_id
@@ -266,7 +271,11 @@ def _render(
 
     try:
         return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=not answered, enable_thinking=False
+            list(messages),
+            tokenize=False,
+            add_generation_prompt=not answered,
+            enable_thinking=False,
+            chat_template=_FIXED_DATE + tokenizer.get_chat_template(),
         )
     except TemplateError:  # a template's own `raise_exception`, for roles that it does not know
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import shutil
 import tempfile
@@ -22,7 +23,7 @@ from .data import ClassificationData
 from .distributed import over_processes
 from .labels import LabelSpace
 from .metrics import classification_metrics, decide, decision_metrics
-from .presets import quantization_name
+from .presets import base_revision, quantization_settings
 from .prompts import PromptTemplate
 from .run_files import CLASSIFICATION_FILE, METRICS_FILE, PREDICTIONS_FILE, SCHEMA_VERSION, write_json
 from .verbalizer import ParsedAnswer, Verbalizer
@@ -31,12 +32,17 @@ if TYPE_CHECKING:
     from trl import ModelConfig
 
 
+# Files of an earlier run: an adapter beside a full model would be taken for a part of it
+_REPLACED = (
+    *(CLASSIFICATION_FILE, METRICS_FILE, PREDICTIONS_FILE),
+    *("adapter_config.json", "adapter_model*", "config.json", "generation_config.json", "model*.safetensors*"),
+)
+
+
 def describe_run(
     label_space: LabelSpace, model_arguments: ModelConfig, *, max_length: int | None, truncation: str, **approach: Any
 ) -> dict[str, Any]:
     """Return the content of `classification.json`; `embedding` and `instruction` give the last part."""
-    from trl import get_quantization_config
-
     return {
         "schema_version": SCHEMA_VERSION,
         "hf_causal_clf_version": version("hf_causal_clf"),
@@ -48,9 +54,9 @@ def describe_run(
         "thresholds": None,
         "base_model": {
             "name_or_path": model_arguments.model_name_or_path,
-            "revision": model_arguments.model_revision,
+            "revision": base_revision(model_arguments),
             "dtype": model_arguments.dtype,
-            "quantization": quantization_name(get_quantization_config(model_arguments)),
+            "quantization": quantization_settings(model_arguments),
         },
     }
 
@@ -78,8 +84,9 @@ def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: 
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_world_process_zero():
         output.mkdir(parents=True, exist_ok=True)
-        for name in (CLASSIFICATION_FILE, METRICS_FILE, PREDICTIONS_FILE):
-            (output / name).unlink(missing_ok=True)
+        for pattern in _REPLACED:
+            for path in output.glob(pattern):
+                path.unlink()
         options = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
         with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as aside:
             model.save_pretrained(aside, **options)
@@ -90,9 +97,8 @@ def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: 
                 os.replace(path, output / path.name)
         write_json(output / CLASSIFICATION_FILE, description)
     trainer.accelerator.wait_for_everyone()
-    trainer.model = trainer.model_wrapped = None
-    trainer.callback_handler.callbacks.clear()
     trainer.accelerator.free_memory()
+    trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = trainer.callback_handler = None
     del model
     gc.collect()
     if torch.cuda.is_available():
@@ -121,6 +127,11 @@ def evaluate_run(
         answers = over_processes(classifier.generate, data.texts("test"))
         measured["test"] |= generation_metrics(answers, data.gold("test"), data.label_space)
     metrics = {**measured, "training": training}
+    if not all(math.isfinite(value) for part in metrics.values() for value in part.values()):
+        raise ValueError(
+            f"Training diverged (train_loss={training['train_loss']}): the saved model gives no numbers. Lower "
+            "learning_rate."
+        )
     if PartialState().is_main_process:
         write_json(output / METRICS_FILE, metrics)
         _write_predictions(output / PREDICTIONS_FILE, data, probabilities)

@@ -6,8 +6,6 @@ The trainers are the stock ones: transformers' `Trainer` and TRL's `SFTTrainer`,
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,18 +21,17 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 from transformers.utils import logging
 
 from .arguments import HeadArguments, RunArguments
+from .callbacks import LabelScoringCallback, TrainingClock, peak_memory_bytes
 from .classifier import head_probabilities
 from .collators import ClassificationCollator, DocumentEncoder, VerbalizerCollator, padding_id
 from .data import ClassificationData
-from .distributed import over_processes
 from .metrics import classification_metrics
 from .modeling import CausalLMForLastTokenClassification, keep_exact_gradients
 from .presets import loading_kwargs, peft_config
@@ -52,15 +49,24 @@ def prepare(model_arguments: ModelConfig, training_arguments: TrainingArguments)
     """Check the model's configuration and the output folder, and load the tokenizer, before any weights are loaded.
 
     Raises:
-        ValueError: If the model is not decoder-only, `max_length` is beyond its context, evaluation is off although the
-            best checkpoint is asked for, or the output folder has checkpoints of an unfinished run.
+        OSError: If there is no such model.
+        ValueError: If the model is not decoder-only, `max_length` is beyond its context, one process sees several GPUs,
+            or the output folder has checkpoints of an unfinished run.
     """
     path = model_arguments.model_name_or_path
     if os.path.isdir(path):
         model_arguments.model_name_or_path = path = os.path.abspath(path)
-    config = AutoConfig.from_pretrained(path, revision=model_arguments.model_revision)
-    if config.is_encoder_decoder:
-        raise ValueError(f"{path!r} is an encoder-decoder model ({config.model_type}); use a decoder-only one.")
+    try:
+        config = AutoConfig.from_pretrained(path, revision=model_arguments.model_revision)
+    except OSError as error:
+        raise OSError(f"The model {path!r} cannot be read. Give a Hub id or the path of a folder. {error}") from error
+    if config.is_encoder_decoder or config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise ValueError(f"{path!r} is not a decoder-only model, but of type {config.model_type!r}. Use another one.")
+    if training_arguments.n_gpu > 1:
+        raise ValueError(
+            f"One process sees {training_arguments.n_gpu} GPUs. Start one process for each with accelerate launch "
+            "--multi_gpu, or show it one with CUDA_VISIBLE_DEVICES=0."
+        )
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     max_length = training_arguments.max_length
     if context is not None and max_length is not None and max_length > context:
@@ -90,20 +96,22 @@ def embedding_trainer(
 ) -> Trainer:
     """Build the standard `Trainer` of the embedding-based approach."""
     label_space = data.label_space
+    if label_space.multi_label and training_arguments.label_smoothing_factor:
+        raise ValueError("label_smoothing_factor is for single-label tasks. Leave it out.")
     encoded = {split: _encode(data, split, encoder) for split in ("train", "validation")}
     set_seed(training_arguments.seed)  # the head is random, and has to be the same in all processes
     model: Any = CausalLMForLastTokenClassification.from_pretrained(
         model_arguments.model_name_or_path,
         label_space=label_space,
         pooling=head_arguments.pooling,
-        label_smoothing=0.0 if label_space.multi_label else training_arguments.label_smoothing_factor,
+        label_smoothing=training_arguments.label_smoothing_factor,
         **(_balanced_weights(data) if head_arguments.class_weight == "balanced" else {}),
-        **_device_kwargs(loading_kwargs(model_arguments)),
+        **loading_kwargs(model_arguments),
     )
     training_arguments.label_smoothing_factor = 0.0  # the model's own loss does it, normalised
     config = peft_config(model_arguments, model)
     if config is not None:
-        model = _add_adapter(model, config, model_arguments, training_arguments)
+        model = _add_adapter(model, config, training_arguments)
     return Trainer(
         model=model,
         args=training_arguments,
@@ -131,12 +139,10 @@ def instruction_trainer(
     collator = VerbalizerCollator(tokenizer, template, verbalizer)
     set_seed(training_arguments.seed)
     model: Any = AutoModelForCausalLM.from_pretrained(
-        model_arguments.model_name_or_path, **_device_kwargs(loading_kwargs(model_arguments))
+        model_arguments.model_name_or_path, **loading_kwargs(model_arguments)
     )
     keep_exact_gradients(model)
     config = peft_config(model_arguments, model)
-    if config is not None:
-        config.revision = _commit(model_arguments)
     trainer = SFTTrainer(
         model=model,
         args=training_arguments,
@@ -184,67 +190,6 @@ def train(trainer: Trainer) -> dict[str, float]:
     return metrics
 
 
-class LabelScoringCallback(TrainerCallback):
-    """Adds the metrics of label scoring on the validation documents to every evaluation of a trainer.
-
-    Add it before `EarlyStoppingCallback`, which reads them.
-    """
-
-    def __init__(self, trainer: Trainer, scorer: LabelScorer, texts: Sequence[str], gold: np.ndarray) -> None:
-        self.trainer = trainer
-        self.scorer = scorer
-        self.texts = texts
-        self.gold = gold
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Score the documents, shared out over the processes."""
-        probabilities = over_processes(self.scorer.probabilities, self.texts)
-        found = {f"eval_{name}": value for name, value in classification_metrics(self.gold, probabilities).items()}
-        kwargs["metrics"].update(found)  # the trainer picks the best checkpoint from this same dictionary
-        self.trainer.log(found)
-
-
-class TrainingClock(TrainerCallback):
-    """Counts the time spent in training steps, without evaluation and saving."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._start = 0.0
-        self._first_epoch = 0.0
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Remember where a resumed run starts."""
-        self._first_epoch = float(state.epoch or 0.0)
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Start the clock."""
-        self._start = time.perf_counter()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stop the clock."""
-        self.seconds += time.perf_counter() - self._start
-
-    def samples_per_second(self, trainer: Trainer) -> float:
-        """Documents a second over all processes."""
-        epochs = float(trainer.state.epoch or 0.0) - self._first_epoch
-        return epochs * len(trainer.train_dataset) / self.seconds if self.seconds else 0.0
-
-
-def peak_memory_bytes() -> int:
-    """Peak memory of this process: allocated on the GPU where there is one, else resident."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return int(torch.cuda.max_memory_allocated())
-    import resource
-    import sys
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder) -> Any:
     rows = data.splits[split]
     encode_label = data.label_space.encode
@@ -269,35 +214,13 @@ def _balanced_weights(data: ClassificationData) -> dict[str, list[float]]:
     return {"class_weights": (len(gold) / (count * np.bincount(gold, minlength=count).clip(min=1))).tolist()}
 
 
-def _add_adapter(
-    model: PreTrainedModel, config: Any, model_arguments: ModelConfig, arguments: TrainingArguments
-) -> Any:
+def _add_adapter(model: PreTrainedModel, config: Any, arguments: TrainingArguments) -> Any:
     from peft import get_peft_model
 
-    config.revision = _commit(model_arguments)
     peft_model = get_peft_model(model, config)
     if arguments.activation_checkpointing:
         peft_model.enable_input_require_grads()
     return peft_model
-
-
-def _commit(model_arguments: ModelConfig) -> str | None:
-    """The commit that the base model's revision stands for; `None` for a folder."""
-    from transformers.utils.hub import resolve_revision
-
-    if os.path.isdir(model_arguments.model_name_or_path):
-        return None
-    revision = resolve_revision(model_arguments.model_name_or_path, model_arguments.model_revision)
-    return getattr(revision, "resolved", revision)
-
-
-def _device_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Put quantised weights on this process's GPU, where there is one."""
-    if kwargs["quantization_config"] is not None and torch.cuda.is_available():
-        from accelerate import PartialState
-
-        kwargs["device_map"] = {"": PartialState().local_process_index}
-    return kwargs
 
 
 def _early_stopping(run: RunArguments, training: TrainingArguments) -> list[TrainerCallback]:

@@ -43,7 +43,7 @@ class Context:
     def select(self, rows: Sequence[int]) -> Context:
         """Return the context of some rows, in any order and number; a single row is repeated without a copy."""
         ids = [self.ids[row] for row in rows]
-        index = torch.tensor(list(rows), device=self.positions.device)
+        index = torch.tensor(list(rows))
 
         def take(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.expand(len(rows), *tensor.shape[1:]) if len(self.ids) == 1 else tensor[index]
@@ -75,6 +75,7 @@ class TreeForward:
             and config._attn_implementation in ("eager", "sdpa")
             and set(layer_types or ["full_attention"]) <= _MASKABLE_LAYERS
             and not getattr(config, "alibi", False)
+            and "local" not in getattr(config, "attention_layers", ())  # GPT-Neo masks by index
         )
         if not self.one_pass:
             logger.warning_once(

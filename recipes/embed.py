@@ -9,12 +9,14 @@ TextClassifier.from_pretrained(output_dir).
 from hf_causal_clf.arguments import HeadArguments, RunArguments, parse_arguments
 from hf_causal_clf.collators import DocumentEncoder
 from hf_causal_clf.data import DataArguments, load_data
+from hf_causal_clf.distributed import start_cpu_processes
 from hf_causal_clf.presets import EmbeddingModelArguments, EmbeddingTrainingArguments
 from hf_causal_clf.runs import describe_run, embedding, evaluate_run, print_metrics, save_run
 from hf_causal_clf.training import embedding_trainer, prepare, train
 
 
 def main() -> None:
+    start_cpu_processes()
     types = (DataArguments, EmbeddingModelArguments, HeadArguments, RunArguments, EmbeddingTrainingArguments)
     data_args, model_args, head_args, run_args, training_args = parse_arguments(types, __doc__)
 

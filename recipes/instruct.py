@@ -12,12 +12,14 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report 
 
 from hf_causal_clf.arguments import PromptArguments, RunArguments, parse_arguments
 from hf_causal_clf.data import DataArguments, load_data
+from hf_causal_clf.distributed import start_cpu_processes
 from hf_causal_clf.presets import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.runs import describe_run, evaluate_run, instruction, print_metrics, save_run
 from hf_causal_clf.training import instruction_trainer, prepare, train
 
 
 def main() -> None:
+    start_cpu_processes()
     types = (DataArguments, InstructionModelArguments, PromptArguments, RunArguments, InstructionTrainingArguments)
     data_args, model_args, prompt_args, run_args, training_args = parse_arguments(types, __doc__)
 

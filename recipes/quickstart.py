@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from hf_causal_clf import LabelSpace
-from hf_causal_clf.data import stratified_sample
 from hf_causal_clf.metrics import classification_metrics
-from hf_causal_clf.training import peak_memory_bytes
+from hf_causal_clf.sampling import stratified_sample
 
 CACHE = Path(".cache")
 MODEL, NEWS = CACHE / "SmolLM2-135M-Instruct", CACHE / "bbc_news"
@@ -113,7 +112,18 @@ def download(package: str) -> Path:
 def run_recipe(name: str) -> None:
     """Launch a recipe with its quickstart configuration, on one process that uses all cores."""
     command = [
-        *("accelerate", "launch", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"),
+        *(
+            "accelerate",
+            "launch",
+            "--num_processes",
+            "1",
+            "--num_machines",
+            "1",
+            "--gpu_ids",
+            "0",
+            "--mixed_precision",
+            "no",
+        ),
         *("--dynamo_backend", "no", "--num_cpu_threads_per_process", str(os.cpu_count())),
         *(f"recipes/{name}.py", "--config", f"recipes/configs/quickstart/{name}.yaml"),
     ]
@@ -145,7 +155,6 @@ def tfidf_baseline() -> dict[str, float | str]:
         "trainable_parameters": model[-1].coef_.size + model[-1].intercept_.size,
         "train_samples_per_second": len(texts["train"]) / (trained - start),
         "predict_samples_per_second": len(texts["test"]) / (done - trained),
-        "peak_memory_bytes": peak_memory_bytes(),
     }
 
 
@@ -174,7 +183,7 @@ def print_table(rows: list[dict]) -> None:
 
 def format_cell(value: float | int | str) -> str:
     if isinstance(value, float):
-        return f"{value:.3f}" if value < 10 else f"{value:.0f}"
+        return f"{value:.3f}" if value < 1 else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else value
 
 

@@ -52,6 +52,8 @@ def test_names_of_the_transformers_examples_work_too(tmp_path):
     config = write(tmp_path / "a.yaml", "model_name_or_path: m\ntrain_file: t\n")
     data = parse_arguments(TYPES["embed"], args=[*config, "--max_eval_samples", "5", "--max_predict_samples", "6"])[0]
     assert (data.max_validation_samples, data.max_test_samples) == (5, 6)
+    config = write(tmp_path / "b.yaml", "model_name_or_path: m\ntrain_file: t\nmax_eval_samples: 7\n")
+    assert parse_arguments(TYPES["embed"], args=config)[0].max_validation_samples == 7
 
 
 @pytest.mark.parametrize(
@@ -88,6 +90,7 @@ def test_answers_from_yaml_and_from_json(tmp_path):
     ("make", "message"),
     [
         (lambda: PromptArguments(answers="{"), "not valid JSON"),
+        (lambda: PromptArguments(empty_answer=None), "must be texts"),
         (lambda: PromptArguments(answers="[1]"), "must map label names"),
         (lambda: HeadArguments(pooling="max"), "pooling must be one of"),
         (lambda: HeadArguments(class_weight="heavy"), "'balanced' or left out"),

@@ -6,7 +6,8 @@ import pytest
 from conftest import make_rows, write_jsonl
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Sequence, Value
 
-from hf_causal_clf.data import DataArguments, load_data, stratified_sample
+from hf_causal_clf.data import DataArguments, load_data
+from hf_causal_clf.sampling import stratified_sample
 
 
 def arguments(tmp_path, rows=None, **kwargs):
@@ -166,6 +167,8 @@ MISTAKES = {
     "fraction and split": ({}, {"validation_fraction": 0.1}, "Leave one of them out"),
     "list in single-label": ({"train": relabel(make_rows(6), lambda label: [label])}, {}, "set multi_label to true"),
     "string in multi-label": ({}, {"multi_label": True}, "are not a list. For one string, set label_delimiter"),
+    "multi-hot": ({"train": relabel(make_rows(6), lambda _: [0, 0, 1])}, {"multi_label": True}, "0/1 vectors are not read"),
+    "cut takes a label": ({"train": [*make_rows(9), *one(label="film")], "validation": None, "test": make_rows(3)}, {"validation_fraction": 0.9}, "leaves no training document with the labels"),
     "ids not unique": ({}, {"id_column": "label"}, "ids in column 'label' of the train split are not unique"),
     "one class left": ({"train": [*relabel(make_rows(50), lambda _: "sport"), *make_rows(3)]}, {"max_train_samples": 1}, "single label"),
 }  # fmt: skip

@@ -38,6 +38,31 @@ def test_chat_template_without_system_role(tokenizer):
     assert text.endswith("\n\nthe cat<|im_end|>\n<|im_start|>assistant\n")
 
 
+def test_chat_template_with_a_space_before_the_end_token():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = {
+        letter: index for index, letter in enumerate(["<s>", "</s>", "\u2581", *"abcdefghijklmnopqrstuvwxyzACD.:,"])
+    }
+    backend = Tokenizer(models.BPE(letters, []))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    backend.decoder = decoders.Metaspace(prepend_scheme="first")
+    llama2 = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    llama2.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] }} </s>"
+        "{% else %}[INST] {{ m['content'] }} [/INST]{% endif %}{% endfor %}"
+    )
+    assert encoder(llama2, use_chat_template=True).end_id == llama2.eos_token_id
+
+
+def test_prompts_do_not_change_with_the_date():
+    dated = tiny.make_tokenizer()
+    dated.chat_template = "{% if strftime_now is defined %}{{ strftime_now('%d %B %Y') }} {% endif %}" + tiny.CHATML
+    text = dated.decode(encoder(dated, use_chat_template=True).prefix_ids)
+    assert text.startswith("01 Jan 2025 <|im_start|>")
+
+
 def test_all_prompts_share_the_prefix_and_the_suffix(tokenizer):
     bound = encoder(tokenizer)
     for text in ("the cat", "x", "  leading space", "\n\n", "ends in space "):

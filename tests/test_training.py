@@ -1,12 +1,23 @@
 import json
 import re
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BitsAndBytesConfig,
+    T5Config,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, TextClassifier
 from hf_causal_clf.arguments import HeadArguments, PromptArguments, RunArguments
@@ -20,6 +31,7 @@ from hf_causal_clf.presets import (
     InstructionTrainingArguments,
     loading_kwargs,
     peft_config,
+    quantization_settings,
 )
 from hf_causal_clf.runs import describe_run, embedding, evaluate_run, generation_metrics, instruction, save_run
 from hf_causal_clf.training import embedding_trainer, instruction_trainer, prepare, train
@@ -128,8 +140,8 @@ def run_embedding(checkpoint, output, files, head=None, run=None, **training):
     tokenizer = prepare(model_arguments, arguments)
     encoder = DocumentEncoder(tokenizer, arguments.max_length, run.truncation)
     trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, head, run)
-    history = trainer.state
     training_metrics = train(trainer)
+    history = trainer.state
     description = describe_run(
         data.label_space,
         model_arguments,
@@ -152,7 +164,8 @@ def check_run_folder(output: Path, data, metrics) -> None:
     again = TextClassifier.from_pretrained(output)
     np.testing.assert_allclose(again.predict_proba(data.texts("test")), probabilities, atol=1e-5)
     assert again.predict(data.texts("test")) == list(rows["predicted"])
-    assert list(rows["gold"]) == list(data.splits["test"]["label"])
+    space = data.label_space
+    assert list(rows["gold"]) == [space.decode(space.encode(label)) for label in data.splits["test"]["label"]]
     recomputed = classification_metrics(data.gold("test"), probabilities)
     assert {name: metrics["test"][name] for name in recomputed} == pytest.approx(recomputed, abs=1e-5)
     assert {
@@ -238,8 +251,8 @@ def run_instruction(checkpoint, output, files, prompt=None, **training):
     template = prompt.template(arguments.max_length, run.truncation)
     tokenizer = prepare(model_arguments, arguments)
     trainer = instruction_trainer(data, tokenizer, template, verbalizer, model_arguments, arguments, run)
-    state = trainer.state
     training_metrics = train(trainer)
+    state = trainer.state
     description = describe_run(
         data.label_space,
         model_arguments,
@@ -309,6 +322,9 @@ def test_full_fine_tuning_leaves_a_full_model(checkpoint, files, tmp_path, appro
     assert "adapter_config.json" not in names
     assert metrics["training"]["trainable_parameters"] == metrics["training"]["total_parameters"]
     found = TextClassifier.from_pretrained(tmp_path / "run").predict_proba(data.texts("test"))
+    monkeypatch.undo()
+    run(checkpoint, tmp_path / "run", files, num_train_epochs=1)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == RUN_FILES  # nothing of the full model is left
     recomputed = classification_metrics(data.gold("test"), found)
     assert metrics["test"]["nll"] == pytest.approx(recomputed["nll"], abs=1e-4)
 
@@ -336,13 +352,72 @@ def test_prepare_names_mistakes(checkpoint, files, tmp_path, change, message):
         prepare(model_arguments, arguments)
 
 
-def test_encoder_decoder_is_refused(tokenizer, files, tmp_path):
-    from transformers import T5Config
-
-    T5Config(d_model=8, num_layers=1).save_pretrained(tmp_path / "t5")
-    _, model_arguments, arguments = embedding_arguments(str(tmp_path / "t5"), tmp_path, files)
-    with pytest.raises(ValueError, match="encoder-decoder model"):
+@pytest.mark.parametrize("config", [T5Config(d_model=8, num_layers=1), BertConfig(hidden_size=24)])
+def test_only_decoders_are_taken(files, tmp_path, config):
+    config.save_pretrained(tmp_path / "other")
+    _, model_arguments, arguments = embedding_arguments(str(tmp_path / "other"), tmp_path, files)
+    with pytest.raises(ValueError, match=f"is not a decoder-only model, but of type '{config.model_type}'"):
         prepare(model_arguments, arguments)
+
+
+def test_several_gpus_in_one_process_are_refused(checkpoint, files, tmp_path, monkeypatch):
+    _, model_arguments, arguments = embedding_arguments(checkpoint, tmp_path, files)
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match="One process sees 2 GPUs"):
+        prepare(model_arguments, arguments)
+
+
+def test_label_smoothing_is_for_single_label(checkpoint, multi_label_files, tmp_path):
+    with pytest.raises(ValueError, match="label_smoothing_factor is for single-label tasks"):
+        run_embedding(checkpoint, tmp_path, {**multi_label_files, "multi_label": True}, label_smoothing_factor=0.1)
+
+
+@pytest.mark.parametrize("kind", [EmbeddingTrainingArguments, InstructionTrainingArguments])
+def test_the_best_metric_is_large_or_small_by_its_name(tmp_path, kind):
+    for name, greater in (("f1_macro", True), ("accuracy", True), ("nll", False), ("loss", False), ("ece", False)):
+        assert kind(str(tmp_path), metric_for_best_model=name).greater_is_better is greater
+    assert kind(str(tmp_path), metric_for_best_model="nll", greater_is_better=True).greater_is_better
+    with pytest.raises(ValueError, match="load_best_model_at_end needs evaluations"):
+        kind(str(tmp_path), eval_strategy="no", save_strategy="no")
+
+
+def test_diverged_training_says_so(checkpoint, files, tmp_path):
+    with pytest.raises(ValueError, match=r"Training diverged \(train_loss=.*Lower learning_rate"):
+        run_embedding(checkpoint, tmp_path / "run", files, num_train_epochs=1, learning_rate=1e30, max_grad_norm=0)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("approach", ["embedding", "instruction"])
+def test_a_bfloat16_run_is_reloaded_as_it_was_trained(checkpoint, files, tmp_path, approach, monkeypatch):
+    """transformers rounds float32 adapters to the base model's bfloat16 when it loads them."""
+    kind = {"embedding": "EmbeddingModelArguments", "instruction": "InstructionModelArguments"}[approach]
+    original = globals()[kind]
+    monkeypatch.setitem(globals(), kind, lambda **kwargs: original(**{**kwargs, "dtype": "bfloat16"}))
+    run = {"embedding": run_embedding, "instruction": run_instruction}[approach]
+    _, metrics, state = run(checkpoint, tmp_path / "run", files, num_train_epochs=1, per_device_eval_batch_size=8)
+    trained = [entry["eval_nll"] for entry in state.log_history if "eval_nll" in entry]
+    assert metrics["validation"]["nll"] == pytest.approx(trained[-1], abs=2e-2)
+    model = TextClassifier.from_pretrained(tmp_path / "run").scorer.model
+    saved = load_file(tmp_path / "run" / "adapter_model.safetensors")
+    loaded = {f"base_model.model.{name.replace('.default', '')}": value for name, value in model.named_parameters()}
+    compared = 0
+    for name, weight in saved.items():
+        if name in loaded:
+            assert torch.equal(loaded[name], weight), name
+            compared += 1
+    assert compared >= 14
+
+
+def test_the_trained_model_is_let_go_before_the_saved_one_is_loaded(checkpoint, files, tmp_path):
+    data, model_arguments, arguments = embedding_arguments(checkpoint, tmp_path, files, num_train_epochs=1)
+    tokenizer = prepare(model_arguments, arguments)
+    encoder = DocumentEncoder(tokenizer, 32)
+    trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, HeadArguments(), RunArguments())
+    train(trainer)
+    alive = weakref.ref(trainer.model.base_model.model)
+    description = describe_run(data.label_space, model_arguments, max_length=32, truncation="tail", **embedding("last"))
+    save_run(trainer, tokenizer, description)
+    assert alive() is None
 
 
 @pytest.mark.parametrize(
@@ -367,7 +442,11 @@ def test_4bit_without_bitsandbytes(monkeypatch):
 @pytest.mark.parametrize(("kind", "rank"), [(EmbeddingModelArguments, 8), (InstructionModelArguments, 64)])
 def test_presets(kind, rank, checkpoint):
     arguments = kind(model_name_or_path=checkpoint, load_in_4bit=True)
-    quantization = loading_kwargs(arguments)["quantization_config"]
+    loading = loading_kwargs(arguments)
+    quantization = loading["quantization_config"]
+    assert loading["device_map"] == {"": torch.device("cpu")}
+    settings = json.loads(json.dumps(quantization_settings(arguments)))
+    assert BitsAndBytesConfig(**settings).to_dict() == quantization.to_dict()
     assert quantization.bnb_4bit_quant_type == "nf4"
     assert quantization.bnb_4bit_use_double_quant
     assert quantization.bnb_4bit_compute_dtype == torch.bfloat16
