@@ -1,0 +1,148 @@
+"""Calibration on validation documents: temperatures for the probabilities, thresholds for multi-label decisions.
+
+Knows arrays of gold labels and probabilities only. It works on probabilities and so serves both approaches: dividing
+logits by a temperature is raising probabilities to its inverse and normalising.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers.utils import logging
+
+from .metrics import decide, negative_log_likelihood
+
+logger = logging.get_logger(__name__)
+
+MIN_DOCUMENTS = 50  # with fewer validation documents, nothing is fitted
+MIN_EXAMPLES = 20  # a label with fewer positives or negatives takes the temperature and threshold fitted on all labels
+_BOUNDS = (0.05, 20.0)  # of a temperature
+_SMALLEST = 1e-12
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was fitted on the validation split; `None` leaves probabilities or the default threshold 0.5 as they are.
+
+    Attributes:
+        temperature: One temperature (single-label), or one for each label (multi-label). Above 1 it makes the
+            probabilities less certain.
+        thresholds: Decision threshold of each label (multi-label only), for calibrated probabilities.
+    """
+
+    temperature: float | tuple[float, ...] | None = None
+    thresholds: tuple[float, ...] | None = None
+
+    def apply(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return calibrated probabilities, float32 `(n, labels)`."""
+        if self.temperature is None:
+            return probabilities
+        if isinstance(self.temperature, float):
+            return sharpen(probabilities, self.temperature).astype(np.float32)
+        return sharpen_each(probabilities, np.asarray(self.temperature)).astype(np.float32)
+
+    def decide(self, probabilities: np.ndarray, *, multi_label: bool) -> np.ndarray:
+        """Turn calibrated probabilities into decisions, as `metrics.decide`."""
+        return decide(probabilities, multi_label=multi_label, thresholds=self.thresholds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entries of `classification.json`."""
+        temperature = list(self.temperature) if isinstance(self.temperature, tuple) else self.temperature
+        return {"temperature": temperature, "thresholds": None if self.thresholds is None else list(self.thresholds)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Calibration:
+        """Rebuild a calibration from `to_dict`'s output."""
+        temperature, thresholds = data["temperature"], data["thresholds"]
+        if isinstance(temperature, list):
+            temperature = tuple(temperature)
+        return cls(temperature, None if thresholds is None else tuple(thresholds))
+
+
+def fit_calibration(gold: np.ndarray, probabilities: np.ndarray) -> Calibration:
+    """Fit temperatures that minimise the negative log-likelihood, and for multi-label thresholds that maximise F1.
+
+    With fewer than `MIN_DOCUMENTS` documents nothing is fitted. A label with fewer than `MIN_EXAMPLES` positive or
+    negative documents takes the temperature and the threshold that are best over all labels together. Both say so in
+    the log.
+
+    Args:
+        gold: Label ids `(n,)`, or 0/1 `(n, labels)` for a multi-label task.
+        probabilities: Uncalibrated probabilities of the validation documents, `(n, labels)`.
+
+    Returns:
+        The calibration (temperature scaling: Guo et al., 2017, arXiv 1706.04599, section 4.2).
+    """
+    if len(gold) < MIN_DOCUMENTS:
+        logger.warning(
+            f"{len(gold)} validation documents are too few to calibrate on ({MIN_DOCUMENTS} are needed): probabilities "
+            "and thresholds stay as they are."
+        )
+        return Calibration()
+    if gold.ndim == 1:
+        return Calibration(_fit_temperature(lambda value: negative_log_likelihood(gold, sharpen(probabilities, value))))
+    positives = gold.sum(axis=0)
+    scarce = (positives < MIN_EXAMPLES) | (len(gold) - positives < MIN_EXAMPLES)
+    if scarce.any():
+        logger.warning(
+            f"{int(scarce.sum())} of {len(scarce)} labels have fewer than {MIN_EXAMPLES} positive or negative "
+            "validation documents and take the temperature and threshold fitted on all labels together."
+        )
+    common = _fit_temperature(lambda value: negative_log_likelihood(gold, sharpen_each(probabilities, value)))
+    temperatures = tuple(
+        common if scarce[label] else _fit_label(gold, probabilities, label) for label in range(len(scarce))
+    )
+    calibrated = sharpen_each(probabilities, np.asarray(temperatures))
+    threshold = best_threshold(gold.ravel(), calibrated.ravel())
+    thresholds = tuple(
+        threshold if scarce[label] else best_threshold(gold[:, label], calibrated[:, label])
+        for label in range(len(scarce))
+    )
+    return Calibration(temperatures, thresholds)
+
+
+def sharpen(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities `(n, labels)` as if their logits had been divided by a temperature before the softmax."""
+    logits = np.log(np.clip(probabilities.astype(np.float64), _SMALLEST, 1.0)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def sharpen_each(probabilities: np.ndarray, temperature: np.ndarray | float) -> np.ndarray:
+    """Probabilities `(n, labels)` as if each logit had been divided by a temperature before the sigmoid."""
+    clipped = np.clip(probabilities.astype(np.float64), _SMALLEST, 1.0 - _SMALLEST)
+    logits = (np.log(clipped) - np.log1p(-clipped)) / temperature
+    return 1.0 / (1.0 + np.exp(-logits))
+
+
+def best_threshold(gold: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the threshold, half-way between two of the probabilities, with the highest F1 of `gold` 0/1 `(n,)`.
+
+    Among equals the one nearest to 0.5 is taken; 0.5 if there is nothing to find.
+    """
+    if not gold.any():
+        return 0.5
+    order = np.argsort(-probabilities, kind="stable")
+    ranked, hits = probabilities[order].astype(np.float64), gold[order].cumsum()
+    f1 = 2 * hits / (np.arange(1, len(gold) + 1) + gold.sum())
+    limits = (ranked + np.append(ranked[1:], 0.0)) / 2
+    splits = np.append(ranked[1:] < ranked[:-1], True)  # equal probabilities are decided alike
+    best = np.flatnonzero(splits & (f1 >= f1[splits].max() - 1e-12))
+    return float(limits[best[np.abs(limits[best] - 0.5).argmin()]])
+
+
+def _fit_label(gold: np.ndarray, probabilities: np.ndarray, label: int) -> float:
+    column, shown = gold[:, [label]], probabilities[:, [label]]
+    return _fit_temperature(lambda value: negative_log_likelihood(column, sharpen_each(shown, value)))
+
+
+def _fit_temperature(loss: Callable[[float], float]) -> float:
+    """Minimise over the logarithm of the temperature; 1.0 where nothing is better."""
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(lambda value: loss(float(np.exp(value))), bounds=np.log(_BOUNDS), method="bounded")
+    temperature = float(np.exp(found.x))
+    return temperature if loss(temperature) < loss(1.0) else 1.0

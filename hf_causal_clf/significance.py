@@ -1,0 +1,150 @@
+"""Is one run better than another on the same documents? McNemar's test, the paired bootstrap, Holm's correction.
+
+Knows arrays of gold labels and decisions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_CHUNK = 250  # resamples counted at once
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def align(ids: Sequence[Hashable], other_ids: Sequence[Hashable]) -> np.ndarray:
+    """Return the rows of the second run in the order of the first, joined by document id.
+
+    Raises:
+        ValueError: If the two do not hold the same documents, each once.
+    """
+    place = {identifier: row for row, identifier in enumerate(other_ids)}
+    missing = sorted(map(str, set(ids) ^ set(place)))
+    if missing or len(ids) != len(place) or len(other_ids) != len(place):
+        raise ValueError(
+            f"The runs were not tested on the same documents: {len(ids)} against {len(other_ids)}; {len(missing)} ids "
+            f"are in one only, such as {missing[:3]}. Predict the same test split with both."
+        )
+    return np.array([place[identifier] for identifier in ids], dtype=np.int64)
+
+
+def is_correct(gold: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Which documents are right, bool `(n,)`; a multi-label one only if all its labels are."""
+    return (gold == predicted).all(axis=1) if gold.ndim == 2 else gold == predicted
+
+
+def mcnemar(correct: np.ndarray, other_correct: np.ndarray) -> float:
+    """Exact two-sided p-value of McNemar's test: a binomial test on the documents that one run alone gets right."""
+    from scipy.stats import binomtest
+
+    only_first = int((correct & ~other_correct).sum())
+    only_second = int((~correct & other_correct).sum())
+    if only_first + only_second == 0:
+        return 1.0
+    return float(binomtest(only_first, only_first + only_second).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for their number by Holm's step-down method, in the order given."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.empty(len(p_values))
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted.tolist()
+
+
+def f1_interval(
+    gold: np.ndarray,
+    predicted: np.ndarray,
+    *,
+    average: str = "macro",
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Bootstrap confidence interval (percentile) of a run's F1; arguments as for `f1_difference`."""
+    counts = [_hits(gold, predicted)]
+    return _interval(counts, lambda f1: f1[0], gold.ndim == 2, average, resamples, level, seed)
+
+
+def f1_difference(
+    gold: np.ndarray,
+    predicted: np.ndarray,
+    other_predicted: np.ndarray,
+    *,
+    average: str = "macro",
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Paired bootstrap confidence interval (percentile) of the F1 of the first run minus that of the second.
+
+    Args:
+        gold: Label ids `(n,)`, or 0/1 `(n, labels)` for a multi-label task.
+        predicted: Decisions of the first run, in the form of `gold`; -1 for no usable answer.
+        other_predicted: Decisions of the second run on the same documents.
+        average: `"macro"` or `"micro"`, as in scikit-learn.
+        resamples: Number of bootstrap samples of the documents.
+        level: Confidence level.
+        seed: Seed of the draw.
+    """
+    counts = [_hits(gold, predicted), _hits(gold, other_predicted)]
+    return _interval(counts, lambda f1: f1[0] - f1[1], gold.ndim == 2, average, resamples, level, seed)
+
+
+def _hits(gold: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Float32 `(n, 2, labels)`: for each document, twice the true positives, and gold plus predicted."""
+    if gold.ndim == 1:
+        labels = np.arange(max(gold.max(), predicted.max()) + 1)
+        gold, predicted = gold[:, None] == labels, predicted[:, None] == labels
+    gold, predicted = gold.astype(np.float32), predicted.astype(np.float32)
+    return np.stack([2 * gold * predicted, gold + predicted], axis=1)
+
+
+def _f1(hits: np.ndarray, multi_label: bool, average: str) -> np.ndarray:
+    """F1 `(…,)` from summed hits `(…, 2, labels)`, with scikit-learn's defaults.
+
+    A label without a gold or predicted document counts as 0 in a multi-label task and is left out otherwise.
+    """
+    if average == "micro":
+        hits = hits.sum(axis=-1, keepdims=True)
+    top, bottom = hits[..., 0, :], hits[..., 1, :]
+    per_label = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+    counted = np.ones_like(bottom) if multi_label else (bottom > 0)
+    return per_label.sum(axis=-1) / np.maximum(counted.sum(axis=-1), 1)
+
+
+def _interval(
+    counts: Sequence[np.ndarray],
+    statistic: Callable[[list[np.ndarray]], np.ndarray],
+    multi_label: bool,
+    average: str,
+    resamples: int,
+    level: float,
+    seed: int,
+) -> Interval:
+    if average not in ("macro", "micro"):
+        raise ValueError(f"`average` must be 'macro' or 'micro', got {average!r}.")
+    value = statistic([_f1(hits.sum(axis=0), multi_label, average) for hits in counts])
+    draw, size = np.random.default_rng(seed), len(counts[0])
+    samples = []
+    for start in range(0, resamples, _CHUNK):
+        rows = min(_CHUNK, resamples - start)
+        drawn = draw.integers(0, size, size=(rows, size)) + np.arange(rows)[:, None] * size
+        weights = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float32)
+        sums = [(weights @ hits.reshape(size, -1)).reshape(rows, 2, -1) for hits in counts]
+        samples.append(statistic([_f1(hits, multi_label, average) for hits in sums]))
+    low, high = np.quantile(np.concatenate(samples), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(value), float(low), float(high))

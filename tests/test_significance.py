@@ -1,0 +1,103 @@
+import time
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+from sklearn.metrics import f1_score
+
+from hf_causal_clf.significance import align, f1_difference, f1_interval, holm, is_correct, mcnemar
+
+
+def draw_run(draw, gold, accuracy, labels=3):
+    wrong = (gold + draw.integers(1, labels, size=len(gold))) % labels
+    return np.where(draw.uniform(size=len(gold)) < accuracy, gold, wrong)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (5, 0), (3, 9), (10, 10)])
+def test_mcnemar_is_the_exact_binomial_test(first, second):
+    correct = np.array([True] * first + [False] * second + [True, False] * 4)
+    other = np.array([False] * first + [True] * second + [True, False] * 4)
+    discordant, least = first + second, min(first, second)
+    expected = min(1.0, 2 * binom.cdf(least, discordant, 0.5)) if discordant else 1.0
+    assert mcnemar(correct, other) == pytest.approx(expected)
+    assert mcnemar(other, correct) == mcnemar(correct, other)
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize("average", ["macro", "micro"])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_point_estimates_are_those_of_scikit_learn(average, multi_label):
+    draw = np.random.default_rng(0)
+    if multi_label:
+        gold, first, second = (draw.integers(0, 2, size=(80, 4)) for _ in range(3))
+    else:
+        gold = draw.integers(0, 3, size=80)
+        first, second = draw_run(draw, gold, 0.8), draw_run(draw, gold, 0.6)
+    a, b = f1_score(gold, first, average=average), f1_score(gold, second, average=average)
+    found = f1_difference(gold, first, second, average=average, resamples=500)
+    assert found.value == pytest.approx(a - b, abs=1e-6)
+    assert found.low <= found.value <= found.high
+    assert f1_interval(gold, first, average=average, resamples=500).value == pytest.approx(a, abs=1e-6)
+
+
+def test_interval_equals_that_of_a_naive_loop():
+    draw = np.random.default_rng(1)
+    gold = draw.integers(0, 3, size=60)
+    first, second = draw_run(draw, gold, 0.8), draw_run(draw, gold, 0.6)
+    deltas = []
+    for _ in range(1500):
+        rows = draw.integers(0, 60, size=60)
+        deltas.append(
+            f1_score(gold[rows], first[rows], average="macro") - f1_score(gold[rows], second[rows], average="macro")
+        )
+    found = f1_difference(gold, first, second, resamples=10_000)
+    np.testing.assert_allclose([found.low, found.high], np.quantile(deltas, [0.025, 0.975]), atol=0.02)
+
+
+def test_interval_is_antisymmetric_seeded_and_fast():
+    draw = np.random.default_rng(2)
+    gold = draw.integers(0, 10, size=4500)
+    first, second = draw_run(draw, gold, 0.9, 10), draw_run(draw, gold, 0.88, 10)
+    start = time.perf_counter()
+    one = f1_difference(gold, first, second)
+    assert time.perf_counter() - start < 30
+    other = f1_difference(gold, second, first)
+    assert (one.value, one.low, one.high) == pytest.approx((-other.value, -other.high, -other.low), abs=1e-6)
+    assert one == f1_difference(gold, first, second)
+    assert f1_difference(gold, first, first, resamples=100).high == 0
+
+
+def test_interval_has_its_nominal_coverage():
+    """Over many drawn test sets, a 90 % interval holds the true difference about nine times in ten."""
+    draw = np.random.default_rng(3)
+    population = draw.integers(0, 3, size=200_000)
+    runs = draw_run(draw, population, 0.8), draw_run(draw, population, 0.75)
+    truth = np.subtract(*(f1_score(population, run, average="macro") for run in runs))
+    covered = []
+    for _ in range(300):
+        rows = draw.integers(0, len(population), size=300)
+        found = f1_difference(population[rows], runs[0][rows], runs[1][rows], level=0.9, resamples=500)
+        covered.append(found.low <= truth <= found.high)
+    assert 0.85 <= np.mean(covered) <= 0.95
+
+
+def test_runs_are_joined_by_document():
+    assert align([3, 1, 2], [1, 2, 3]).tolist() == [2, 0, 1]
+    for ids in ([1, 2], [1, 2, 4], [1, 2, 3, 3]):
+        with pytest.raises(ValueError, match="not tested on the same documents"):
+            align([3, 1, 2], ids)
+
+
+def test_correctness_of_a_document():
+    assert is_correct(np.array([0, 1]), np.array([0, 2])).tolist() == [True, False]
+    assert is_correct(np.array([[1, 0], [1, 1]]), np.array([[1, 0], [1, 0]])).tolist() == [True, False]
+
+
+def test_bad_average():
+    with pytest.raises(ValueError, match="'macro' or 'micro', got 'weighted'"):
+        f1_interval(np.array([0, 1]), np.array([0, 1]), average="weighted")
