@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
 from .adapters import find_adapter, load_adapter, read_base
+from .calibration import Calibration
 from .collators import DocumentEncoder, length_batches, pad, padding_id
 from .decoding import generate_answers
 from .labels import LabelSpace
-from .metrics import decide
 from .modeling import CausalLMForLastTokenClassification, keep_exact_gradients
 from .prompts import PromptTemplate
 from .run_files import read_run
@@ -89,14 +89,16 @@ class TextClassifier:
     Args:
         scorer: Source of the probabilities.
         label_space: Labels, in the order of the probabilities' columns.
+        calibration: Temperature and thresholds fitted on validation documents.
 
     Attributes:
         approach: `"embedding"` or `"instruction"`.
     """
 
-    def __init__(self, scorer: Scorer, label_space: LabelSpace) -> None:
+    def __init__(self, scorer: Scorer, label_space: LabelSpace, calibration: Calibration | None = None) -> None:
         self.scorer = scorer
         self.label_space = label_space
+        self.calibration = calibration or Calibration()
         self.approach = "instruction" if isinstance(scorer, LabelScorer) else "embedding"
 
     @classmethod
@@ -104,6 +106,7 @@ class TextClassifier:
         cls,
         pretrained_model_name_or_path: str | PathLike[str],
         *,
+        calibrated: bool = True,
         batch_size: int = 16,
         dtype: str | torch.dtype = _AUTO,
         quantization_config: BitsAndBytesConfig | str | None = _AUTO,
@@ -115,6 +118,7 @@ class TextClassifier:
 
         Args:
             pretrained_model_name_or_path: `output_dir` of a run, or a Hub repository pushed from one.
+            calibrated: Whether to apply the temperature and the thresholds that were fitted on validation documents.
             batch_size: Documents a forward pass.
             dtype: Data type of the base model's weights; `"auto"` takes that of training.
             quantization_config: Quantisation of the base model's weights; `"auto"` takes that of training, `None` none.
@@ -163,7 +167,7 @@ class TextClassifier:
                 verbalizer=Verbalizer.from_dict(run["verbalizer"], label_space),
                 batch_size=batch_size,
             )
-        return cls(scorer, label_space)
+        return cls(scorer, label_space, Calibration.from_dict(run) if calibrated else None)
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """Return the probability of each label, float32 `(n, labels)`, in the order of the texts.
@@ -171,11 +175,12 @@ class TextClassifier:
         Raises:
             ValueError: If `texts` is not a list of non-empty strings.
         """
-        return self.scorer.probabilities(_checked(texts))
+        return self.calibration.apply(self.scorer.probabilities(_checked(texts)))
 
     def predict(self, texts: Sequence[str]) -> list[str] | list[list[str]]:
         """Return the label name of each text; in a multi-label space, the list of its label names."""
-        decisions = decide(self.predict_proba(texts), multi_label=self.label_space.multi_label)
+        probabilities = self.predict_proba(texts)
+        decisions = self.calibration.decide(probabilities, multi_label=self.label_space.multi_label)
         return [self.label_space.decode(decision) for decision in decisions]  # type: ignore[return-value]
 
     def generate(self, texts: Sequence[str]) -> list[ParsedAnswer]:

@@ -79,6 +79,14 @@ def decision_metrics(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float
     return metrics
 
 
+def f1_per_label(gold: np.ndarray, predicted: np.ndarray, labels: int) -> np.ndarray:
+    """F1 of each label, float64 `(labels,)`; 0 for a label that is neither gold nor predicted anywhere."""
+    from sklearn.metrics import f1_score
+
+    ids = None if gold.ndim == 2 else np.arange(labels)
+    return np.asarray(f1_score(gold, predicted, labels=ids, average=None, zero_division=0))
+
+
 def negative_log_likelihood(gold: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean negative log-likelihood in nats: over documents, or for multi-label over document-label pairs."""
     clipped = np.clip(probabilities.astype(np.float64), _SMALLEST, 1.0)
@@ -95,17 +103,46 @@ def brier_score(gold: np.ndarray, probabilities: np.ndarray) -> float:
     return float(np.square(probabilities - np.eye(probabilities.shape[1])[gold]).sum(axis=1).mean())
 
 
-def expected_calibration_error(gold: np.ndarray, probabilities: np.ndarray, *, bins: int = 15) -> float:
-    """Expected calibration error with equal-width bins (Guo et al., 2017, arXiv 1706.04599, equation 3).
+def expected_calibration_error(
+    gold: np.ndarray, probabilities: np.ndarray, *, bins: int = 15, strategy: str = "width", classwise: bool = False
+) -> float:
+    """Expected calibration error (Guo et al., 2017, arXiv 1706.04599, equation 3).
 
-    Single-label: confidence and correctness of the most probable label. Multi-label: probability and presence over all
-    document-label pairs.
+    Args:
+        gold: Label ids `(n,)`, or 0/1 `(n, labels)` for a multi-label task.
+        probabilities: Class probabilities, `(n, labels)`.
+        bins: Number of bins.
+        strategy: `"width"` for bins of equal width, `"mass"` for bins of about as many examples.
+        classwise: Average the error of each class's probability against its presence (Kull et al., 2019, arXiv
+            1910.12656) instead of taking the top label's confidence (single-label) or all document-label pairs at once
+            (multi-label).
+
+    Returns:
+        The mean gap between confidence and frequency, weighted by the bins' sizes, in `[0, 1]`.
+
+    Raises:
+        ValueError: If `strategy` is not known.
     """
-    if gold.ndim == 1:
-        confidence = probabilities.max(axis=1)
-        correct = (probabilities.argmax(axis=1) == gold).astype(np.float64)
-    else:
-        confidence, correct = probabilities.ravel(), gold.ravel().astype(np.float64)
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(index, weights=confidence - correct, minlength=bins)
+    if classwise:
+        present = gold if gold.ndim == 2 else np.eye(probabilities.shape[1])[gold]
+        columns = zip(present.T, probabilities.T, strict=True)
+        return float(np.mean([_binned_gap(shown, hits, bins, strategy) for hits, shown in columns]))
+    if gold.ndim == 2:
+        return _binned_gap(probabilities.ravel(), gold.ravel(), bins, strategy)
+    return _binned_gap(probabilities.max(axis=1), probabilities.argmax(axis=1) == gold, bins, strategy)
+
+
+def bin_index(confidence: np.ndarray, bins: int, strategy: str) -> np.ndarray:
+    """Bin of each confidence, int64 `(n,)`; a confidence on a boundary belongs to the bin below."""
+    if strategy == "width":
+        return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    if strategy == "mass":
+        ranks = np.empty(len(confidence), dtype=np.int64)
+        ranks[np.argsort(confidence, kind="stable")] = np.arange(len(confidence))
+        return ranks * bins // max(len(confidence), 1)
+    raise ValueError(f"`strategy` must be 'width' or 'mass', got {strategy!r}.")
+
+
+def _binned_gap(confidence: np.ndarray, correct: np.ndarray, bins: int, strategy: str) -> float:
+    gaps = np.bincount(bin_index(confidence, bins, strategy), weights=confidence - correct, minlength=bins)
     return float(np.abs(gaps).sum() / len(confidence))

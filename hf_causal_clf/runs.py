@@ -18,14 +18,15 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .calibration import Calibration, fit_calibration
 from .classifier import TextClassifier
 from .data import ClassificationData
 from .distributed import over_processes
 from .labels import LabelSpace
-from .metrics import classification_metrics, decide, decision_metrics
+from .metrics import classification_metrics, decision_metrics
 from .presets import base_revision, quantization_settings
 from .prompts import PromptTemplate
-from .run_files import CLASSIFICATION_FILE, METRICS_FILE, PREDICTIONS_FILE, SCHEMA_VERSION, write_json
+from .run_files import CLASSIFICATION_FILE, METRICS_FILE, PREDICTIONS_FILE, SCHEMA_VERSION, read_run, write_json
 from .verbalizer import ParsedAnswer, Verbalizer
 
 if TYPE_CHECKING:
@@ -50,8 +51,7 @@ def describe_run(
         "label_space": label_space.to_dict(),
         "problem_type": label_space.problem_type,
         "truncation": {"max_length": max_length, "side": truncation},
-        "temperature": None,
-        "thresholds": None,
+        **Calibration().to_dict(),
         "base_model": {
             "name_or_path": model_arguments.model_name_or_path,
             "revision": base_revision(model_arguments),
@@ -109,20 +109,21 @@ def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: 
 def evaluate_run(
     output: Path, data: ClassificationData, training: dict[str, float], *, batch_size: int
 ) -> dict[str, dict[str, float]]:
-    """Load a saved run, measure it on validation and test documents, and complete its folder.
+    """Load a saved run, calibrate it on the validation documents, measure it, and complete its folder.
+
+    The metrics are those of calibrated predictions, with the uncalibrated ones beside them as `uncalibrated_*`.
 
     Returns:
         The content of `metrics.json`.
     """
-    classifier = TextClassifier.from_pretrained(output, batch_size=batch_size)
-    measured = {}
-    probabilities = np.empty(0)
+    classifier = TextClassifier.from_pretrained(output, calibrated=False, batch_size=batch_size)
+    raw = {}
     for split in ("validation", "test"):
-        texts, gold = data.texts(split), data.gold(split)
         start = time.perf_counter()
-        probabilities = over_processes(classifier.predict_proba, texts)
-        training["predict_samples_per_second"] = len(texts) / (time.perf_counter() - start)
-        measured[split] = classification_metrics(gold, probabilities)
+        raw[split] = over_processes(classifier.predict_proba, data.texts(split))
+        training["predict_samples_per_second"] = len(raw[split]) / (time.perf_counter() - start)
+    calibration = fit_calibration(data.gold("validation"), raw["validation"])
+    measured = {split: _measure(data.gold(split), probabilities, calibration) for split, probabilities in raw.items()}
     if classifier.approach == "instruction":
         answers = over_processes(classifier.generate, data.texts("test"))
         measured["test"] |= generation_metrics(answers, data.gold("test"), data.label_space)
@@ -133,13 +134,21 @@ def evaluate_run(
             "learning_rate."
         )
     if PartialState().is_main_process:
+        write_json(output / CLASSIFICATION_FILE, {**read_run(output), **calibration.to_dict()})
         write_json(output / METRICS_FILE, metrics)
-        _write_predictions(output / PREDICTIONS_FILE, data, probabilities)
+        _write_predictions(output / PREDICTIONS_FILE, data, calibration, calibration.apply(raw["test"]))
         (output / "README.md").unlink(missing_ok=True)  # TRL's draft, written with its checkpoints
         for checkpoint in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             shutil.rmtree(checkpoint)
     PartialState().wait_for_everyone()
     return metrics
+
+
+def _measure(gold: np.ndarray, raw: np.ndarray, calibration: Calibration) -> dict[str, float]:
+    probabilities = calibration.apply(raw)
+    decisions = calibration.decide(probabilities, multi_label=gold.ndim == 2)
+    before = {f"uncalibrated_{name}": value for name, value in classification_metrics(gold, raw).items()}
+    return {**classification_metrics(gold, probabilities, decisions), **before}
 
 
 def generation_metrics(answers: list[ParsedAnswer], gold: np.ndarray, labels: LabelSpace) -> dict[str, float]:
@@ -163,6 +172,8 @@ def print_metrics(output: Path, metrics: dict[str, dict[str, float]]) -> None:
     print(f"\n{'':12}" + "".join(f"{name:>10}" for name in columns))
     for split in ("validation", "test"):
         print(f"{split:12}" + "".join(f"{metrics[split][name]:10.4f}" for name in columns))
+        print("  before    " + "".join(f"{metrics[split][f'uncalibrated_{name}']:10.4f}" for name in columns))
+    print("(before: without the temperature and thresholds fitted on validation)")
     if "malformed_rate" in metrics["test"]:
         test = metrics["test"]
         print(
@@ -172,11 +183,13 @@ def print_metrics(output: Path, metrics: dict[str, dict[str, float]]) -> None:
     print(f"The run is in {output}: TextClassifier.from_pretrained({str(output)!r})")
 
 
-def _write_predictions(path: Path, data: ClassificationData, probabilities: np.ndarray) -> None:
+def _write_predictions(
+    path: Path, data: ClassificationData, calibration: Calibration, probabilities: np.ndarray
+) -> None:
     from datasets import Dataset
 
     label_space, test = data.label_space, data.splits["test"]
-    predicted = decide(probabilities, multi_label=label_space.multi_label)
+    predicted = calibration.decide(probabilities, multi_label=label_space.multi_label)
     rows = {
         "id": list(test["id"]),
         "gold": [label_space.decode(label_space.encode(value)) for value in test["label"]],

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, log_loss
 
-from hf_causal_clf.metrics import classification_metrics, decide, decision_metrics, expected_calibration_error
+from hf_causal_clf.metrics import (
+    classification_metrics,
+    decide,
+    decision_metrics,
+    expected_calibration_error,
+    f1_per_label,
+)
 
 
 def test_single_label_by_hand():
@@ -49,6 +55,27 @@ def test_calibrated_probabilities_have_a_small_ece_and_boundaries_belong_to_the_
     certain = np.array([[1.0, 0.0], [0.0, 1.0]])
     assert expected_calibration_error(np.array([0, 1]), certain) == 0
     assert expected_calibration_error(np.array([1, 0]), certain) == 1
+
+
+def test_calibration_error_by_hand():
+    gold = np.array([0, 1, 1, 0])
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]])
+    # two bins: all confidences are in the upper one; three of four are right
+    assert expected_calibration_error(gold, probabilities, bins=2) == pytest.approx(0.75 - 0.75)
+    # equal mass: {0.6, 0.7} with one hit, {0.8, 0.9} with two
+    by_mass = expected_calibration_error(gold, probabilities, bins=2, strategy="mass")
+    assert by_mass == pytest.approx((abs(1.3 - 1) + abs(1.7 - 2)) / 4)
+    # class-wise with two bins, class 0: {0.2} without hit, {0.9, 0.6, 0.7} with two; class 1 mirrors it
+    classwise = expected_calibration_error(gold, probabilities, bins=2, classwise=True)
+    assert classwise == pytest.approx((0.2 + abs(2.2 - 2)) / 4)
+    with pytest.raises(ValueError, match="'width' or 'mass', got 'size'"):
+        expected_calibration_error(gold, probabilities, strategy="size")
+
+
+def test_f1_of_each_label():
+    assert f1_per_label(np.array([0, 1, 1]), np.array([0, 1, 0]), 3).tolist() == pytest.approx([2 / 3, 2 / 3, 0])
+    gold, predicted = np.array([[1, 0], [1, 1]]), np.array([[1, 0], [0, 1]])
+    assert f1_per_label(gold, predicted, 2).tolist() == pytest.approx([2 / 3, 1])
 
 
 def test_a_missing_answer_is_wrong_and_a_hit_for_no_label():

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import make_rows, write_jsonl
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import (
@@ -21,6 +22,7 @@ from transformers import (
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, TextClassifier
 from hf_causal_clf.arguments import HeadArguments, PromptArguments, RunArguments
+from hf_causal_clf.calibration import fit_calibration
 from hf_causal_clf.collators import ClassificationCollator, DocumentEncoder
 from hf_causal_clf.data import DataArguments, load_data
 from hf_causal_clf.metrics import classification_metrics
@@ -166,7 +168,8 @@ def check_run_folder(output: Path, data, metrics) -> None:
     assert again.predict(data.texts("test")) == list(rows["predicted"])
     space = data.label_space
     assert list(rows["gold"]) == [space.decode(space.encode(label)) for label in data.splits["test"]["label"]]
-    recomputed = classification_metrics(data.gold("test"), probabilities)
+    decisions = again.calibration.decide(probabilities, multi_label=space.multi_label)
+    recomputed = classification_metrics(data.gold("test"), probabilities, decisions)
     assert {name: metrics["test"][name] for name in recomputed} == pytest.approx(recomputed, abs=1e-5)
     assert {
         "trainable_parameters",
@@ -200,6 +203,33 @@ def test_embedding_run_multi_label_with_all_the_options(checkpoint, multi_label_
     model = CausalLMForLastTokenClassification.from_pretrained(tmp_path / "run")
     assert model.config.pooling == "mean"
     assert model.config.label_space == data.label_space
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_run_is_calibrated_on_its_validation_documents(checkpoint, tmp_path, multi_label):
+    splits = {"train": (24, 0), "validation": (60, 100), "test": (20, 200)}
+    files = {
+        f"{split}_file": write_jsonl(tmp_path / f"{split}.jsonl", make_rows(*size, multi_label))
+        for split, size in splits.items()
+    }
+    data, metrics, _ = run_embedding(
+        checkpoint, tmp_path / "run", {**files, "multi_label": multi_label}, num_train_epochs=2
+    )
+    check_run_folder(tmp_path / "run", data, metrics)
+    raw = TextClassifier.from_pretrained(tmp_path / "run", calibrated=False)
+    validation = raw.predict_proba(data.texts("validation"))
+    expected = fit_calibration(data.gold("validation"), validation)
+    assert expected.temperature not in (None, 1.0)
+    classifier = TextClassifier.from_pretrained(tmp_path / "run")
+    np.testing.assert_allclose(classifier.calibration.temperature, expected.temperature, rtol=1e-3)
+    np.testing.assert_allclose(
+        classifier.predict_proba(data.texts("validation")), expected.apply(validation), atol=1e-3
+    )
+    assert metrics["validation"]["nll"] < metrics["validation"]["uncalibrated_nll"]
+    before = classification_metrics(data.gold("test"), raw.predict_proba(data.texts("test")))
+    assert metrics["test"]["uncalibrated_ece"] == pytest.approx(before["ece"], abs=1e-4)
+    if multi_label:
+        assert metrics["validation"]["f1_micro"] >= metrics["validation"]["uncalibrated_f1_micro"] - 0.05
 
 
 def test_class_weights_are_those_of_scikit_learn(checkpoint, files, tmp_path):
@@ -396,7 +426,7 @@ def test_a_bfloat16_run_is_reloaded_as_it_was_trained(checkpoint, files, tmp_pat
     run = {"embedding": run_embedding, "instruction": run_instruction}[approach]
     _, metrics, state = run(checkpoint, tmp_path / "run", files, num_train_epochs=1, per_device_eval_batch_size=8)
     trained = [entry["eval_nll"] for entry in state.log_history if "eval_nll" in entry]
-    assert metrics["validation"]["nll"] == pytest.approx(trained[-1], abs=2e-2)
+    assert metrics["validation"]["uncalibrated_nll"] == pytest.approx(trained[-1], abs=2e-2)
     model = TextClassifier.from_pretrained(tmp_path / "run").scorer.model
     saved = load_file(tmp_path / "run" / "adapter_model.safetensors")
     loaded = {f"base_model.model.{name.replace('.default', '')}": value for name, value in model.named_parameters()}
