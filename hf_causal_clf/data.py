@@ -5,77 +5,24 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers.utils import logging
 
+from .arguments import SPLITS, DataArguments
 from .labels import LabelSpace
 from .sampling import stratified_sample
+from .wipo import read_wipo
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.get_logger(__name__)
 
-SPLITS = ("train", "validation", "test")
 FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-
-
-@dataclass
-class DataArguments:
-    """Which documents to use. Either `dataset_name` or the three files."""
-
-    dataset_name: str | None = field(default=None, metadata={"help": "Data set on the Hub, or its folder."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
-    train_file: str | None = field(default=None, metadata={"help": "Training documents: CSV, JSON, JSONL or Parquet."})
-    validation_file: str | None = field(default=None, metadata={"help": "Validation documents."})
-    test_file: str | None = field(default=None, metadata={"help": "Test documents."})
-    text_column: str = field(default="text", metadata={"help": "Column of the document text."})
-    label_column: str = field(
-        default="label", metadata={"help": "Column of the label(s): names, ids or lists of them."}
-    )
-    id_column: str | None = field(
-        default=None, metadata={"help": "Column that identifies a document. Default: its row number in its split."}
-    )
-    multi_label: bool = field(default=False, metadata={"help": "Whether a document has any number of labels."})
-    label_delimiter: str | None = field(
-        default=None, metadata={"help": "Text that separates labels in the label column, where they are one string."}
-    )
-    label_list: list[str] | None = field(
-        default=None, metadata={"help": "All labels, in the order of their ids. Default: those of the training split."}
-    )
-    validation_fraction: float | None = field(
-        default=None, metadata={"help": "Share of the training split to set apart for validation, stratified."}
-    )
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Use so many training documents only, drawn stratified."}
-    )
-    max_validation_samples: int | None = field(
-        default=None, metadata={"help": "Use so many validation documents only.", "aliases": ["--max_eval_samples"]}
-    )
-    max_test_samples: int | None = field(
-        default=None, metadata={"help": "Use so many test documents only.", "aliases": ["--max_predict_samples"]}
-    )
-    split_seed: int = field(default=42, metadata={"help": "Seed of all of these draws, apart from the training seed."})
-
-    def __post_init__(self) -> None:
-        files = [name for name in (f"{split}_file" for split in SPLITS) if getattr(self, name)]
-        if bool(self.dataset_name) == bool(files):
-            raise ValueError(
-                "Give either dataset_name or train_file, validation_file and test_file, "
-                + (f"not both (got dataset_name={self.dataset_name!r} and {files})." if files else "but none is given.")
-            )
-        if self.validation_fraction is not None and not 0 < self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}.")
-        if self.label_delimiter is not None and not self.multi_label:
-            raise ValueError("label_delimiter is for multi-label tasks: set multi_label to true, or leave it out.")
-        for split in SPLITS:
-            limit = getattr(self, f"max_{split}_samples")
-            if limit is not None and limit < 1:
-                raise ValueError(f"max_{split}_samples must be at least 1, got {limit}.")
 
 
 @dataclass(frozen=True)
@@ -145,7 +92,7 @@ def _load_splits(arguments: DataArguments) -> dict[str, Dataset]:
         origin, names = f"The data set {arguments.dataset_name!r}", f" It has {sorted(available)}."
     else:
         files = {split: getattr(arguments, f"{split}_file") for split in SPLITS}
-        found = {split: _load_file(Path(path)) for split, path in files.items() if path}
+        found = {split: _load_file(Path(path), arguments) for split, path in files.items() if path}
         origin, names = "The data", ""
     if cut and "validation" in found:
         raise ValueError(
@@ -161,10 +108,12 @@ def _load_splits(arguments: DataArguments) -> dict[str, Dataset]:
     return found
 
 
-def _load_file(path: Path) -> Dataset:
+def _load_file(path: Path, arguments: DataArguments) -> Dataset:
     from datasets import Dataset, load_dataset
     from datasets.exceptions import DatasetGenerationError
 
+    if path.is_dir():
+        return Dataset.from_list(read_wipo(path, level=arguments.ipc_level, fields=arguments.ipc_fields))
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}. Check train_file, validation_file and test_file.")
     if path.suffix not in FORMATS:

@@ -6,9 +6,9 @@ Every argument goes into the YAML file or on the command line, which wins. The f
 TextClassifier.from_pretrained(output_dir).
 """
 
-from hf_causal_clf.arguments import HeadArguments, RunArguments, parse_arguments
+from hf_causal_clf.arguments import DataArguments, HeadArguments, RunArguments, parse_arguments
 from hf_causal_clf.collators import DocumentEncoder
-from hf_causal_clf.data import DataArguments, load_data
+from hf_causal_clf.data import load_data
 from hf_causal_clf.distributed import start_cpu_processes
 from hf_causal_clf.presets import EmbeddingModelArguments, EmbeddingTrainingArguments
 from hf_causal_clf.runs import describe_run, embedding, evaluate_run, print_metrics, save_run

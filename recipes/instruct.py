@@ -10,8 +10,8 @@ import os
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report each run otherwise
 
-from hf_causal_clf.arguments import PromptArguments, RunArguments, parse_arguments
-from hf_causal_clf.data import DataArguments, load_data
+from hf_causal_clf.arguments import DataArguments, PromptArguments, RunArguments, parse_arguments
+from hf_causal_clf.data import load_data
 from hf_causal_clf.distributed import start_cpu_processes
 from hf_causal_clf.presets import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.runs import describe_run, evaluate_run, instruction, print_metrics, save_run

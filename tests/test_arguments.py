@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from hf_causal_clf import LabelSpace
-from hf_causal_clf.arguments import HeadArguments, PromptArguments, RunArguments, parse_arguments
-from hf_causal_clf.data import DataArguments
+from hf_causal_clf.arguments import DataArguments, HeadArguments, PromptArguments, RunArguments, parse_arguments
 from hf_causal_clf.presets import (
     EmbeddingModelArguments,
     EmbeddingTrainingArguments,

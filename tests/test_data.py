@@ -6,7 +6,8 @@ import pytest
 from conftest import make_rows, write_jsonl
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Sequence, Value
 
-from hf_causal_clf.data import DataArguments, load_data
+from hf_causal_clf.arguments import DataArguments
+from hf_causal_clf.data import load_data
 from hf_causal_clf.sampling import stratified_sample
 
 

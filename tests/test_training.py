@@ -21,10 +21,10 @@ from transformers import (
 )
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, TextClassifier
-from hf_causal_clf.arguments import HeadArguments, PromptArguments, RunArguments
+from hf_causal_clf.arguments import DataArguments, HeadArguments, PromptArguments, RunArguments
 from hf_causal_clf.calibration import fit_calibration
 from hf_causal_clf.collators import ClassificationCollator, DocumentEncoder
-from hf_causal_clf.data import DataArguments, load_data
+from hf_causal_clf.data import load_data
 from hf_causal_clf.metrics import classification_metrics
 from hf_causal_clf.presets import (
     EmbeddingModelArguments,
