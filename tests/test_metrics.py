@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, log_loss
@@ -95,3 +98,23 @@ def test_decide():
 def test_shapes_that_do_not_belong_together():
     with pytest.raises(ValueError, match="Got 2 gold labels and probabilities of 3 documents"):
         classification_metrics(np.array([0, 1]), np.ones((3, 2)))
+
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case["name"])
+def test_golden_values(case):
+    """Values of an independent computation: tests/golden/make_metrics.py."""
+    gold, probabilities, expected = np.array(case["gold"]), np.array(case["probabilities"]), case["expected"]
+    found = classification_metrics(gold, probabilities)
+    found["ece_width"] = found.pop("ece")
+    decided = decide(probabilities, multi_label=gold.ndim == 2)
+    found["f1_per_label"] = f1_per_label(gold, decided, probabilities.shape[1]).tolist()
+    found["ece_mass"] = expected_calibration_error(gold, probabilities, strategy="mass")
+    for strategy in ("width", "mass"):
+        error = expected_calibration_error(gold, probabilities, strategy=strategy, classwise=True)
+        found[f"ece_{strategy}_classwise"] = error
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-9), name
