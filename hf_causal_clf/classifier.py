@@ -139,34 +139,10 @@ class TextClassifier:
             settings = trained["quantization"]
             quantization_config = None if settings is None else BitsAndBytesConfig(**settings)
         kwargs |= {"quantization_config": quantization_config, "attn_implementation": attn_implementation}
-        placed = device_map is not None or quantization_config is not None
-        if placed:
+        if device_map is not None or quantization_config is not None:  # quantised where they stay
             kwargs["device_map"] = device_map if device_map is not None else {"": _device()}
-        tokenizer = AutoTokenizer.from_pretrained(source, **hub_kwargs)
-        truncation = run["truncation"]
-        scorer: Scorer
-        if run["approach"] == "embedding":
-            model: Any = CausalLMForLastTokenClassification.from_pretrained(source, **kwargs, **hub_kwargs)
-            model = model if placed else model.to(_device())
-            scorer = HeadScorer(
-                model,
-                tokenizer,
-                max_length=truncation["max_length"],
-                truncation=truncation["side"],
-                batch_size=batch_size,
-            )
-        else:
-            model = _load_causal_lm(source, kwargs, hub_kwargs)
-            model = model if placed else model.to(_device())
-            scorer = LabelScorer(
-                model,
-                tokenizer,
-                template=PromptTemplate(
-                    **run["prompt_template"], max_length=truncation["max_length"], truncation=truncation["side"]
-                ),
-                verbalizer=Verbalizer.from_dict(run["verbalizer"], label_space),
-                batch_size=batch_size,
-            )
+        load = _load_head if run["approach"] == "embedding" else _load_label_scorer
+        scorer = load(source, run, kwargs, hub_kwargs, batch_size)
         return cls(scorer, label_space, Calibration.from_dict(run) if calibrated else None)
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
@@ -195,15 +171,42 @@ class TextClassifier:
         return generate_answers(scorer.model, scorer.encoder, _checked(texts), batch_size=scorer.batch_size)
 
 
-def _load_causal_lm(source: str, kwargs: dict[str, Any], hub_kwargs: dict[str, Any]) -> Any:
+def _load_head(
+    source: str, run: dict[str, Any], kwargs: dict[str, Any], hub_kwargs: dict[str, Any], batch_size: int
+) -> HeadScorer:
+    model = CausalLMForLastTokenClassification.from_pretrained(source, **kwargs, **hub_kwargs)
+    return HeadScorer(
+        _placed(model, kwargs),
+        AutoTokenizer.from_pretrained(source, **hub_kwargs),
+        max_length=run["truncation"]["max_length"],
+        truncation=run["truncation"]["side"],
+        batch_size=batch_size,
+    )
+
+
+def _load_label_scorer(
+    source: str, run: dict[str, Any], kwargs: dict[str, Any], hub_kwargs: dict[str, Any], batch_size: int
+) -> LabelScorer:
     adapter = find_adapter(source, **hub_kwargs)
-    if adapter is None:
-        return AutoModelForCausalLM.from_pretrained(source, **kwargs, **hub_kwargs)
-    base, revision = read_base(adapter)
+    base, revision = (source, hub_kwargs.get("revision")) if adapter is None else read_base(adapter)
     model = AutoModelForCausalLM.from_pretrained(base, **kwargs, **{**hub_kwargs, "revision": revision})
-    keep_exact_gradients(model)
-    load_adapter(model, source, **hub_kwargs)
-    return model
+    if adapter is not None:
+        keep_exact_gradients(model)
+        load_adapter(model, source, **hub_kwargs)
+    truncation = run["truncation"]
+    return LabelScorer(
+        _placed(model, kwargs),
+        AutoTokenizer.from_pretrained(source, **hub_kwargs),
+        template=PromptTemplate(
+            **run["prompt_template"], max_length=truncation["max_length"], truncation=truncation["side"]
+        ),
+        verbalizer=Verbalizer.from_dict(run["verbalizer"], LabelSpace.from_dict(run["label_space"])),
+        batch_size=batch_size,
+    )
+
+
+def _placed(model: Any, kwargs: dict[str, Any]) -> Any:
+    return model if "device_map" in kwargs else model.to(_device())
 
 
 def _device() -> torch.device:

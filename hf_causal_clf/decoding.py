@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .tree_attention import Context, TreeForward
 
 
+_ROWS = 32  # partial answers expanded in one forward pass: they are short, so few would waste it
+
+
 @dataclass
 class _Search:
     """The state of one document's search.
@@ -114,18 +117,21 @@ class LabelSetSearch:
             search.found += float(np.exp(none - best))  # relative to `best`: long answers would underflow
             self._expand(search, (), -best, scores, self._root)
         while active := [index for index, search in enumerate(searches) if self._unfinished(search)]:
-            share = max(1, len(searches) // len(active))  # rows that finished documents leave free
-            states = [
-                (index, *searches[index].pop())
-                for index in active
-                for _ in range(min(share, len(searches[index].frontier)))
-            ]
+            share = max(1, _ROWS // len(active))
+            states = [(index, *state) for index in active for state in self._choose(searches[index], share)]
             chains = [self._encoder.target_ids([*labels])[:-1] for _, labels, _ in states]
             scored, _ = self._forward(context.select([index for index, _, _ in states]), chains, self._next_trie)
             for (index, labels, log_prob), scores in zip(states, scored.double().numpy(), strict=True):
                 self._expand(searches[index], labels, log_prob, scores, self._next)
         probabilities = np.stack([search.mass / max(search.found, 1e-300) for search in searches])
         return probabilities.astype(np.float32), np.array([search.uncovered for search in searches], dtype=np.float32)
+
+    def _choose(self, search: _Search, most: int) -> list[tuple[tuple[int, ...], float]]:
+        """Take the most promising partial answers, no more than it takes to cover enough."""
+        states = [search.pop()]
+        while len(states) < most and self._unfinished(search):
+            states.append(search.pop())
+        return states
 
     def _unfinished(self, search: _Search) -> bool:
         room = search.frontier and search.expansions < self._max_expansions
