@@ -55,8 +55,10 @@ def load_data(arguments: DataArguments) -> ClassificationData:
         FileNotFoundError: If a file is missing.
         ValueError: If a split or column is missing, a text is empty, or labels contradict each other.
     """
-    splits = {split: _rows(raw, split, arguments) for split, raw in _load_splits(arguments).items()}
-    label_space = _label_space(splits, arguments)
+    loaded = _load_splits(arguments)
+    splits = {split: _rows(raw, split, arguments) for split, raw in loaded.items()}
+    own_names = _class_names(loaded["train"].features[arguments.label_column])
+    label_space = _label_space(splits, arguments.label_list or own_names, arguments)
     if "validation" not in splits:
         gold = label_space.encode_batch(splits["train"]["label"])
         size = max(1, round(len(gold) * arguments.validation_fraction))  # type: ignore[operator]
@@ -162,10 +164,14 @@ def _rows(raw: Dataset, split: str, arguments: DataArguments) -> Dataset:
     return Dataset.from_dict({"id": ids, "text": texts, "label": labels})
 
 
+def _class_names(feature: Any) -> list[str] | None:
+    """Label names of a `ClassLabel` column or of a list of them, in the order of their ids; `None` for others."""
+    return getattr(getattr(feature, "feature", feature), "names", None)
+
+
 def _label_converter(feature: Any, arguments: DataArguments) -> Callable[[Any], Any]:
     """Return the function from a raw label value to a name, or to a list of names."""
-    inner = getattr(feature, "feature", feature)
-    names = getattr(inner, "names", None)
+    names = _class_names(feature)
     if names and arguments.label_list and list(names) != list(arguments.label_list):
         raise ValueError(
             f"label_list={arguments.label_list} contradicts the data set's own names {names}. Leave it out."
@@ -207,10 +213,10 @@ def _label_converter(feature: Any, arguments: DataArguments) -> Callable[[Any], 
     return many if arguments.multi_label else single
 
 
-def _label_space(splits: dict[str, Dataset], arguments: DataArguments) -> LabelSpace:
-    """Labels from `label_list` or the training split, checked against all splits."""
+def _label_space(splits: dict[str, Dataset], given: Sequence[str] | None, arguments: DataArguments) -> LabelSpace:
+    """Labels in the order given, else those of the training split, checked against all splits."""
     found = {split: _count_labels(data["label"]) for split, data in splits.items()}
-    names: Sequence[str] = arguments.label_list or sorted(found["train"], key=_numbers_first)
+    names: Sequence[str] = given or sorted(found["train"], key=_numbers_first)
     for split, counts in found.items():
         unknown = sorted(set(counts) - set(names))
         if unknown:

@@ -3,7 +3,6 @@ import shutil
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -173,4 +172,3 @@ def test_model_of_another_label_space(checkpoint, tmp_path):
     save_folder(tmp_path / "run", checkpoint, "embedding")
     with pytest.raises(ValueError, match="differ from the `label_space` that was given"):
         CausalLMForLastTokenClassification.from_pretrained(tmp_path / "run", label_space=LabelSpace(["x", "y"]))
-    assert tiny.ARCHITECTURES

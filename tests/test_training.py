@@ -1,5 +1,4 @@
 import json
-import re
 import weakref
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     BertConfig,
     BitsAndBytesConfig,
     T5Config,
@@ -228,8 +226,8 @@ def test_a_run_is_calibrated_on_its_validation_documents(checkpoint, tmp_path, m
     assert metrics["validation"]["nll"] < metrics["validation"]["uncalibrated_nll"]
     before = classification_metrics(data.gold("test"), raw.predict_proba(data.texts("test")))
     assert metrics["test"]["uncalibrated_ece"] == pytest.approx(before["ece"], abs=1e-4)
-    if multi_label:
-        assert metrics["validation"]["f1_micro"] >= metrics["validation"]["uncalibrated_f1_micro"] - 0.05
+    if multi_label:  # thresholds are fitted to each label's F1, so their mean cannot be lower
+        assert metrics["validation"]["f1_macro"] >= metrics["validation"]["uncalibrated_f1_macro"]
 
 
 def test_class_weights_are_those_of_scikit_learn(checkpoint, files, tmp_path):
@@ -484,5 +482,4 @@ def test_presets(kind, rank, checkpoint):
     config = peft_config(arguments, model)
     assert config.r == rank
     assert config.target_modules == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-    assert re.fullmatch("SEQ_CLS|CAUSAL_LM", config.task_type)
-    assert AutoTokenizer.from_pretrained(checkpoint).pad_token_id == 2
+    assert config.task_type == {8: "SEQ_CLS", 64: "CAUSAL_LM"}[rank]
