@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .tree_attention import Context, TreeForward
 
 
-_ROWS = 32  # partial answers expanded in one forward pass: they are short, so few would waste it
+_ROWS = 32  # partial answers expanded in one forward pass, over all documents of a batch
 
 
 @dataclass
