@@ -118,6 +118,17 @@ def sharpen_each(probabilities: np.ndarray, temperature: np.ndarray | float) -> 
     return 1.0 / (1.0 + np.exp(-logits))
 
 
+def divide_out(probabilities: np.ndarray, prior: np.ndarray, multi_label: bool) -> np.ndarray:
+    """Probabilities `(n, labels)` with a prior `(1, labels)` divided out: of them, or for multi-label of their odds."""
+    clipped = np.clip(probabilities.astype(np.float64), _SMALLEST, 1.0 - _SMALLEST)
+    prior = np.clip(prior.astype(np.float64), _SMALLEST, 1.0 - _SMALLEST)
+    if multi_label:
+        odds = clipped / (1.0 - clipped) * (1.0 - prior) / prior
+        return (odds / (1.0 + odds)).astype(np.float32)
+    ratios = clipped / prior
+    return (ratios / ratios.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
 def best_threshold(gold: np.ndarray, probabilities: np.ndarray) -> float:
     """Return the threshold, half-way between two of the probabilities, with the highest F1 of `gold` 0/1 `(n,)`.
 

@@ -89,11 +89,16 @@ def f1_per_label(gold: np.ndarray, predicted: np.ndarray, labels: int) -> np.nda
 
 def negative_log_likelihood(gold: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean negative log-likelihood in nats: over documents, or for multi-label over document-label pairs."""
+    return float(document_nll(gold, probabilities).mean())
+
+
+def document_nll(gold: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Negative log-likelihood of each document in nats, float64 `(n,)`; for multi-label the mean over its labels."""
     clipped = np.clip(probabilities.astype(np.float64), _SMALLEST, 1.0)
     if gold.ndim == 1:
-        return float(-np.log(clipped[np.arange(len(gold)), gold]).mean())
+        return -np.log(clipped[np.arange(len(gold)), gold])
     rest = np.clip(1.0 - probabilities.astype(np.float64), _SMALLEST, 1.0)
-    return float(-np.where(gold == 1, np.log(clipped), np.log(rest)).mean())
+    return -np.where(gold == 1, np.log(clipped), np.log(rest)).mean(axis=1)
 
 
 def brier_score(gold: np.ndarray, probabilities: np.ndarray) -> float:

@@ -18,14 +18,15 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .calibration import Calibration, fit_calibration
+from .calibration import Calibration
 from .classifier import TextClassifier
 from .data import ClassificationData
 from .distributed import over_processes
 from .labels import LabelSpace
-from .metrics import classification_metrics, decision_metrics
+from .metrics import decision_metrics
 from .presets import base_revision, quantization_settings
 from .prompts import PromptTemplate
+from .results import measure, print_metrics, write_results
 from .run_files import CLASSIFICATION_FILE, METRICS_FILE, PREDICTIONS_FILE, SCHEMA_VERSION, read_run, write_json
 from .verbalizer import ParsedAnswer, Verbalizer
 
@@ -122,33 +123,26 @@ def evaluate_run(
         start = time.perf_counter()
         raw[split] = over_processes(classifier.predict_proba, data.texts(split))
         training["predict_samples_per_second"] = len(raw[split]) / (time.perf_counter() - start)
-    calibration = fit_calibration(data.gold("validation"), raw["validation"])
-    measured = {split: _measure(data.gold(split), probabilities, calibration) for split, probabilities in raw.items()}
-    if classifier.approach == "instruction":
-        answers = over_processes(classifier.generate, data.texts("test"))
-        measured["test"] |= generation_metrics(answers, data.gold("test"), data.label_space)
-    metrics = {**measured, "training": training}
-    if not all(math.isfinite(value) for part in metrics.values() for value in part.values()):
+    if not math.isfinite(training["train_loss"]) or not all(np.isfinite(matrix).all() for matrix in raw.values()):
         raise ValueError(
             f"Training diverged (train_loss={training['train_loss']}): the saved model gives no numbers. Lower "
             "learning_rate."
         )
+    calibration, metrics = measure(data, raw)
+    if classifier.approach == "instruction":
+        answers = over_processes(classifier.generate, data.texts("test"))
+        metrics["test"] |= generation_metrics(answers, data.gold("test"), data.label_space)
+    metrics["training"] = training
     if PartialState().is_main_process:
+        write_results(output, data, raw, calibration, metrics)
         write_json(output / CLASSIFICATION_FILE, {**read_run(output), **calibration.to_dict()})
-        write_json(output / METRICS_FILE, metrics)
-        _write_predictions(output / PREDICTIONS_FILE, data, calibration, calibration.apply(raw["test"]))
         (output / "README.md").unlink(missing_ok=True)  # TRL's draft, written with its checkpoints
         for checkpoint in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             shutil.rmtree(checkpoint)
+        print_metrics(metrics)
+        print(f"The run is in {output}: TextClassifier.from_pretrained({str(output)!r})")
     PartialState().wait_for_everyone()
     return metrics
-
-
-def _measure(gold: np.ndarray, raw: np.ndarray, calibration: Calibration) -> dict[str, float]:
-    probabilities = calibration.apply(raw)
-    decisions = calibration.decide(probabilities, multi_label=gold.ndim == 2)
-    before = {f"uncalibrated_{name}": value for name, value in classification_metrics(gold, raw).items()}
-    return {**classification_metrics(gold, probabilities, decisions), **before}
 
 
 def generation_metrics(answers: list[ParsedAnswer], gold: np.ndarray, labels: LabelSpace) -> dict[str, float]:
@@ -162,40 +156,3 @@ def generation_metrics(answers: list[ParsedAnswer], gold: np.ndarray, labels: La
     if labels.multi_label:  # an empty set is a hit for a document without labels, but not where it is malformed
         found["accuracy"] = float(((predicted == gold).all(axis=1) & ~malformed).mean())
     return {"malformed_rate": float(malformed.mean()), **{f"generation_{name}": value for name, value in found.items()}}
-
-
-def print_metrics(output: Path, metrics: dict[str, dict[str, float]]) -> None:
-    """Print a short summary of a finished run, once."""
-    if not PartialState().is_main_process:
-        return
-    columns = ("f1_macro", "f1_micro", "accuracy", "nll", "brier", "ece")
-    print(f"\n{'':12}" + "".join(f"{name:>10}" for name in columns))
-    for split in ("validation", "test"):
-        print(f"{split:12}" + "".join(f"{metrics[split][name]:10.4f}" for name in columns))
-        print("  before    " + "".join(f"{metrics[split][f'uncalibrated_{name}']:10.4f}" for name in columns))
-    print("(before: without the temperature and thresholds fitted on validation)")
-    if "malformed_rate" in metrics["test"]:
-        test = metrics["test"]
-        print(
-            f"greedy generation on test: f1_macro {test['generation_f1_macro']:.4f}, "
-            f"malformed answers {test['malformed_rate']:.1%}"
-        )
-    print(f"The run is in {output}: TextClassifier.from_pretrained({str(output)!r})")
-
-
-def _write_predictions(
-    path: Path, data: ClassificationData, calibration: Calibration, probabilities: np.ndarray
-) -> None:
-    from datasets import Dataset
-
-    label_space, test = data.label_space, data.splits["test"]
-    predicted = calibration.decide(probabilities, multi_label=label_space.multi_label)
-    rows = {
-        "id": list(test["id"]),
-        "gold": [label_space.decode(label_space.encode(value)) for value in test["label"]],
-        "predicted": [label_space.decode(decision) for decision in predicted],
-        "probabilities": probabilities.tolist(),
-    }
-    aside = path.with_name(f".{path.name}")
-    Dataset.from_dict(rows).to_parquet(aside)
-    os.replace(aside, path)

@@ -5,7 +5,7 @@ Knows arrays of gold labels and decisions only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +65,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
+def mean_interval(values: np.ndarray, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0) -> Interval:
+    """Bootstrap confidence interval (percentile) of the mean of one value a document, `(n,)`."""
+    samples = [counts @ values / len(values) for counts in _resampling(len(values), resamples, seed)]
+    return percentile_interval(float(values.mean()), np.concatenate(samples), level)
+
+
 def f1_interval(
     gold: np.ndarray,
     predicted: np.ndarray,
@@ -75,8 +81,8 @@ def f1_interval(
     seed: int = 0,
 ) -> Interval:
     """Bootstrap confidence interval (percentile) of a run's F1; arguments as for `f1_difference`."""
-    counts = [_hits(gold, predicted)]
-    return _interval(counts, lambda f1: f1[0], gold.ndim == 2, average, resamples, level, seed)
+    values, samples = bootstrap_f1(gold, [predicted], average=average, resamples=resamples, seed=seed)
+    return percentile_interval(values[0], samples[0], level)
 
 
 def f1_difference(
@@ -100,8 +106,29 @@ def f1_difference(
         level: Confidence level.
         seed: Seed of the draw.
     """
-    counts = [_hits(gold, predicted), _hits(gold, other_predicted)]
-    return _interval(counts, lambda f1: f1[0] - f1[1], gold.ndim == 2, average, resamples, level, seed)
+    both = [predicted, other_predicted]
+    values, samples = bootstrap_f1(gold, both, average=average, resamples=resamples, seed=seed)
+    return percentile_interval(values[0] - values[1], samples[0] - samples[1], level)
+
+
+def bootstrap_f1(
+    gold: np.ndarray, runs: Sequence[np.ndarray], *, average: str = "macro", resamples: int = 10_000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """F1 of each run, and of each run on each of the same bootstrap samples of the documents.
+
+    Returns:
+        Float64 `(runs,)` and float64 `(runs, resamples)`; differences of rows are paired.
+    """
+    if average not in ("macro", "micro"):
+        raise ValueError(f"`average` must be 'macro' or 'micro', got {average!r}.")
+    multi_label, size = gold.ndim == 2, len(gold)
+    hits = [_hits(gold, predicted) for predicted in runs]
+    values = np.array([_f1(each.sum(axis=0), multi_label, average) for each in hits], dtype=np.float64)
+    samples = []
+    for counts in _resampling(size, resamples, seed):
+        sums = [(counts @ each.reshape(size, -1)).reshape(len(counts), 2, -1) for each in hits]
+        samples.append(np.stack([_f1(each, multi_label, average) for each in sums]))
+    return values, np.concatenate(samples, axis=1).astype(np.float64)
 
 
 def _hits(gold: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -126,25 +153,16 @@ def _f1(hits: np.ndarray, multi_label: bool, average: str) -> np.ndarray:
     return per_label.sum(axis=-1) / np.maximum(counted.sum(axis=-1), 1)
 
 
-def _interval(
-    counts: Sequence[np.ndarray],
-    statistic: Callable[[list[np.ndarray]], np.ndarray],
-    multi_label: bool,
-    average: str,
-    resamples: int,
-    level: float,
-    seed: int,
-) -> Interval:
-    if average not in ("macro", "micro"):
-        raise ValueError(f"`average` must be 'macro' or 'micro', got {average!r}.")
-    value = statistic([_f1(hits.sum(axis=0), multi_label, average) for hits in counts])
-    draw, size = np.random.default_rng(seed), len(counts[0])
-    samples = []
+def _resampling(size: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each document is drawn, float32 `(chunk, size)`, for all the resamples in chunks."""
+    draw = np.random.default_rng(seed)
     for start in range(0, resamples, _CHUNK):
         rows = min(_CHUNK, resamples - start)
         drawn = draw.integers(0, size, size=(rows, size)) + np.arange(rows)[:, None] * size
-        weights = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float32)
-        sums = [(weights @ hits.reshape(size, -1)).reshape(rows, 2, -1) for hits in counts]
-        samples.append(statistic([_f1(hits, multi_label, average) for hits in sums]))
-    low, high = np.quantile(np.concatenate(samples), [(1 - level) / 2, (1 + level) / 2])
+        yield np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float32)
+
+
+def percentile_interval(value: float, samples: np.ndarray, level: float = 0.95) -> Interval:
+    """Percentile interval of an estimate from its values on bootstrap samples, `(resamples,)`."""
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(value), float(low), float(high))

@@ -11,7 +11,7 @@ from hf_causal_clf.collators import DocumentEncoder
 from hf_causal_clf.data import load_data
 from hf_causal_clf.distributed import start_cpu_processes
 from hf_causal_clf.presets import EmbeddingModelArguments, EmbeddingTrainingArguments
-from hf_causal_clf.runs import describe_run, embedding, evaluate_run, print_metrics, save_run
+from hf_causal_clf.runs import describe_run, embedding, evaluate_run, save_run
 from hf_causal_clf.training import embedding_trainer, prepare, train
 
 
@@ -37,8 +37,7 @@ def main() -> None:
         **embedding(head_args.pooling),
     )
     output = save_run(trainer, tokenizer, description)
-    metrics = evaluate_run(output, data, training, batch_size=training_args.per_device_eval_batch_size)
-    print_metrics(output, metrics)
+    evaluate_run(output, data, training, batch_size=training_args.per_device_eval_batch_size)
 
 
 if __name__ == "__main__":

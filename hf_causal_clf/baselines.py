@@ -1,0 +1,197 @@
+"""What fine-tuning has to beat: baselines that give the same matrix of probabilities.
+
+Each function returns the uncalibrated probabilities of the validation and test documents and what it cost.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from accelerate import PartialState
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from .calibration import divide_out
+from .callbacks import peak_memory_bytes
+from .collators import DocumentEncoder
+from .data import ClassificationData
+from .features import cached, fingerprint, model_identity, pooled_features
+from .metrics import negative_log_likelihood
+from .presets import loading_kwargs
+from .prompts import PromptTemplate
+from .scoring import LabelScorer
+from .verbalizer import Verbalizer
+
+if TYPE_CHECKING:
+    from trl import ModelConfig
+
+BASELINES = ("majority", "tfidf", "zero_shot", "contextual", "frozen", "encoder")
+STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation strengths C, chosen on validation
+_MEASURED = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Uncalibrated probabilities of each measured split, `(n, labels)`, and the `training` part of `metrics.json`."""
+
+    raw: dict[str, np.ndarray]
+    training: dict[str, float]
+
+
+def majority(data: ClassificationData) -> Outcome:
+    """Give every document the label frequencies of the training documents."""
+    gold, count = data.gold("train"), len(data.label_space)
+    shares = gold.mean(axis=0) if gold.ndim == 2 else np.bincount(gold, minlength=count) / len(gold)
+    raw = {split: np.tile(shares.astype(np.float32), (len(data.splits[split]), 1)) for split in _MEASURED}
+    return Outcome(raw, _cost(0))
+
+
+def tfidf(data: ClassificationData) -> Outcome:
+    """TF-IDF of words and word pairs of the whole documents, and logistic regression."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    start = time.perf_counter()
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    features = {"train": vectorizer.fit_transform(data.texts("train"))}
+    features["validation"] = vectorizer.transform(data.texts("validation"))
+    head, _ = _best_head(data, features)
+    trained = time.perf_counter()
+    features["test"] = vectorizer.transform(data.texts("test"))
+    raw = {split: _probabilities(head, features[split], len(data.label_space)) for split in _MEASURED}
+    rates = {
+        "train_samples_per_second": len(data.splits["train"]) / (trained - start),
+        "predict_samples_per_second": len(data.splits["test"]) / (time.perf_counter() - trained),
+    }
+    return Outcome(raw, _cost(_size(head), **rates))
+
+
+def zero_shot(
+    data: ClassificationData,
+    model_arguments: ModelConfig,
+    template: PromptTemplate,
+    verbalizer: Verbalizer,
+    *,
+    batch_size: int,
+    cache: Path,
+    contextual: bool = False,
+) -> Outcome:
+    """Score the labels with the untouched language model.
+
+    With `contextual`, the prior that the model gives the labels for an empty document is divided out (contextual
+    calibration: Zhao et al., 2021, arXiv 2102.09690, with the empty text as the content-free input).
+    """
+    content = {
+        "model": model_identity(model_arguments),
+        "prompt": [template.to_dict(), template.max_length, template.truncation, verbalizer.to_dict()],
+        "labels": data.label_space.to_dict(),
+    }
+    scorer: list[LabelScorer] = []  # loaded when the first array is missing
+
+    def score(texts: list[str]) -> dict[str, np.ndarray]:
+        if not scorer:
+            model, tokenizer = _load(AutoModelForCausalLM, model_arguments)
+            scorer.append(
+                LabelScorer(model, tokenizer, template=template, verbalizer=verbalizer, batch_size=batch_size)
+            )
+        return {"probabilities": scorer[0].probabilities(texts)}
+
+    raw, seconds = {}, 0.0
+    for split in _MEASURED:
+        texts = data.texts(split)
+        found, seconds = cached(cache, {**content, "texts": fingerprint(texts)}, partial(score, texts))
+        raw[split] = found["probabilities"]
+    if contextual:
+        prior, _ = cached(cache, {**content, "texts": ""}, partial(score, [""]))
+        raw = {split: divide_out(raw[split], prior["probabilities"], data.label_space.multi_label) for split in raw}
+    return Outcome(raw, _cost(0, predict_samples_per_second=len(data.splits["test"]) / seconds))
+
+
+def frozen(
+    data: ClassificationData,
+    model_arguments: ModelConfig,
+    *,
+    max_length: int | None,
+    truncation: str,
+    batch_size: int,
+    cache: Path,
+) -> Outcome:
+    """Fit a head on the pooled hidden states of the untouched language model; pooling and C chosen on validation."""
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_arguments.model_name_or_path, revision=model_arguments.model_revision
+    )
+    encoder = DocumentEncoder(tokenizer, max_length, truncation)
+    content = {"model": model_identity(model_arguments), "max_length": max_length, "truncation": truncation}
+    backbone: list[Any] = []
+
+    def compute(texts: list[str]) -> dict[str, np.ndarray]:
+        if not backbone:
+            backbone.append(_load(AutoModel, model_arguments)[0])
+        return pooled_features(backbone[0], encoder, texts, batch_size=batch_size)
+
+    features, seconds = {}, {}
+    for split in ("train", *_MEASURED):
+        texts = data.texts(split)
+        key = {**content, "texts": fingerprint(texts)}
+        features[split], seconds[split] = cached(cache, key, partial(compute, texts))
+    start = time.perf_counter()
+    heads = {}
+    for pooling in features["train"]:
+        columns = _standardised({split: features[split][pooling] for split in features})
+        heads[pooling] = (*_best_head(data, columns), columns)
+    head, _, columns = min(heads.values(), key=lambda found: found[1])
+    fitted = time.perf_counter() - start
+    raw = {split: _probabilities(head, columns[split], len(data.label_space)) for split in _MEASURED}
+    rates = {
+        "train_samples_per_second": len(data.splits["train"]) / (seconds["train"] + fitted),
+        "predict_samples_per_second": len(data.splits["test"]) / seconds["test"],
+    }
+    return Outcome(raw, _cost(_size(head), **rates))
+
+
+def _load(auto: Any, arguments: ModelConfig) -> tuple[Any, Any]:
+    path, revision = arguments.model_name_or_path, arguments.model_revision
+    kwargs = loading_kwargs(arguments)
+    model = auto.from_pretrained(path, **kwargs)
+    if "device_map" not in kwargs:
+        model = model.to(PartialState().device)
+    return model, AutoTokenizer.from_pretrained(path, revision=revision)
+
+
+def _best_head(data: ClassificationData, features: dict[str, Any]) -> tuple[Any, float]:
+    """The logistic regression on the training features with the lowest validation NLL, and that NLL."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
+    found = []
+    for strength in STRENGTHS:
+        head = LogisticRegression(C=strength, max_iter=1000)
+        head = OneVsRestClassifier(head) if data.label_space.multi_label else head
+        head.fit(features["train"], data.gold("train"))
+        probabilities = _probabilities(head, features["validation"], len(data.label_space))
+        found.append((head, negative_log_likelihood(data.gold("validation"), probabilities)))
+    return min(found, key=lambda pair: pair[1])
+
+
+def _probabilities(head: Any, features: Any, labels: int) -> np.ndarray:
+    """Float32 `(n, labels)`; a label that no training document has gets 0."""
+    probabilities = np.zeros((features.shape[0], labels), dtype=np.float32)
+    probabilities[:, head.classes_] = head.predict_proba(features)
+    return probabilities
+
+
+def _standardised(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    mean, spread = features["train"].mean(axis=0), features["train"].std(axis=0) + 1e-6
+    return {split: (matrix - mean) / spread for split, matrix in features.items()}
+
+
+def _size(head: Any) -> int:
+    parts = [part for part in getattr(head, "estimators_", [head]) if hasattr(part, "coef_")]
+    return int(sum(part.coef_.size + part.intercept_.size for part in parts))
+
+
+def _cost(trainable: int, **rates: float) -> dict[str, float]:
+    return {"trainable_parameters": trainable, **rates, "peak_memory_bytes": peak_memory_bytes()}

@@ -1,0 +1,107 @@
+"""The encoder baseline: a stock sequence classifier, fine-tuned whole by the stock Trainer, as encoders are."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, set_seed
+
+from .baselines import Outcome
+from .classifier import head_probabilities
+from .data import ClassificationData
+from .metrics import classification_metrics
+from .training import train
+
+
+def fine_tuned_encoder(
+    data: ClassificationData,
+    name_or_path: str,
+    *,
+    max_length: int | None,
+    learning_rate: float,
+    num_train_epochs: float,
+    batch_size: int,
+    seed: int,
+    output_dir: Path,
+) -> Outcome:
+    """Train an encoder on all its weights, keep the best epoch by validation macro F1, and predict.
+
+    Checkpoints are kept in `output_dir` until it is done, and an interrupted training goes on from the last.
+    """
+    space = data.label_space
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    set_seed(seed)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        name_or_path,
+        num_labels=len(space),
+        id2label=space.id2label,
+        label2id=space.label2id,
+        problem_type=space.problem_type,
+        dtype=torch.float32,
+    )
+    longest = model.config.max_position_embeddings if max_length is None else max_length
+    encoded = {split: _encode(data, split, tokenizer, longest) for split in data.splits}
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(output_dir),
+            learning_rate=learning_rate,
+            num_train_epochs=num_train_epochs,
+            per_device_train_batch_size=batch_size,
+            per_device_eval_batch_size=batch_size,
+            warmup_steps=0.1,
+            weight_decay=0.01,
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            save_total_limit=1,
+            load_best_model_at_end=True,
+            metric_for_best_model="f1_macro",
+            report_to="none",
+            seed=seed,
+        ),
+        train_dataset=encoded["train"],
+        eval_dataset=encoded["validation"],
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=lambda prediction: _metrics(prediction, space.multi_label),
+    )
+    if output_dir.is_dir():
+        trainer.args.resume_from_checkpoint = get_last_checkpoint(str(output_dir))
+    training = train(trainer)
+    raw = {}
+    for split in ("validation", "test"):
+        start = time.perf_counter()
+        logits = torch.as_tensor(trainer.predict(encoded[split]).predictions)
+        raw[split] = head_probabilities(logits, space.multi_label)
+        training["predict_samples_per_second"] = len(logits) / (time.perf_counter() - start)
+    for checkpoint in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        shutil.rmtree(checkpoint)
+    return Outcome(raw, training)
+
+
+def _encode(data: ClassificationData, split: str, tokenizer: Any, max_length: int) -> Any:
+    rows, space = data.splits[split], data.label_space
+
+    def row(example: dict[str, Any]) -> dict[str, Any]:
+        label = space.encode(example["label"])
+        labels = [float(value) for value in label] if space.multi_label else int(label)  # type: ignore[arg-type,union-attr]
+        return {**tokenizer(example["text"], truncation=True, max_length=max_length), "labels": labels}
+
+    return rows.map(row, remove_columns=rows.column_names, keep_in_memory=True, desc=f"Tokenizing {split}")
+
+
+def _metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, float]:
+    probabilities = head_probabilities(torch.as_tensor(prediction.predictions), multi_label)
+    return classification_metrics(np.asarray(prediction.label_ids).astype(np.int64), probabilities)

@@ -1,0 +1,91 @@
+"""What a frozen model says of documents, computed once: pooled hidden states, and a cache by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from .collators import DocumentEncoder, length_batches, pad
+from .configuration import POOLINGS
+from .modeling import pool
+from .presets import base_revision, quantization_settings
+from .scoring import evaluation_mode
+
+if TYPE_CHECKING:
+    from trl import ModelConfig
+
+
+def pooled_features(
+    backbone: PreTrainedModel, encoder: DocumentEncoder, texts: Sequence[str], *, batch_size: int
+) -> dict[str, np.ndarray]:
+    """Return the pooled last hidden states of documents, float32 `(n, hidden)` for each pooling."""
+    encoded = [encoder.encode(text) for text in texts]
+    width = backbone.config.get_text_config().hidden_size
+    features = {pooling: np.empty((len(texts), width), dtype=np.float32) for pooling in POOLINGS}
+    with evaluation_mode(backbone), logging.tqdm(total=len(texts), desc="Computing features", unit="doc") as bar:
+        for rows in length_batches([len(ids) for ids in encoded], batch_size):
+            batch = {
+                name: tensor.to(backbone.device) for name, tensor in pad([encoded[row] for row in rows], 0).items()
+            }
+            hidden = backbone(**batch, use_cache=False).last_hidden_state
+            for pooling, matrix in features.items():
+                matrix[rows] = pool(hidden, batch["attention_mask"], pooling).float().cpu().numpy()
+            bar.update(len(rows))
+    return features
+
+
+def cached(
+    folder: Path, content: dict[str, Any], compute: Callable[[], dict[str, np.ndarray]]
+) -> tuple[dict[str, np.ndarray], float]:
+    """Return arrays from the cache, or compute and keep them.
+
+    Args:
+        folder: Folder of the cache.
+        content: JSON of all that the arrays depend on; another content is another entry.
+        compute: Gives the arrays.
+
+    Returns:
+        The arrays, and the seconds that computing them took when it was done.
+    """
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    path = folder / f"{fingerprint(content)[:32]}.safetensors"
+    if path.is_file():
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, float(file.metadata()["seconds"])  # noqa: SIM118
+    start = time.perf_counter()
+    arrays = compute()
+    seconds = time.perf_counter() - start
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, aside, {"seconds": str(seconds)})
+    os.replace(aside, path)
+    return arrays, seconds
+
+
+def fingerprint(content: Any) -> str:
+    """SHA-256 of a JSON value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def model_identity(arguments: ModelConfig) -> dict[str, Any]:
+    """What tells a base model from another: its name and commit, for a folder its files, and how it is loaded."""
+    folder = Path(arguments.model_name_or_path)
+    stats = [(path.name, path.stat()) for path in sorted(folder.glob("*")) if path.is_file()] if folder.is_dir() else []
+    return {
+        "name_or_path": arguments.model_name_or_path,
+        "revision": base_revision(arguments),
+        "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
+        "dtype": arguments.dtype,
+        "quantization": quantization_settings(arguments),
+    }

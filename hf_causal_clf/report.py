@@ -1,0 +1,128 @@
+"""`report.md`: a comparison as a page to read. Knows the content of `report.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def render_report(report: dict[str, Any], *, title: str, data: str, figures: Sequence[tuple[str, str]] = ()) -> str:
+    """Render `report.md`.
+
+    Args:
+        report: Content of `report.json`.
+        title: Heading.
+        data: Sentence on the documents.
+        figures: Title and relative path of each figure.
+    """
+    rows, recommendation = report["runs"], report["recommendation"]
+    parts = [
+        f"# {title}",
+        data,
+        "## Recommendation",
+        recommendation["text"],
+        f"The rule: {recommendation['rule']}",
+        "## Runs",
+        _table(_quality(rows)),
+        "In brackets: 95 % bootstrap intervals over the test documents. All numbers are of the test split, after the "
+        "temperature and thresholds fitted on the validation split. Malformed: greedy answers that are no label.",
+    ]
+    if any("mean" in row for row in rows):
+        parts += ["## Several seeds, mean ± standard deviation", _table(_seeds(rows))]
+    parts += [
+        "## Calibration, before and after",
+        _table(_calibration(rows)),
+        "The change of the NLL has its 95 % bootstrap interval in brackets; below zero, the calibration helped.",
+    ]
+    if any("generation_f1_macro" in row["metrics"] for row in rows):
+        parts += ["## Label scoring against greedy generation", _table(_generation(rows))]
+    parts += ["## Cost", _table(_cost(rows)), "## Pairwise tests", _table(_pairs(report["pairwise"]))]
+    parts += [
+        "McNemar: exact p-value on documents classified wholly right, and corrected by Holm's method over all pairs. "
+        "ΔF1: a minus b, with the 95 % paired bootstrap interval (10,000 resamples)."
+    ]
+    for heading, path in figures:
+        parts += [f"## {heading}", f"![{heading}]({path})"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _quality(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    table = [["run", "approach", "macro F1", "micro F1", "accuracy", "NLL", "Brier", "ECE", "malformed"]]
+    for row in rows:
+        metrics, intervals = row["metrics"], row["confidence_intervals"]
+        scores = [_with_interval(metrics[name], **intervals[name]) for name in ("f1_macro", "f1_micro")]
+        plain = [f"{metrics[name]:.3f}" for name in ("accuracy", "nll", "brier", "ece")]
+        malformed = f"{metrics['malformed_rate']:.1%}" if "malformed_rate" in metrics else ""
+        table.append([row["name"], row["approach"], *scores, *plain, malformed])
+    return table
+
+
+def _seeds(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    names = ("f1_macro", "f1_micro", "accuracy", "nll", "ece")
+    table = [["run", "seeds", "macro F1", "micro F1", "accuracy", "NLL", "ECE"]]
+    for row in rows:
+        if "mean" in row:
+            cells = [f"{row['mean'][name]:.3f} ± {row['sd'][name]:.3f}" for name in names]
+            table.append([row["name"], ", ".join(map(str, row["seeds"])), *cells])
+    return table
+
+
+def _calibration(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    table = [["run", "NLL before", "NLL after", "change", "ECE before", "ECE after", "macro F1 before", "after"]]
+    for row in rows:
+        metrics = row["metrics"]
+        change = _with_interval(
+            metrics["nll_change"], metrics["nll_change_ci_low"], metrics["nll_change_ci_high"], sign="+"
+        )
+        cells = {
+            name: (f"{metrics[f'uncalibrated_{name}']:.3f}", f"{metrics[name]:.3f}")
+            for name in ("nll", "ece", "f1_macro")
+        }
+        table.append([row["name"], *cells["nll"], change, *cells["ece"], *cells["f1_macro"]])
+    return table
+
+
+def _generation(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    table = [["run", "macro F1, scoring", "macro F1, generation", "micro F1, scoring", "micro F1, generation"]]
+    for row in rows:
+        metrics = row["metrics"]
+        if "generation_f1_macro" in metrics:
+            names = ("f1_macro", "generation_f1_macro", "f1_micro", "generation_f1_micro")
+            table.append([row["name"], *(f"{metrics[name]:.3f}" for name in names)])
+    return table
+
+
+def _cost(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    table = [["run", "trained parameters", "training docs/s", "prediction docs/s", "peak memory (GiB)"]]
+    for row in rows:
+        cost = row["training"]
+        rates = [_rate(cost.get(f"{stage}_samples_per_second")) for stage in ("train", "predict")]
+        memory = f"{cost['peak_memory_bytes'] / 2**30:.2f}"
+        table.append([row["name"], f"{cost['trainable_parameters']:,}", *rates, memory])
+    return table
+
+
+def _pairs(pairs: Sequence[dict[str, Any]]) -> list[list[str]]:
+    table = [["a", "b", "McNemar p", "corrected", "Δ macro F1", "Δ micro F1", "significant"]]
+    for pair in pairs:
+        macro = _with_interval(pair["delta_f1_macro"], pair["ci_low"], pair["ci_high"], sign="+")
+        micro = _with_interval(pair["delta_f1_micro"], pair["micro_ci_low"], pair["micro_ci_high"], sign="+")
+        p_values = [f"{pair[name]:.3g}" for name in ("mcnemar_p", "mcnemar_p_holm")]
+        table.append([pair["a"], pair["b"], *p_values, macro, micro, "yes" if pair["significant"] else "no"])
+    return table
+
+
+def _with_interval(value: float, low: float, high: float, sign: str = "") -> str:
+    return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def _rate(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _table(rows: list[list[str]]) -> str:
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])

@@ -1,0 +1,136 @@
+"""The results of a run: metrics and predictions of its test documents, written, read back and printed.
+
+Knows the matrix of probabilities, whichever approach or baseline it comes from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .calibration import Calibration, fit_calibration
+from .data import ClassificationData
+from .labels import LabelSpace
+from .metrics import classification_metrics, document_nll
+from .run_files import METRICS_FILE, PREDICTIONS_FILE, read_json, write_json
+from .significance import mean_interval
+
+Metrics = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a finished run says of its test documents.
+
+    Attributes:
+        ids: Document ids.
+        gold: Label ids `(n,)`, or 0/1 `(n, labels)`.
+        predicted: Decisions, in the form of `gold`.
+        probabilities: Calibrated probabilities, `(n, labels)`.
+        metrics: Content of `metrics.json`.
+    """
+
+    ids: list[Any]
+    gold: np.ndarray
+    predicted: np.ndarray
+    probabilities: np.ndarray
+    metrics: Metrics
+
+
+def measure(data: ClassificationData, raw: dict[str, np.ndarray]) -> tuple[Calibration, Metrics]:
+    """Calibrate on the validation documents and measure both splits.
+
+    Args:
+        data: Documents with gold labels.
+        raw: Uncalibrated probabilities of the `validation` and `test` documents, `(n, labels)` each.
+
+    Returns:
+        The calibration, and the metrics of calibrated predictions, with the uncalibrated ones beside them as
+        `uncalibrated_*`. `nll_change` is the calibrated NLL minus the uncalibrated one, with its 95 % bootstrap
+        interval.
+    """
+    calibration = fit_calibration(data.gold("validation"), raw["validation"])
+    return calibration, {split: _measure(data.gold(split), raw[split], calibration) for split in ("validation", "test")}
+
+
+def write_results(
+    output: Path, data: ClassificationData, raw: dict[str, np.ndarray], calibration: Calibration, metrics: Metrics
+) -> None:
+    """Write `metrics.json`, `predictions.parquet` and the figures of a run."""
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / METRICS_FILE, metrics)
+    _write_predictions(output / PREDICTIONS_FILE, data, calibration, calibration.apply(raw["test"]))
+
+
+def read_results(output: Path, label_space: LabelSpace) -> Results:
+    """Read the results of a finished run.
+
+    Raises:
+        FileNotFoundError: If the run has not been finished.
+        ValueError: If a file is damaged or holds other labels.
+    """
+    from datasets import Dataset
+
+    for name in (METRICS_FILE, PREDICTIONS_FILE):
+        if not (output / name).is_file():
+            raise FileNotFoundError(f"{output} has no {name}: it is not the folder of a finished run.")
+    try:
+        rows = Dataset.from_parquet(str(output / PREDICTIONS_FILE), keep_in_memory=True)
+        columns = {name: list(rows[name]) for name in ("id", "gold", "predicted", "probabilities")}
+    except Exception as error:
+        raise ValueError(f"{output / PREDICTIONS_FILE} cannot be read ({error}). Run it again.") from error
+    return Results(
+        columns["id"],
+        label_space.encode_batch(columns["gold"]),
+        label_space.encode_batch(columns["predicted"]),
+        np.asarray(columns["probabilities"], dtype=np.float32),
+        read_json(output / METRICS_FILE),
+    )
+
+
+def print_metrics(metrics: Metrics, write: Callable[[str], Any] = print) -> None:
+    """Print a short table of a finished run."""
+    columns = ("f1_macro", "f1_micro", "accuracy", "nll", "brier", "ece")
+    write(f"\n{'':12}" + "".join(f"{name:>10}" for name in columns))
+    for split in ("validation", "test"):
+        write(f"{split:12}" + "".join(f"{metrics[split][name]:10.4f}" for name in columns))
+        write("  before    " + "".join(f"{metrics[split][f'uncalibrated_{name}']:10.4f}" for name in columns))
+    write("(before: without the temperature and thresholds fitted on validation)")
+    if "malformed_rate" in metrics["test"]:
+        test = metrics["test"]
+        write(
+            f"greedy generation on test: f1_macro {test['generation_f1_macro']:.4f}, "
+            f"malformed answers {test['malformed_rate']:.1%}"
+        )
+
+
+def _measure(gold: np.ndarray, raw: np.ndarray, calibration: Calibration) -> dict[str, float]:
+    probabilities = calibration.apply(raw)
+    decisions = calibration.decide(probabilities, multi_label=gold.ndim == 2)
+    before = {f"uncalibrated_{name}": value for name, value in classification_metrics(gold, raw).items()}
+    change = mean_interval(document_nll(gold, probabilities) - document_nll(gold, raw))
+    moved = {"nll_change": change.value, "nll_change_ci_low": change.low, "nll_change_ci_high": change.high}
+    return {**classification_metrics(gold, probabilities, decisions), **before, **moved}
+
+
+def _write_predictions(
+    path: Path, data: ClassificationData, calibration: Calibration, probabilities: np.ndarray
+) -> None:
+    from datasets import Dataset
+
+    label_space, test = data.label_space, data.splits["test"]
+    predicted = calibration.decide(probabilities, multi_label=label_space.multi_label)
+    rows = {
+        "id": list(test["id"]),
+        "gold": [label_space.decode(label_space.encode(value)) for value in test["label"]],
+        "predicted": [label_space.decode(decision) for decision in predicted],
+        "probabilities": probabilities.tolist(),
+    }
+    aside = path.with_name(f".{path.name}")
+    Dataset.from_dict(rows).to_parquet(aside)
+    os.replace(aside, path)
