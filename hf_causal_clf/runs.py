@@ -20,12 +20,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .calibration import Calibration, fit_calibration
 from .classifier import TextClassifier
+from .collators import DocumentEncoder
 from .data import ClassificationData
 from .distributed import over_processes
 from .labels import LabelSpace
 from .metrics import classification_metrics, decision_metrics
 from .presets import base_revision, quantization_settings
-from .prompts import PromptTemplate
+from .prompts import PromptEncoder, PromptTemplate
 from .run_files import CLASSIFICATION_FILE, METRICS_FILE, PREDICTIONS_FILE, SCHEMA_VERSION, read_run, write_json
 from .verbalizer import ParsedAnswer, Verbalizer
 
@@ -61,18 +62,21 @@ def describe_run(
     }
 
 
-def embedding(pooling: str) -> dict[str, Any]:
-    """The part of `classification.json` that is the embedding-based approach's own."""
-    return {"approach": "embedding", "pooling": pooling}
+def embedding(pooling: str, encoder: DocumentEncoder | PromptEncoder | None = None) -> dict[str, Any]:
+    """The part of `classification.json` that is the embedding-based approach's own; with its prompt, if it has one."""
+    part = {"approach": "embedding", "pooling": pooling, "head_init": "random"}
+    if isinstance(encoder, PromptEncoder):
+        part |= {"head_init": "verbalizer", **_wording(encoder.template, encoder.verbalizer)}
+    return part
 
 
 def instruction(template: PromptTemplate, verbalizer: Verbalizer) -> dict[str, Any]:
     """The part of `classification.json` that is the instruction-based approach's own."""
-    return {
-        "approach": "instruction",
-        "prompt_template": template.to_dict(),
-        "verbalizer": verbalizer.to_dict(),
-    }
+    return {"approach": "instruction", **_wording(template, verbalizer)}
+
+
+def _wording(template: PromptTemplate, verbalizer: Verbalizer) -> dict[str, Any]:
+    return {"prompt_template": template.to_dict(), "verbalizer": verbalizer.to_dict()}
 
 
 def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: dict[str, Any]) -> Path:
