@@ -17,6 +17,7 @@ from .verbalizer import Verbalizer
 from .wipo import LEVELS, check_wipo
 
 SPLITS = ("train", "validation", "test")
+HEAD_INITS = ("random", "verbalizer")
 
 
 @dataclass
@@ -123,17 +124,41 @@ class HeadArguments:
             "choices": ["balanced"],
         },
     )
+    head_init: str = field(
+        default="random",
+        metadata={
+            "help": "What the head starts from: 'random' weights, or the LM head's rows of the answers ('verbalizer'), "
+            "with each document in the prompt up to the answer.",
+            "choices": list(HEAD_INITS),
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {list(POOLINGS)}, got {self.pooling!r}.")
         if self.class_weight not in (None, "balanced"):
             raise ValueError(f"class_weight must be 'balanced' or left out, got {self.class_weight!r}.")
+        if self.head_init not in HEAD_INITS:
+            raise ValueError(f"head_init must be one of {list(HEAD_INITS)}, got {self.head_init!r}.")
+        if self.head_init == "verbalizer" and self.pooling != "last":
+            raise ValueError(
+                f"head_init verbalizer reads the answer slot, the last token: set pooling to last, not {self.pooling}, "
+                "or head_init to random."
+            )
+
+    def check_prompt(self, prompt: PromptArguments) -> None:
+        """Raise a `ValueError` for settings of a prompt that a random head has no use for."""
+        given = [item.name for item in fields(prompt) if getattr(prompt, item.name) != item.default]
+        if given and self.head_init != "verbalizer":
+            raise ValueError(
+                f"{given} belong to the prompt, which head_init {self.head_init} does not use. Set head_init to "
+                "verbalizer, or leave them out."
+            )
 
 
 @dataclass
 class PromptArguments:
-    """The prompt and the answers of the instruction-based approach."""
+    """The prompt and the answers: of the instruction-based approach, and of a head that starts from the answers."""
 
     instruction: str | None = field(
         default=None,

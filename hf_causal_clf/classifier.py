@@ -17,7 +17,7 @@ from .collators import DocumentEncoder, length_batches, pad, padding_id
 from .decoding import generate_answers
 from .labels import LabelSpace
 from .modeling import CausalLMForLastTokenClassification, keep_exact_gradients
-from .prompts import PromptTemplate
+from .prompts import PromptEncoder, PromptTemplate
 from .run_files import read_run
 from .scoring import LabelScorer, evaluation_mode
 from .verbalizer import ParsedAnswer, Verbalizer
@@ -41,8 +41,7 @@ class HeadScorer:
     Args:
         model: Model with a head.
         tokenizer: Its tokenizer.
-        max_length: Maximum number of tokens of a document; `None` for no limit.
-        truncation: Where a document that is too long loses text.
+        encoder: Turns a document into the token ids that the head was trained on.
         batch_size: Documents a forward pass.
     """
 
@@ -50,21 +49,20 @@ class HeadScorer:
         self,
         model: CausalLMForLastTokenClassification,
         tokenizer: PreTrainedTokenizerBase,
+        encoder: DocumentEncoder | PromptEncoder,
         *,
-        max_length: int | None,
-        truncation: str = "tail",
         batch_size: int = 16,
     ) -> None:
         self.model = model
         self.batch_size = batch_size
-        self._encoder = DocumentEncoder(tokenizer, max_length, truncation)
+        self.encoder = encoder
         self._pad = padding_id(tokenizer)
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """Return the probability of each label, float32 `(n, labels)`, in batches of similar length."""
         multi_label = self.model.config.label_space.multi_label
         probabilities = np.empty((len(texts), self.model.config.num_labels), dtype=np.float32)
-        encoded = [self._encoder.encode(text) for text in texts]
+        encoded = [self.encoder.encode(text) for text in texts]
         with (
             evaluation_mode(self.model),
             logging.tqdm(total=len(texts), desc="Predicting", unit="doc", delay=2.0) as bar,
@@ -175,13 +173,14 @@ def _load_head(
     source: str, run: dict[str, Any], kwargs: dict[str, Any], hub_kwargs: dict[str, Any], batch_size: int
 ) -> HeadScorer:
     model = CausalLMForLastTokenClassification.from_pretrained(source, **kwargs, **hub_kwargs)
-    return HeadScorer(
-        _placed(model, kwargs),
-        AutoTokenizer.from_pretrained(source, **hub_kwargs),
-        max_length=run["truncation"]["max_length"],
-        truncation=run["truncation"]["side"],
-        batch_size=batch_size,
-    )
+    tokenizer = AutoTokenizer.from_pretrained(source, **hub_kwargs)
+    encoder: DocumentEncoder | PromptEncoder
+    if run.get("head_init") == "verbalizer":
+        template, verbalizer = _prompt(run)
+        encoder = template.bind(tokenizer, verbalizer)
+    else:
+        encoder = DocumentEncoder(tokenizer, run["truncation"]["max_length"], run["truncation"]["side"])
+    return HeadScorer(_placed(model, kwargs), tokenizer, encoder, batch_size=batch_size)
 
 
 def _load_label_scorer(
@@ -193,16 +192,22 @@ def _load_label_scorer(
     if adapter is not None:
         keep_exact_gradients(model)
         load_adapter(model, source, **hub_kwargs)
-    truncation = run["truncation"]
+    template, verbalizer = _prompt(run)
     return LabelScorer(
         _placed(model, kwargs),
         AutoTokenizer.from_pretrained(source, **hub_kwargs),
-        template=PromptTemplate(
-            **run["prompt_template"], max_length=truncation["max_length"], truncation=truncation["side"]
-        ),
-        verbalizer=Verbalizer.from_dict(run["verbalizer"], LabelSpace.from_dict(run["label_space"])),
+        template=template,
+        verbalizer=verbalizer,
         batch_size=batch_size,
     )
+
+
+def _prompt(run: dict[str, Any]) -> tuple[PromptTemplate, Verbalizer]:
+    truncation = run["truncation"]
+    template = PromptTemplate(
+        **run["prompt_template"], max_length=truncation["max_length"], truncation=truncation["side"]
+    )
+    return template, Verbalizer.from_dict(run["verbalizer"], LabelSpace.from_dict(run["label_space"]))
 
 
 def _placed(model: Any, kwargs: dict[str, Any]) -> Any:

@@ -188,7 +188,7 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
             base, revision = read_base(adapter)
             base_kwargs = {**kwargs, "revision": revision}
             base_kwargs.pop("subfolder", None)
-            with _quiet():  # the base has no head, and the adapter brings it
+            with quiet():  # the base has no head, and the adapter brings it
                 model = cls.from_pretrained(base, *model_args, label_space=label_space, **head_kwargs, **base_kwargs)
             load_adapter(model, source, **hub_kwargs)
             return model
@@ -243,7 +243,8 @@ def keep_exact_gradients(model: nn.Module) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Keep transformers' loading reports out of the log for a while."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

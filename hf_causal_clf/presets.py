@@ -95,7 +95,11 @@ class EmbeddingTrainingArguments(TrainingArguments):
         "f1_macro", "The validation metric that tells which checkpoint is best."
     )
     greater_is_better: bool | None = _default(None, "Whether that metric should be large. Default: by its name.")
-    max_length: int | None = _default(512, "Maximum number of tokens of a document, special tokens included.")
+    max_length: int | None = _default(
+        512,
+        "Maximum number of tokens of a document, special tokens included. With head_init verbalizer, of prompt and "
+        "answer together, as in the instruction-based approach; only the document is shortened to fit.",
+    )
 
     def __post_init__(self) -> None:
         _settle_best_metric(self)

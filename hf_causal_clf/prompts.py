@@ -164,6 +164,8 @@ class PromptEncoder:
         """Token ids of the whole prompt, up to the answer slot."""
         return [*self.prefix_ids, *self.document_ids(document), *self.suffix_ids]
 
+    encode = prompt_ids  # what a head reads, in place of `DocumentEncoder.encode`
+
     def target_ids(self, value: Label | Iterable[Label]) -> list[int]:
         """Token ids of the gold answer, end included (see `LabelSpace.encode` for `value`)."""
         encoded = self.verbalizer.labels.encode(value)

@@ -6,18 +6,19 @@ Knows the matrix of probabilities, whichever approach or baseline it comes from.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from . import plots
 from .calibration import Calibration, fit_calibration
 from .data import ClassificationData
 from .labels import LabelSpace
 from .metrics import classification_metrics, document_nll
-from .run_files import METRICS_FILE, PREDICTIONS_FILE, read_json, write_json
+from .run_files import FIGURES_FOLDER, METRICS_FILE, PREDICTIONS_FILE, read_json, write_json
 from .significance import mean_interval
 
 Metrics = dict[str, dict[str, float]]
@@ -59,12 +60,27 @@ def measure(data: ClassificationData, raw: dict[str, np.ndarray]) -> tuple[Calib
 
 
 def write_results(
-    output: Path, data: ClassificationData, raw: dict[str, np.ndarray], calibration: Calibration, metrics: Metrics
+    output: Path,
+    data: ClassificationData,
+    raw: dict[str, np.ndarray],
+    calibration: Calibration,
+    metrics: Metrics,
+    log_history: Sequence[dict[str, float]] = (),
 ) -> None:
-    """Write `metrics.json`, `predictions.parquet` and the figures of a run."""
+    """Write the figures, `predictions.parquet` and, when they are whole, `metrics.json` of a run.
+
+    Args:
+        output: Folder of the run.
+        data: Documents with gold labels.
+        raw: Uncalibrated probabilities of the measured splits.
+        calibration: From `measure`.
+        metrics: Content of `metrics.json`.
+        log_history: Of the trainer, for the training curves; without it there are none.
+    """
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / METRICS_FILE, metrics)
+    _draw(output / FIGURES_FOLDER, data, raw["test"], calibration, log_history)
     _write_predictions(output / PREDICTIONS_FILE, data, calibration, calibration.apply(raw["test"]))
+    write_json(output / METRICS_FILE, metrics)
 
 
 def read_results(output: Path, label_space: LabelSpace) -> Results:
@@ -116,6 +132,30 @@ def _measure(gold: np.ndarray, raw: np.ndarray, calibration: Calibration) -> dic
     change = mean_interval(document_nll(gold, probabilities) - document_nll(gold, raw))
     moved = {"nll_change": change.value, "nll_change_ci_low": change.low, "nll_change_ci_high": change.high}
     return {**classification_metrics(gold, probabilities, decisions), **before, **moved}
+
+
+def _draw(
+    folder: Path,
+    data: ClassificationData,
+    raw: np.ndarray,
+    calibration: Calibration,
+    log_history: Sequence[dict[str, float]],
+) -> None:
+    gold, names, multi_label = data.gold("test"), data.label_space.names, data.label_space.multi_label
+    probabilities = calibration.apply(raw)
+    predicted = calibration.decide(probabilities, multi_label=multi_label)
+    fitted = calibration.temperature is not None
+    figures = {
+        "reliability_diagram": plots.reliability_diagram(gold, probabilities, raw if fitted else None),
+        "label_f1": plots.label_f1_bars(gold, predicted, names),
+        "thresholds": plots.threshold_curves(gold, probabilities, calibration.thresholds),
+    }
+    if not multi_label:
+        figures["confusion_matrix"] = plots.confusion_matrix(gold, predicted, names)
+    if log_history:
+        figures["training_curves"] = plots.training_curves(log_history)
+    for name, figure in figures.items():
+        plots.save_figure(figure, folder / name)
 
 
 def _write_predictions(

@@ -15,6 +15,7 @@ from typing import Any
 CLASSIFICATION_FILE = "classification.json"
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
+FIGURES_FOLDER = "figures"
 SCHEMA_VERSION = 1
 
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +21,23 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .calibration import Calibration
 from .classifier import TextClassifier
+from .collators import DocumentEncoder
 from .data import ClassificationData
 from .distributed import over_processes
 from .labels import LabelSpace
 from .metrics import decision_metrics
 from .presets import base_revision, quantization_settings
-from .prompts import PromptTemplate
+from .prompts import PromptEncoder, PromptTemplate
 from .results import measure, print_metrics, write_results
-from .run_files import CLASSIFICATION_FILE, METRICS_FILE, PREDICTIONS_FILE, SCHEMA_VERSION, read_run, write_json
+from .run_files import (
+    CLASSIFICATION_FILE,
+    FIGURES_FOLDER,
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+    SCHEMA_VERSION,
+    read_run,
+    write_json,
+)
 from .verbalizer import ParsedAnswer, Verbalizer
 
 if TYPE_CHECKING:
@@ -36,7 +46,7 @@ if TYPE_CHECKING:
 
 # Files of an earlier run: an adapter beside a full model would be taken for a part of it
 _REPLACED = (
-    *(CLASSIFICATION_FILE, METRICS_FILE, PREDICTIONS_FILE),
+    *(CLASSIFICATION_FILE, METRICS_FILE, PREDICTIONS_FILE, f"{FIGURES_FOLDER}/*"),
     *("adapter_config.json", "adapter_model*", "config.json", "generation_config.json", "model*.safetensors*"),
 )
 
@@ -62,18 +72,21 @@ def describe_run(
     }
 
 
-def embedding(pooling: str) -> dict[str, Any]:
-    """The part of `classification.json` that is the embedding-based approach's own."""
-    return {"approach": "embedding", "pooling": pooling}
+def embedding(pooling: str, encoder: DocumentEncoder | PromptEncoder | None = None) -> dict[str, Any]:
+    """The part of `classification.json` that is the embedding-based approach's own; with its prompt, if it has one."""
+    part = {"approach": "embedding", "pooling": pooling, "head_init": "random"}
+    if isinstance(encoder, PromptEncoder):
+        part |= {"head_init": "verbalizer", **_wording(encoder.template, encoder.verbalizer)}
+    return part
 
 
 def instruction(template: PromptTemplate, verbalizer: Verbalizer) -> dict[str, Any]:
     """The part of `classification.json` that is the instruction-based approach's own."""
-    return {
-        "approach": "instruction",
-        "prompt_template": template.to_dict(),
-        "verbalizer": verbalizer.to_dict(),
-    }
+    return {"approach": "instruction", **_wording(template, verbalizer)}
+
+
+def _wording(template: PromptTemplate, verbalizer: Verbalizer) -> dict[str, Any]:
+    return {"prompt_template": template.to_dict(), "verbalizer": verbalizer.to_dict()}
 
 
 def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: dict[str, Any]) -> Path:
@@ -108,11 +121,23 @@ def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: 
 
 
 def evaluate_run(
-    output: Path, data: ClassificationData, training: dict[str, float], *, batch_size: int
+    output: Path,
+    data: ClassificationData,
+    training: dict[str, float],
+    *,
+    batch_size: int,
+    log_history: Sequence[dict[str, float]] = (),
 ) -> dict[str, dict[str, float]]:
     """Load a saved run, calibrate it on the validation documents, measure it, and complete its folder.
 
     The metrics are those of calibrated predictions, with the uncalibrated ones beside them as `uncalibrated_*`.
+
+    Args:
+        output: Folder that `save_run` returned.
+        data: Documents with gold labels.
+        training: What `train` returned; the speed of prediction is added to it.
+        batch_size: Documents a forward pass.
+        log_history: `trainer.state.log_history`, for the training curves.
 
     Returns:
         The content of `metrics.json`.
@@ -134,7 +159,7 @@ def evaluate_run(
         metrics["test"] |= generation_metrics(answers, data.gold("test"), data.label_space)
     metrics["training"] = training
     if PartialState().is_main_process:
-        write_results(output, data, raw, calibration, metrics)
+        write_results(output, data, raw, calibration, metrics, log_history)
         write_json(output / CLASSIFICATION_FILE, {**read_run(output), **calibration.to_dict()})
         (output / "README.md").unlink(missing_ok=True)  # TRL's draft, written with its checkpoints
         for checkpoint in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):

@@ -27,6 +27,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 from transformers.utils import logging
 
+from .answer_rows import answer_rows, read_output_embeddings
 from .arguments import HeadArguments, RunArguments
 from .callbacks import LabelScoringCallback, TrainingClock, peak_memory_bytes
 from .classifier import head_probabilities
@@ -35,7 +36,7 @@ from .data import ClassificationData
 from .metrics import classification_metrics
 from .modeling import CausalLMForLastTokenClassification, keep_exact_gradients
 from .presets import loading_kwargs, peft_config
-from .prompts import PromptTemplate
+from .prompts import PromptEncoder, PromptTemplate
 from .scoring import LabelScorer
 from .verbalizer import Verbalizer
 
@@ -88,17 +89,21 @@ def prepare(model_arguments: ModelConfig, training_arguments: TrainingArguments)
 def embedding_trainer(
     data: ClassificationData,
     tokenizer: PreTrainedTokenizerBase,
-    encoder: DocumentEncoder,
+    encoder: DocumentEncoder | PromptEncoder,
     model_arguments: ModelConfig,
     training_arguments: TrainingArguments,
     head_arguments: HeadArguments,
     run_arguments: RunArguments,
 ) -> Trainer:
-    """Build the standard `Trainer` of the embedding-based approach."""
+    """Build the standard `Trainer` of the embedding-based approach.
+
+    With a `PromptEncoder`, the head starts from its answers, whatever `head_arguments` say.
+    """
     label_space = data.label_space
     if label_space.multi_label and training_arguments.label_smoothing_factor:
         raise ValueError("label_smoothing_factor is for single-label tasks. Leave it out.")
     encoded = {split: _encode(data, split, encoder) for split in ("train", "validation")}
+    rows = _rows(encoder, model_arguments) if isinstance(encoder, PromptEncoder) else None
     set_seed(training_arguments.seed)  # the head is random, and has to be the same in all processes
     model: Any = CausalLMForLastTokenClassification.from_pretrained(
         model_arguments.model_name_or_path,
@@ -108,6 +113,8 @@ def embedding_trainer(
         **(_balanced_weights(data) if head_arguments.class_weight == "balanced" else {}),
         **loading_kwargs(model_arguments),
     )
+    if rows is not None:
+        model.score.weight.data.copy_(rows)
     training_arguments.label_smoothing_factor = 0.0  # the model's own loss does it, normalised
     config = peft_config(model_arguments, model)
     if config is not None:
@@ -190,7 +197,7 @@ def train(trainer: Trainer) -> dict[str, float]:
     return metrics
 
 
-def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder) -> Any:
+def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder | PromptEncoder) -> Any:
     rows = data.splits[split]
     encode_label = data.label_space.encode
 
@@ -198,6 +205,12 @@ def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder) -> A
         return {"input_ids": encoder.encode(example["text"]), "labels": encode_label(example["label"])}
 
     return rows.map(row, remove_columns=rows.column_names, keep_in_memory=True, desc=f"Tokenizing {split}")
+
+
+def _rows(encoder: PromptEncoder, model_arguments: ModelConfig) -> torch.Tensor:
+    source, revision = model_arguments.model_name_or_path, model_arguments.model_revision
+    output_embeddings = read_output_embeddings(source, revision=revision, dtype=model_arguments.dtype)
+    return answer_rows(output_embeddings, encoder.answer_ids)
 
 
 def _head_metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, float]:

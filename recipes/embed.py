@@ -6,7 +6,7 @@ Every argument goes into the YAML file or on the command line, which wins. The f
 TextClassifier.from_pretrained(output_dir).
 """
 
-from hf_causal_clf.arguments import DataArguments, HeadArguments, RunArguments, parse_arguments
+from hf_causal_clf.arguments import DataArguments, HeadArguments, PromptArguments, RunArguments, parse_arguments
 from hf_causal_clf.collators import DocumentEncoder
 from hf_causal_clf.data import load_data
 from hf_causal_clf.distributed import start_cpu_processes
@@ -17,14 +17,22 @@ from hf_causal_clf.training import embedding_trainer, prepare, train
 
 def main() -> None:
     start_cpu_processes()
-    types = (DataArguments, EmbeddingModelArguments, HeadArguments, RunArguments, EmbeddingTrainingArguments)
-    data_args, model_args, head_args, run_args, training_args = parse_arguments(types, __doc__)
+    types = (
+        *(DataArguments, EmbeddingModelArguments, HeadArguments, PromptArguments, RunArguments),
+        EmbeddingTrainingArguments,
+    )
+    data_args, model_args, head_args, prompt_args, run_args, training_args = parse_arguments(types, __doc__)
 
     # Everything that can be wrong without the model's weights is found here
+    head_args.check_prompt(prompt_args)
     with training_args.main_process_first(desc="loading data"):
         data = load_data(data_args)
     tokenizer = prepare(model_args, training_args)
-    encoder = DocumentEncoder(tokenizer, training_args.max_length, run_args.truncation)
+    if head_args.head_init == "verbalizer":
+        template = prompt_args.template(training_args.max_length, run_args.truncation)
+        encoder = template.bind(tokenizer, prompt_args.verbalizer(data.label_space))
+    else:
+        encoder = DocumentEncoder(tokenizer, training_args.max_length, run_args.truncation)
 
     trainer = embedding_trainer(data, tokenizer, encoder, model_args, training_args, head_args, run_args)
     training = train(trainer)
@@ -34,10 +42,11 @@ def main() -> None:
         model_args,
         max_length=training_args.max_length,
         truncation=run_args.truncation,
-        **embedding(head_args.pooling),
+        **embedding(head_args.pooling, encoder),
     )
     output = save_run(trainer, tokenizer, description)
-    evaluate_run(output, data, training, batch_size=training_args.per_device_eval_batch_size)
+    batch_size = training_args.per_device_eval_batch_size
+    evaluate_run(output, data, training, batch_size=batch_size, log_history=trainer.state.log_history)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ def main() -> None:
         **instruction(template, verbalizer),
     )
     output = save_run(trainer, tokenizer, description)
-    evaluate_run(output, data, training, batch_size=training_args.per_device_eval_batch_size)
+    batch_size = training_args.per_device_eval_batch_size
+    evaluate_run(output, data, training, batch_size=batch_size, log_history=trainer.state.log_history)
 
 
 if __name__ == "__main__":

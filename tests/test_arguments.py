@@ -12,7 +12,10 @@ from hf_causal_clf.presets import (
 )
 
 TYPES = {
-    "embed": (DataArguments, EmbeddingModelArguments, HeadArguments, RunArguments, EmbeddingTrainingArguments),
+    "embed": (
+        *(DataArguments, EmbeddingModelArguments, HeadArguments, PromptArguments, RunArguments),
+        EmbeddingTrainingArguments,
+    ),
     "instruct": (DataArguments, InstructionModelArguments, PromptArguments, RunArguments, InstructionTrainingArguments),
 }
 CONFIGS = sorted((Path(__file__).parent.parent / "recipes" / "configs").rglob("*.yaml"))
@@ -38,7 +41,7 @@ def write(path, text):
 
 def test_command_line_wins_over_the_file(tmp_path):
     config = write(tmp_path / "a.yaml", "model_name_or_path: m\ntrain_file: t\nlora_r: 4\nlearning_rate: 1.0e-3\n")
-    data, model, _, _, training = parse_arguments(
+    data, model, *_, training = parse_arguments(
         TYPES["embed"], args=[*config, "--lora_r", "16", "--multi_label", "true"]
     )
     assert (model.lora_r, training.learning_rate, data.multi_label) == (16, 1e-3, True)
@@ -93,6 +96,8 @@ def test_answers_from_yaml_and_from_json(tmp_path):
         (lambda: PromptArguments(answers="[1]"), "must map label names"),
         (lambda: HeadArguments(pooling="max"), "pooling must be one of"),
         (lambda: HeadArguments(class_weight="heavy"), "'balanced' or left out"),
+        (lambda: HeadArguments(head_init="zero"), "head_init must be one of"),
+        (lambda: HeadArguments(head_init="verbalizer", pooling="mean"), "set pooling to last, not mean"),
         (lambda: RunArguments(truncation="middle"), "must be one of"),
         (lambda: RunArguments(early_stopping_patience=-1), "must be 0"),
     ],
