@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ BLUE, RED, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#595959"  # Okabe and
 COLOURS = (BLUE, RED, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 _PIXELS = 1200  # widest PNG
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a `$` in a label is a dollar
     "text.usetex": False,
     "font.family": "sans-serif",
@@ -53,16 +53,17 @@ def styled(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
     return wrapper
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure, in inches."""
+def new_figure(width: float, height: float, *, gap: float = 0.02) -> Figure:
+    """Return an empty figure: its size in inches, the gap between columns of axes in parts of their width."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(wspace=gap))
 
 
 def beside(axes: Axes, place: float, text: str) -> None:
     """Write a text to the right of the axes, at the height `place`."""
-    at = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+    at: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
     axes.annotate(text, (1, place), (8, 0), va="center", fontsize=9, annotation_clip=False, **at)
 
 

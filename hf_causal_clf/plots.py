@@ -50,11 +50,10 @@ def reliability_diagram(
     shown = {"": probabilities}
     if uncalibrated is not None:
         shown = {"Before calibration": uncalibrated, "After calibration": probabilities}
-    figure = new_figure(7 if len(shown) == 2 else 4.5, 5)
+    figure = new_figure(7 if len(shown) == 2 else 4.5, 5, gap=0.06)
     axes = figure.subplots(
         2, len(shown), sharex=True, sharey="row", squeeze=False, gridspec_kw={"height_ratios": [3, 1]}
     )
-    figure.get_layout_engine().set(wspace=0.06)
     for column, (title, values) in enumerate(shown.items()):
         _same_documents(gold, values)
         _reliability(axes[0, column], axes[1, column], gold, values, bins)
@@ -151,7 +150,7 @@ def confusion_matrix(gold: np.ndarray, predicted: np.ndarray, labels: Sequence[s
 
 
 def _name_axes(axes: Axes, names: list[str], columns: int, size: float, turned: int) -> None:
-    across = {"rotation": turned, "ha": "right" if turned else "center", "rotation_mode": "anchor"}
+    across: dict[str, Any] = {"rotation": turned, "ha": "right" if turned else "center", "rotation_mode": "anchor"}
     if turned == 90:
         across["va"] = "center"
     axes.set_xticks(range(columns), [*names, "malformed"][:columns], fontsize=size, **across)

@@ -123,11 +123,15 @@ def learning_curves(
             )
     figure = new_figure(7, 4)
     axes = figure.subplots()
-    handles = []
+    handles: list[Any] = []  # the stubs do not know that a legend takes containers
     for place, entries in enumerate(series.values()):
         present = [(size, entry) for size, entry in zip(sizes, entries, strict=True) if entry is not None]
         pairs = [entry if isinstance(entry, tuple | list) else (entry, 0.0) for _, entry in present]
-        style = {"color": COLOURS[place % 7], "marker": MARKERS[place % 7], "linestyle": ("-", "--")[place // 7 % 2]}
+        style: dict[str, Any] = {
+            "color": COLOURS[place % 7],
+            "marker": MARKERS[place % 7],
+            "linestyle": ("-", "--")[place // 7 % 2],
+        }
         means, deviations = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
         handles.append(axes.errorbar([size for size, _ in present], means, deviations, capsize=3, **style))
     axes.set_xscale("log")

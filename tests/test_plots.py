@@ -283,17 +283,19 @@ def test_f1_comparison():
 
 
 def test_learning_curves():
-    series = {"embedding": [0.5, None, 0.9], "_seeds": [(0.4, 0.1), (0.6, 0.05), (0.8, 0.02)], "nothing": [None] * 3}
+    series = {"embedding": [0.0, None, 0.9], "_seeds": [(0.4, 0.1), (0.6, 0.05), (0.8, 0.02)], "nothing": [None] * 3}
     figure = plots.learning_curves([50, 200, 1600], series)
     [axes] = figure.axes
     shown = [container[0].get_xydata().tolist() for container in axes.containers]
-    assert shown == [[[50, 0.5], [1600, 0.9]], [[50, 0.4], [200, 0.6], [1600, 0.8]], []]
+    assert shown == [[[50, 0.0], [1600, 0.9]], [[50, 0.4], [200, 0.6], [1600, 0.8]], []]
     bars = axes.containers[1][2][0].get_segments()
     np.testing.assert_allclose([bar[:, 1] for bar in bars], [[0.3, 0.5], [0.55, 0.65], [0.78, 0.82]])
     assert axes.get_xscale() == "log"
     render(figure)
     assert names(axes.get_xticklabels()) == ["50", "200", "1,600"]
     assert legends(figure).split("\n") == ["embedding", "_seeds", "nothing"]
+    close = plots.learning_curves([200, 300, 400], {"a": [0.1, 0.2, 0.3]}).axes[0]
+    assert names([*close.get_xticklabels(), *close.get_xticklabels(minor=True)]) == ["200", "300", "400"]
     with pytest.raises(ValueError, match="at least 1"):
         plots.learning_curves([0, 10], {"a": [0.1, 0.2]})
     with pytest.raises(ValueError, match="'a' has 1 entries for 2 sizes"):
@@ -386,7 +388,7 @@ def test_the_same_figure_is_the_same_file(tmp_path):
     gold, probabilities = single_label()
     for name, draw in {
         "matrix": lambda: plots.confusion_matrix(gold, probabilities.argmax(axis=1), list("abcde")),
-        "curves": lambda: plots.training_curves(HISTORY),
+        "comparison": lambda: plots.f1_comparison(ODD, [0.5] * 6, [0.5] * 6, [0.5] * 6),
     }.items():
         figure = draw()
         saved = [
