@@ -152,7 +152,7 @@ def _draw(
     }
     if not multi_label:
         figures["confusion_matrix"] = plots.confusion_matrix(gold, predicted, names)
-    if log_history:
+    if any({"loss", "eval_loss"} & set(entry) for entry in log_history):
         figures["training_curves"] = plots.training_curves(log_history)
     for name, figure in figures.items():
         plots.save_figure(figure, folder / name)
