@@ -117,7 +117,7 @@ def _with_interval(value: float, low: float, high: float, sign: str = "") -> str
 
 
 def _rate(value: float | None) -> str:
-    if value is None:
+    if not value:  # nothing to train, or trained before this was started again
         return ""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 

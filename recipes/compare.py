@@ -6,41 +6,37 @@ Writes report.md, report.json and figures to output_dir. Started again, it goes 
 trained again only if its settings or the data have changed. Each run is started with accelerate launch on one process.
 """
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import yaml
 from transformers.trainer_utils import get_last_checkpoint
-from transformers.utils import logging
 
-from hf_causal_clf import baselines
+from hf_causal_clf import baselines, plots
 from hf_causal_clf.arguments import DataArguments, HeadArguments, PromptArguments, RunArguments, parse_arguments
 from hf_causal_clf.comparison import Entry, compare_runs
+from hf_causal_clf.comparison_arguments import BASELINE_NAMES, SHARED, ComparisonArguments
+from hf_causal_clf.comparison_state import ComparisonState
 from hf_causal_clf.data import ClassificationData, load_data
 from hf_causal_clf.encoder import fine_tuned_encoder
-from hf_causal_clf.features import fingerprint
 from hf_causal_clf.presets import (
     EmbeddingModelArguments,
     EmbeddingTrainingArguments,
     InstructionModelArguments,
     InstructionTrainingArguments,
 )
-from hf_causal_clf.prompts import TRUNCATION_SIDES
 from hf_causal_clf.report import render_report
 from hf_causal_clf.results import Results, measure, read_results, write_results
-from hf_causal_clf.run_files import read_json, write_json
-
-logger = logging.get_logger(__name__)
+from hf_causal_clf.run_files import read_json, write_json, write_text
 
 RECIPES = {"embedding": "embed.py", "instruction": "instruct.py"}
 TYPES = {
@@ -52,152 +48,53 @@ TYPES = {
         *(DataArguments, InstructionModelArguments, PromptArguments, RunArguments, InstructionTrainingArguments),
     ),
 }
-SHARED = ("model_name_or_path", "model_revision", "dtype", "attn_implementation", "load_in_4bit", "truncation")
-NAMES = {
-    "majority": "majority class",
-    "tfidf": "TF-IDF + logistic regression",
-    "zero_shot": "zero-shot",
-    "contextual": "zero-shot, contextual calibration",
-    "frozen": "frozen backbone + head",
-    "encoder": "encoder",
-}
-
-
-@dataclass
-class CompareArguments:
-    """What is compared. Model, prompt and data arguments hold for every run and baseline."""
-
-    output_dir: str = field(metadata={"help": "Folder of the report, and of the runs that are trained."})
-    model_name_or_path: str = field(metadata={"help": "Decoder-only language model: Hub id or folder."})
-    runs: str | None = field(
-        default=None,
-        metadata={
-            "help": "Runs by name, a mapping (YAML) or JSON. Each has an `approach` (embedding or instruction) and any "
-            "arguments of that recipe; or the `output_dir` of a finished run alone, to reuse it."
-        },
-    )
-    baselines: list[str] | None = field(
-        default=None,
-        metadata={"help": f"Baselines to add, of {', '.join(baselines.BASELINES)}; 'none' for none. Default: all."},
-    )
-    seeds: list[int] = field(
-        default_factory=lambda: [42], metadata={"help": "Training seeds. The tests compare the runs of the lowest."}
-    )
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
-    dtype: str | None = field(default="bfloat16", metadata={"help": "Data type of the base model's weights."})
-    attn_implementation: str | None = field(default=None, metadata={"help": "As in transformers."})
-    load_in_4bit: bool = field(default=False, metadata={"help": "Whether to load the base model in NF4."})
-    truncation: str = field(
-        default="tail",
-        metadata={"help": "Where a document that is too long loses text.", "choices": list(TRUNCATION_SIDES)},
-    )
-    max_length: int = field(
-        default=512, metadata={"help": "Maximum number of tokens of a document (heads and the encoder)."}
-    )
-    prompt_max_length: int = field(default=1024, metadata={"help": "Maximum number of tokens of prompt and answer."})
-    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Documents a device in prediction."})
-    encoder_name_or_path: str | None = field(
-        default=None, metadata={"help": "Encoder (BERT and its like) to fine-tune as a baseline; left out by default."}
-    )
-    encoder_learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate of the encoder."})
-    encoder_num_train_epochs: float = field(default=5, metadata={"help": "Epochs of the encoder."})
-
-    def __post_init__(self) -> None:
-        runs = json.loads(self.runs) if isinstance(self.runs, str) else self.runs or {}
-        if not isinstance(runs, dict) or not all(isinstance(settings, dict) for settings in runs.values()):
-            raise ValueError(f"runs must map names to settings, got {self.runs!r}.")
-        self.run_settings: dict[str, dict[str, Any]] = {str(name): settings for name, settings in runs.items()}
-        if self.baselines is None:
-            self.baselines = [name for name in baselines.BASELINES if name != "encoder" or self.encoder_name_or_path]
-        elif self.baselines == ["none"]:
-            self.baselines = []
-        unknown = sorted(set(self.baselines) - set(baselines.BASELINES))
-        if unknown:
-            raise ValueError(f"Unknown baselines {unknown}. Known are {list(baselines.BASELINES)}.")
-        if "encoder" in self.baselines and not self.encoder_name_or_path:
-            raise ValueError("The baseline 'encoder' needs encoder_name_or_path.")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must be one or more different numbers, got {self.seeds}.")
-        self.seeds = sorted(self.seeds)
-        for name, settings in self.run_settings.items():
-            if name in NAMES.values() or "/" in name or name.startswith("."):
-                raise ValueError(f"A run cannot be called {name!r}: that is a baseline's name or no folder name.")
-            if settings.get("approach") not in RECIPES and set(settings) != {"output_dir"}:
-                raise ValueError(
-                    f"Run {name!r} needs an approach, one of {list(RECIPES)}, and its settings; or the output_dir of a "
-                    f"finished run and nothing else. It has {settings}."
-                )
-            taken = sorted({"seed", "output_dir", "config"} & set(settings)) if "approach" in settings else []
-            if taken:
-                raise ValueError(f"Run {name!r} sets {taken}, which compare.py sets itself: use seeds and output_dir.")
-        if len(self.run_settings) + len(self.baselines) < 2:
-            raise ValueError("There is nothing to compare: give at least two runs or baselines.")
 
 
 def main() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SystemExit("Start this script once, without accelerate launch: it launches each run itself.")
-    arguments, data_args, prompt_args = parse_arguments((CompareArguments, DataArguments, PromptArguments), __doc__)
-    data = load_data(data_args)
+    types = (ComparisonArguments, DataArguments, PromptArguments)
+    arguments, data_args, prompt_args = parse_arguments(types, __doc__)
     output = Path(arguments.output_dir)
+    arguments.cache_dir = arguments.cache_dir or str(output / "cache")
+    reports = {}
+    for size in arguments.train_sizes or [data_args.max_train_samples]:
+        folder = output / f"size-{size}" if arguments.train_sizes else output
+        sized = replace(arguments, output_dir=str(folder))
+        reports[size] = compare(sized, replace(data_args, max_train_samples=size), prompt_args)
+    if len(reports) > 1:
+        write_learning_curves(output, reports)
+
+
+def compare(arguments: ComparisonArguments, data_args: DataArguments, prompt_args: PromptArguments) -> dict[str, Any]:
+    """Train or reuse the runs, add the baselines and write the report."""
+    data, output = load_data(data_args), Path(arguments.output_dir)
+    trained = {name: settings for name, settings in arguments.run_settings.items() if "approach" in settings}
     configs = {
         (name, seed): write_config(output, name, seed, arguments, data_args, prompt_args)
-        for name, settings in arguments.run_settings.items()
-        if "approach" in settings
+        for name in trained
         for seed in arguments.seeds
     }
-    state = State(output, data)
+    reused = [
+        reuse(name, Path(settings["output_dir"]), data)
+        for name, settings in arguments.run_settings.items()
+        if name not in trained
+    ]
+    state = ComparisonState(output, data)
     entries = [run_baseline(kind, arguments, prompt_args, data, state) for kind in arguments.baselines]
-    for name, settings in arguments.run_settings.items():
-        if "approach" in settings:
-            results = [run_recipe(name, seed, configs[name, seed], settings, data, state) for seed in arguments.seeds]
-            entries.append(Entry(name, settings["approach"], results, arguments.seeds))
-        else:
-            entries.append(reuse(name, Path(settings["output_dir"]), data))
-    report = compare_runs(entries)
+    for name, settings in trained.items():
+        results = [run_recipe(name, seed, configs[name, seed], settings, data, state) for seed in arguments.seeds]
+        entries.append(Entry(name, settings["approach"], results, arguments.seeds))
+    report = compare_runs([*entries, *reused])
     write_report(output, report, arguments, data)
-
-
-class State:
-    """Which runs are finished, and with which configuration: `state.json` in the output folder."""
-
-    def __init__(self, output: Path, data: ClassificationData) -> None:
-        self.output = output
-        self._path = output / "state.json"
-        self._runs = read_json(self._path) if self._path.is_file() else {}
-        rows = {
-            split: [list(part[column]) for column in ("id", "text", "label")] for split, part in data.splits.items()
-        }
-        self._data = fingerprint([data.label_space.to_dict(), rows])
-
-    def folder(self, name: str, seed: int | None, config: dict[str, Any]) -> tuple[Path, bool]:
-        """Return a run's folder and whether it is finished; what another configuration left there is removed."""
-        key = name if seed is None else f"{name}/seed-{seed}"
-        folder, mark = self.output / key, fingerprint([config, self._data])
-        known = self._runs.get(key, {})
-        if known.get("configuration") != mark:
-            if folder.exists():
-                logger.warning(f"{folder}: its configuration or data have changed; it is run again.")
-                shutil.rmtree(folder)
-            self._runs[key] = {"configuration": mark, "finished": False}
-            self._write()
-        return folder, self._runs[key]["finished"] and (folder / "metrics.json").is_file()
-
-    def finish(self, folder: Path) -> None:
-        """Note that a run is finished."""
-        self._runs[str(folder.relative_to(self.output))]["finished"] = True
-        self._write()
-
-    def _write(self) -> None:
-        self.output.mkdir(parents=True, exist_ok=True)
-        write_json(self._path, self._runs)
+    return report
 
 
 def write_config(
     output: Path,
     name: str,
     seed: int,
-    arguments: CompareArguments,
+    arguments: ComparisonArguments,
     data_args: DataArguments,
     prompt_args: PromptArguments,
 ) -> Path:
@@ -217,7 +114,7 @@ def write_config(
     }
     path = output / "configs" / f"{name}-{seed}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     try:
         parse_arguments(TYPES[approach], args=["--config", str(path)])
     except ValueError as error:
@@ -226,7 +123,7 @@ def write_config(
 
 
 def run_recipe(
-    name: str, seed: int, config: Path, settings: dict[str, Any], data: ClassificationData, state: State
+    name: str, seed: int, config: Path, settings: dict[str, Any], data: ClassificationData, state: ComparisonState
 ) -> Results:
     """Train a run with its recipe, or go on with it, unless it is finished."""
     folder, finished = state.folder(name, seed, yaml.safe_load(config.read_text(encoding="utf-8")))
@@ -254,25 +151,29 @@ def reuse(name: str, folder: Path, data: ClassificationData) -> Entry:
 
 
 def run_baseline(
-    kind: str, arguments: CompareArguments, prompt_args: PromptArguments, data: ClassificationData, state: State
+    kind: str,
+    arguments: ComparisonArguments,
+    prompt_args: PromptArguments,
+    data: ClassificationData,
+    state: ComparisonState,
 ) -> Entry:
     """Run a baseline, in a process of its own so that its peak memory is its own."""
     seeds = arguments.seeds if kind == "encoder" else [None]
     results = []
     for seed in seeds:
         folder, finished = state.folder(
-            NAMES[kind], seed, {"kind": kind, **baseline_settings(kind, arguments, prompt_args)}
+            BASELINE_NAMES[kind], seed, {"kind": kind, **baseline_settings(kind, arguments, prompt_args)}
         )
         if not finished:
-            print(f"\n{NAMES[kind]}" + (f", seed {seed}" if seed is not None else ""), flush=True)
+            print(f"\n{BASELINE_NAMES[kind]}" + (f", seed {seed}" if seed is not None else ""), flush=True)
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 pool.submit(baseline, kind, arguments, prompt_args, data, seed, folder).result()
             state.finish(folder)
         results.append(read_results(folder, data.label_space))
-    return Entry(NAMES[kind], kind, results, arguments.seeds if kind == "encoder" else ())
+    return Entry(BASELINE_NAMES[kind], kind, results, arguments.seeds if kind == "encoder" else ())
 
 
-def baseline_settings(kind: str, arguments: CompareArguments, prompt_args: PromptArguments) -> dict[str, Any]:
+def baseline_settings(kind: str, arguments: ComparisonArguments, prompt_args: PromptArguments) -> dict[str, Any]:
     """Return the arguments that a baseline depends on."""
     model = {key: getattr(arguments, key) for key in SHARED}
     if kind in ("zero_shot", "contextual"):
@@ -287,14 +188,14 @@ def baseline_settings(kind: str, arguments: CompareArguments, prompt_args: Promp
 
 def baseline(
     kind: str,
-    arguments: CompareArguments,
+    arguments: ComparisonArguments,
     prompt_args: PromptArguments,
     data: ClassificationData,
     seed: int | None,
     folder: Path,
 ) -> None:
     """Run a baseline and write its results."""
-    cache = Path(arguments.output_dir) / "cache"
+    cache = Path(arguments.cache_dir)
     model = EmbeddingModelArguments(**{key: getattr(arguments, key) for key in SHARED if key != "truncation"})
     options = {"batch_size": arguments.per_device_eval_batch_size, "cache": cache}
     if kind in ("majority", "tfidf"):
@@ -322,7 +223,10 @@ def baseline(
     write_results(folder, data, outcome.raw, calibration, {**metrics, "training": outcome.training})
 
 
-def write_report(output: Path, report: dict[str, Any], arguments: CompareArguments, data: ClassificationData) -> None:
+def write_report(
+    output: Path, report: dict[str, Any], arguments: ComparisonArguments, data: ClassificationData
+) -> None:
+    """Write and print the report, with a figure of all runs and the reliability diagrams of the trained ones."""
     sizes = {split: len(rows) for split, rows in data.splits.items()}
     kind = "multi-label" if data.label_space.multi_label else "single-label"
     sentence = (
@@ -330,11 +234,41 @@ def write_report(output: Path, report: dict[str, Any], arguments: CompareArgumen
         f"{len(data.label_space)} labels, {kind}. Model: {Path(arguments.model_name_or_path).name}. "
         f"Seeds: {', '.join(map(str, arguments.seeds))}."
     )
+    rows = report["runs"]
+    intervals = [row["confidence_intervals"]["f1_macro"] for row in rows]
+    forest = plots.f1_comparison(
+        [row["name"] for row in rows],
+        [row["metrics"]["f1_macro"] for row in rows],
+        [interval["low"] for interval in intervals],
+        [interval["high"] for interval in intervals],
+    )
+    plots.save_figure(forest, output / "figures" / "f1_macro")
+    figures = [("Macro F1 with 95 % intervals", "figures/f1_macro.png")]
+    for row in rows:
+        diagram = f"{row['name']}/seed-{arguments.seeds[0]}/figures/reliability_diagram.png"
+        if row["approach"] in RECIPES and (output / diagram).is_file():
+            figures.append((f"Reliability: {row['name']}", quote(diagram)))
     write_json(output / "report.json", report)
-    page = render_report(report, title="Comparison", data=sentence)
-    (output / "report.md").write_text(page, encoding="utf-8")
+    page = render_report(report, title="Comparison", data=sentence, figures=figures)
+    write_text(output / "report.md", page)
     print(page)
     print(f"The report is in {output / 'report.md'}")
+
+
+def write_learning_curves(output: Path, reports: dict[int, dict[str, Any]]) -> None:
+    """Draw macro F1 against the number of training documents, and write the numbers beside."""
+    names = [row["name"] for row in reports[max(reports)]["runs"]]
+    series: dict[str, list[Any]] = {name: [] for name in names}
+    for report in reports.values():
+        rows = {row["name"]: row for row in report["runs"]}
+        for name in names:
+            row = rows[name]
+            several = "mean" in row
+            score = row["metrics"]["f1_macro"]
+            series[name].append((row["mean"]["f1_macro"], row["sd"]["f1_macro"]) if several else score)
+    plots.save_figure(plots.learning_curves(list(reports), series), output / "figures" / "learning_curves")
+    write_json(output / "learning_curves.json", {"train_sizes": list(reports), "f1_macro": series})
+    print(f"The learning curves are in {output / 'figures' / 'learning_curves.png'}")
 
 
 def _given(arguments: Any) -> dict[str, Any]:

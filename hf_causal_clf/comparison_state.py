@@ -1,0 +1,57 @@
+"""Which runs of a comparison are finished, and with which configuration, so that it can go on where it stopped."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from .data import ClassificationData
+from .features import fingerprint
+from .run_files import read_json, write_json
+
+logger = logging.get_logger(__name__)
+
+STATE_FILE = "state.json"
+
+
+class ComparisonState:
+    """The content of `state.json` in the output folder of a comparison.
+
+    Args:
+        output: That folder.
+        data: Documents; with other ones, every run is another run.
+    """
+
+    def __init__(self, output: Path, data: ClassificationData) -> None:
+        self.output = output
+        self._path = output / STATE_FILE
+        self._runs = read_json(self._path) if self._path.is_file() else {}
+        rows = {
+            split: [list(part[column]) for column in ("id", "text", "label")] for split, part in data.splits.items()
+        }
+        self._data = fingerprint([data.label_space.to_dict(), rows])
+
+    def folder(self, name: str, seed: int | None, config: dict[str, Any]) -> tuple[Path, bool]:
+        """Return a run's folder and whether it is finished; what another configuration left there is removed."""
+        key = name if seed is None else f"{name}/seed-{seed}"
+        folder, mark = self.output / key, fingerprint([config, self._data])
+        known = self._runs.get(key, {})
+        if known.get("configuration") != mark:
+            if folder.exists():
+                logger.warning(f"{folder}: its configuration or data have changed; it is run again.")
+                shutil.rmtree(folder)
+            self._runs[key] = {"configuration": mark, "finished": False}
+            self._write()
+        return folder, self._runs[key]["finished"] and (folder / "metrics.json").is_file()
+
+    def finish(self, folder: Path) -> None:
+        """Note that a run is finished."""
+        self._runs[str(folder.relative_to(self.output))]["finished"] = True
+        self._write()
+
+    def _write(self) -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
+        write_json(self._path, self._runs)
