@@ -113,20 +113,22 @@ def _approaches(rows: Sequence[dict[str, Any]], pairwise: Sequence[dict[str, Any
 
 
 def _aligned(entries: Sequence[Entry]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Gold labels, and each run's decisions for its first seed, in the order of the same documents."""
+    """Gold labels, and each run's decisions for its first seed, in the order of the document ids."""
     reference = entries[0].results[0]
+    ids = sorted(reference.ids)
+    gold = reference.gold[align(ids, reference.ids)]
     predicted = []
     for entry in entries:
         for index, results in enumerate(entry.results):
             try:
-                rows = align(reference.ids, results.ids)
+                rows = align(ids, results.ids)
             except ValueError as error:
                 raise ValueError(f"{entry.name!r} and {entries[0].name!r}: {error}") from error
-            if not np.array_equal(results.gold[rows], reference.gold):
+            if not np.array_equal(results.gold[rows], gold):
                 raise ValueError(f"{entry.name!r} and {entries[0].name!r} have other gold labels for the same ids.")
             if index == 0:
                 predicted.append(results.predicted[rows])
-    return reference.gold, predicted
+    return gold, predicted
 
 
 def _row(entry: Entry, index: int, bootstrap: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:

@@ -5,7 +5,17 @@ import pytest
 from scipy.stats import binom
 from sklearn.metrics import f1_score
 
-from hf_causal_clf.significance import align, f1_difference, f1_interval, holm, is_correct, mcnemar
+from hf_causal_clf.significance import (
+    align,
+    bootstrap_f1,
+    f1_difference,
+    f1_interval,
+    holm,
+    is_correct,
+    mcnemar,
+    mean_interval,
+    percentile_interval,
+)
 
 
 def draw_run(draw, gold, accuracy, labels=3):
@@ -101,3 +111,24 @@ def test_correctness_of_a_document():
 def test_bad_average():
     with pytest.raises(ValueError, match="'macro' or 'micro', got 'weighted'"):
         f1_interval(np.array([0, 1]), np.array([0, 1]), average="weighted")
+
+
+def test_several_runs_at_once_equal_pair_by_pair():
+    draw = np.random.default_rng(5)
+    gold = draw.integers(0, 3, size=70)
+    runs = [draw_run(draw, gold, accuracy) for accuracy in (0.9, 0.7, 0.5)]
+    values, samples = bootstrap_f1(gold, runs, resamples=700)
+    for a, b in ((0, 1), (2, 0)):
+        expected = f1_difference(gold, runs[a], runs[b], resamples=700)
+        assert percentile_interval(values[a] - values[b], samples[a] - samples[b]) == expected
+    assert f1_interval(gold, runs[1], resamples=700) == percentile_interval(values[1], samples[1])
+
+
+def test_mean_interval_is_that_of_the_normal_approximation():
+    values = np.random.default_rng(6).normal(2.0, 3.0, size=900)
+    found = mean_interval(values)
+    half = 1.96 * values.std() / 30
+    assert found.value == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
+    constant = mean_interval(np.full(20, -0.5))
+    assert (constant.low, constant.high) == pytest.approx((-0.5, -0.5), abs=1e-6)

@@ -44,6 +44,7 @@ RUN_FILES = {
     "adapter_model.safetensors",
     "chat_template.jinja",
     "classification.json",
+    "figures",
     "metrics.json",
     "predictions.parquet",
     "tokenizer.json",
@@ -149,7 +150,8 @@ def run_embedding(checkpoint, output, files, head=None, run=None, **training):
         truncation=run.truncation,
         **embedding(head.pooling),
     )
-    metrics = evaluate_run(save_run(trainer, tokenizer, description), data, training_metrics, batch_size=8)
+    output_dir = save_run(trainer, tokenizer, description)
+    metrics = evaluate_run(output_dir, data, training_metrics, batch_size=8, log_history=trainer.state.log_history)
     return data, metrics, history
 
 
@@ -158,6 +160,9 @@ def check_run_folder(output: Path, data, metrics) -> None:
     assert {path.name for path in output.iterdir()} == RUN_FILES
     assert json.loads((output / "metrics.json").read_text()) == metrics
     assert {"validation", "test", "training"} == set(metrics)
+    kinds = {"reliability_diagram", "label_f1", "thresholds", "training_curves"}
+    kinds |= set() if data.label_space.multi_label else {"confusion_matrix"}
+    assert {path.name for path in (output / "figures").iterdir()} == {f"{k}.{s}" for k in kinds for s in ("png", "svg")}
     rows = Dataset.from_parquet(str(output / "predictions.parquet"), keep_in_memory=True)
     assert rows.column_names == ["id", "gold", "predicted", "probabilities"]
     probabilities = np.array(list(rows["probabilities"]))
@@ -288,7 +293,8 @@ def run_instruction(checkpoint, output, files, prompt=None, **training):
         truncation=run.truncation,
         **instruction(template, verbalizer),
     )
-    metrics = evaluate_run(save_run(trainer, tokenizer, description), data, training_metrics, batch_size=8)
+    output_dir = save_run(trainer, tokenizer, description)
+    metrics = evaluate_run(output_dir, data, training_metrics, batch_size=8, log_history=trainer.state.log_history)
     return data, metrics, state
 
 
