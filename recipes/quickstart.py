@@ -10,14 +10,16 @@ import json
 import os
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from hf_causal_clf import LabelSpace
-from hf_causal_clf.metrics import classification_metrics
+from hf_causal_clf.arguments import DataArguments
+from hf_causal_clf.baselines import tfidf
+from hf_causal_clf.data import load_data
+from hf_causal_clf.results import measure
 from hf_causal_clf.sampling import stratified_sample
 
 CACHE = Path(".cache")
@@ -150,28 +152,10 @@ def run_recipe(name: str) -> None:
 
 def tfidf_baseline() -> dict[str, float | str]:
     """TF-IDF and logistic regression on the same rows, whole articles."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    splits = {split: [json.loads(line) for line in (NEWS / f"{split}.jsonl").open()] for split in ("train", "test")}
-    texts, labels = ({split: [row[key] for row in rows] for split, rows in splits.items()} for key in ("text", "label"))
-    space = LabelSpace(sorted(set(labels["train"])))
-    model = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
-    )
-    start = time.perf_counter()
-    model.fit(texts["train"], labels["train"])
-    trained = time.perf_counter()
-    probabilities = model.predict_proba(texts["test"])
-    done = time.perf_counter()
-    return {
-        "approach": "TF-IDF + logistic regression",
-        **classification_metrics(space.encode_batch(labels["test"]), np.asarray(probabilities)),
-        "trainable_parameters": model[-1].coef_.size + model[-1].intercept_.size,
-        "train_samples_per_second": len(texts["train"]) / (trained - start),
-        "predict_samples_per_second": len(texts["test"]) / (done - trained),
-    }
+    data = load_data(DataArguments(**{f"{split}_file": str(NEWS / f"{split}.jsonl") for split in SIZES}))
+    outcome = tfidf(data)
+    _, metrics = measure(data, outcome.raw)
+    return {"approach": "TF-IDF + logistic regression", **metrics["test"], **outcome.training}
 
 
 def summary(output: Path) -> dict[str, float]:
