@@ -153,7 +153,10 @@ class TextClassifier:
 
     def predict(self, texts: Sequence[str]) -> list[str] | list[list[str]]:
         """Return the label name of each text; in a multi-label space, the list of its label names."""
-        probabilities = self.predict_proba(texts)
+        return self.decide(self.predict_proba(texts))
+
+    def decide(self, probabilities: np.ndarray) -> list[str] | list[list[str]]:
+        """Turn probabilities `(n, labels)` of `predict_proba` into label names, by the thresholds of the run."""
         decisions = self.calibration.decide(probabilities, multi_label=self.label_space.multi_label)
         return [self.label_space.decode(decision) for decision in decisions]  # type: ignore[return-value]
 

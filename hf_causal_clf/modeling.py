@@ -160,7 +160,7 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
         config: PreTrainedConfig | None = None,
         **kwargs: Any,
     ) -> CausalLMForLastTokenClassification:
-        """Load a causal-LM checkpoint (new head), a saved full model, or an adapter.
+        """Load a causal-LM checkpoint (new head), a saved full model (also a stock one), or an adapter.
 
         Args:
             pretrained_model_name_or_path: Hub id or folder of any of the three.
@@ -196,6 +196,9 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
             config_kwargs = {**hub_kwargs, "trust_remote_code": kwargs.get("trust_remote_code", False)}
             config = AutoConfig.from_pretrained(source, **config_kwargs)
         if not isinstance(config, CausalLMForLastTokenClassificationConfig):
+            if label_space is None and _is_stock_classifier(config):
+                names = [config.id2label[index] for index in range(config.num_labels)]
+                label_space = LabelSpace(names, multi_label=config.problem_type == "multi_label_classification")
             if label_space is None:
                 raise ValueError(
                     f"{source!r} has no classification head yet. Pass its labels: "
@@ -257,6 +260,11 @@ def _hidden_size(config: PreTrainedConfig) -> int:
     text_config = config.get_text_config()
     # OPT-350m projects its last hidden state to the width of the embeddings
     return getattr(text_config, "word_embed_proj_dim", None) or text_config.hidden_size
+
+
+def _is_stock_classifier(config: PreTrainedConfig) -> bool:
+    """Whether a checkpoint is of a stock `…ForSequenceClassification`, whose weights have our names."""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
 
 
 def _agree(given: LabelSpace | None, saved: LabelSpace, source: str) -> LabelSpace:

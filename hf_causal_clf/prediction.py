@@ -1,0 +1,145 @@
+"""Prediction over any number of documents: Parquet shards, shared out over processes, resumable.
+
+Documents are cut into shards by their row number alone, so a run may go on with another number of processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from .classifier import TextClassifier
+from .run_files import read_json, write_json
+
+PREDICTION_FILE = "prediction.json"
+
+
+def shard_path(output: Path, index: int) -> Path:
+    """Path of a shard's file."""
+    return output / f"shard-{index:06d}.parquet"
+
+
+def start_prediction(output: Path, settings: dict[str, Any]) -> None:
+    """Note what is predicted, or check that it is what the folder was started with.
+
+    Raises:
+        ValueError: If the folder has predictions of another classifier, input or shard size.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / PREDICTION_FILE
+    if not path.is_file():
+        if any(output.glob("shard-*.parquet")):
+            raise ValueError(f"{output} has shards but no {PREDICTION_FILE}. Choose another output_dir.")
+        write_json(path, {**settings, "finished": False})
+        return
+    found = read_json(path)
+    changed = [name for name, value in settings.items() if found.get(name) != value]
+    if changed:
+        was = {name: found.get(name) for name in changed}
+        now = {name: settings[name] for name in changed}
+        raise ValueError(
+            f"{output} has predictions with other settings: {was}, now {now}. Choose another output_dir, or remove it."
+        )
+
+
+def finish_prediction(output: Path, rows: int, shard_size: int) -> None:
+    """Check that every shard is there, and note that the folder is complete.
+
+    Raises:
+        FileNotFoundError: If a shard is missing.
+    """
+    missing = [index for index in range(-(-rows // shard_size)) if not shard_path(output, index).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{output}: the shards {missing[:5]} are missing. Start the prediction again.")
+    write_json(output / PREDICTION_FILE, {**read_json(output / PREDICTION_FILE), "rows": rows, "finished": True})
+
+
+def predict_shards(
+    load: Callable[[], TextClassifier],
+    rows: Iterable[tuple[Any, Any]],
+    output: Path,
+    *,
+    shard_size: int,
+    process: int = 0,
+    processes: int = 1,
+    total: int | None = None,
+) -> int:
+    """Predict this process's shards that are not there yet, and write each as a whole.
+
+    No more than one shard of documents is held in memory.
+
+    Args:
+        load: Returns the classifier; called when there is something to predict.
+        rows: Id and text of each document, in an order that is always the same.
+        output: Folder of the shards: Parquet with `id`, `predicted` and `probabilities`.
+        shard_size: Documents a shard.
+        process: Number of this process; it works on every `processes`-th shard.
+        processes: Number of processes.
+        total: Number of documents, for the progress bar.
+
+    Returns:
+        The number of documents of all shards.
+
+    Raises:
+        ValueError: If a document has no text.
+    """
+    classifier: TextClassifier | None = None
+    seen = 0
+    mine = None if total is None else _share(total, shard_size, process, processes)
+    with logging.tqdm(total=mine, desc="Predicting", unit="doc", disable=process > 0 or None) as bar:
+        for index, shard in enumerate(_shards(rows, shard_size)):
+            _check(shard, seen)
+            seen += len(shard)
+            if index % processes != process:
+                continue
+            path = shard_path(output, index)
+            if path.is_file():
+                bar.update(len(shard))
+                bar.initial += len(shard)  # not part of the rate
+                continue
+            classifier = classifier or load()
+            _write(path, classifier, shard)
+            bar.update(len(shard))
+    return seen
+
+
+def _shards(rows: Iterable[tuple[Any, Any]], size: int) -> Iterator[list[tuple[Any, Any]]]:
+    iterator = iter(rows)
+    for _ in count():
+        shard = list(islice(iterator, size))
+        if not shard:
+            return
+        yield shard
+
+
+def _check(shard: list[tuple[Any, Any]], first: int) -> None:
+    for row, (identifier, text) in enumerate(shard, start=first):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(
+                f"Row {row} (id {identifier!r}), counted from 0, has no text: {text!r}. Fill it in or remove it; the "
+                "shards that are finished are kept."
+            )
+
+
+def _write(path: Path, classifier: TextClassifier, shard: list[tuple[Any, Any]]) -> None:
+    from datasets import Dataset
+
+    probabilities = classifier.predict_proba([text for _, text in shard])
+    columns = {
+        "id": [identifier for identifier, _ in shard],
+        "predicted": classifier.decide(probabilities),
+        "probabilities": probabilities.tolist(),
+    }
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    Dataset.from_dict(columns).to_parquet(aside)
+    os.replace(aside, path)
+
+
+def _share(total: int, shard_size: int, process: int, processes: int) -> int:
+    sizes = [min(shard_size, total - start) for start in range(0, total, shard_size)]
+    return sum(sizes[process::processes])

@@ -1,0 +1,123 @@
+r"""Classify the documents of a file or Hub data set of any size with a finished run.
+
+    accelerate launch recipes/predict.py --model_name_or_path runs/quickstart/embed --test_file documents.jsonl \\
+        --output_dir predictions
+
+Documents are streamed, shared out over the processes, and written as Parquet shards with `id`, `predicted` and
+`probabilities`. Started again, it goes on where it stopped: finished shards are kept, no row is repeated or lost.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers.utils import logging
+
+from hf_causal_clf import TextClassifier
+from hf_causal_clf.arguments import parse_arguments
+from hf_causal_clf.data import FORMATS
+from hf_causal_clf.distributed import start_cpu_processes
+from hf_causal_clf.prediction import finish_prediction, predict_shards, start_prediction
+from hf_causal_clf.run_files import read_run
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class PredictArguments:
+    """Which classifier, which documents, and where to."""
+
+    model_name_or_path: str = field(metadata={"help": "Finished run: its output_dir, or its Hub repository."})
+    output_dir: str = field(metadata={"help": "Folder of the shards."})
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the repository."})
+    test_file: str | None = field(default=None, metadata={"help": "Documents: CSV, JSON, JSONL or Parquet."})
+    dataset_name: str | None = field(default=None, metadata={"help": "Data set on the Hub, or its folder."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
+    dataset_split: str = field(default="test", metadata={"help": "Split of the data set."})
+    text_column: str = field(default="text", metadata={"help": "Column of the document text."})
+    id_column: str | None = field(
+        default=None, metadata={"help": "Column that identifies a document. Default: its row number."}
+    )
+    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Documents a device and forward pass."})
+    shard_size: int = field(default=1000, metadata={"help": "Documents a shard; what a kill can cost at most."})
+    dtype: str = field(default="auto", metadata={"help": "Data type of the base model's weights; auto: of training."})
+    calibrated: bool = field(default=True, metadata={"help": "Whether to apply the fitted temperature and thresholds."})
+
+    def __post_init__(self) -> None:
+        if bool(self.test_file) == bool(self.dataset_name):
+            raise ValueError("Give either test_file or dataset_name.")
+        if self.test_file and not Path(self.test_file).is_file():
+            raise FileNotFoundError(f"There is no file {self.test_file!r}. Check test_file.")
+        if self.test_file and Path(self.test_file).suffix not in FORMATS:
+            raise ValueError(f"{self.test_file!r} has an unknown ending; known are {', '.join(FORMATS)}.")
+        for name in ("shard_size", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+def main() -> None:
+    start_cpu_processes()
+    (arguments,) = parse_arguments((PredictArguments,), __doc__)
+    state = PartialState()
+    output = Path(arguments.output_dir)
+    names = read_run(arguments.model_name_or_path, revision=arguments.model_revision)["label_space"]["names"]
+    keys = ("model_name_or_path", "model_revision", "test_file", "dataset_name", "dataset_config", "dataset_split")
+    keys += ("text_column", "id_column", "shard_size", "dtype", "calibrated")
+    with state.main_process_first():
+        if state.is_main_process:
+            start_prediction(output, {"labels": names, **{key: getattr(arguments, key) for key in keys}})
+    rows = predict_shards(
+        lambda: TextClassifier.from_pretrained(
+            arguments.model_name_or_path,
+            revision=arguments.model_revision,
+            calibrated=arguments.calibrated,
+            batch_size=arguments.per_device_eval_batch_size,
+            dtype=arguments.dtype,
+        ),
+        documents(arguments),
+        output,
+        shard_size=arguments.shard_size,
+        process=state.process_index,
+        processes=state.num_processes,
+        total=number_of_rows(arguments),
+    )
+    state.wait_for_everyone()
+    if state.is_main_process:
+        finish_prediction(output, rows, arguments.shard_size)
+        print(f"{rows:,} documents are classified in {output}")
+
+
+def stream(arguments: PredictArguments) -> Any:
+    """Open the documents without loading them."""
+    from datasets import load_dataset
+
+    if arguments.test_file:
+        kind = FORMATS[Path(arguments.test_file).suffix]
+        return load_dataset(kind, data_files=arguments.test_file, split="train", streaming=True)
+    return load_dataset(arguments.dataset_name, arguments.dataset_config, split=arguments.dataset_split, streaming=True)
+
+
+def documents(arguments: PredictArguments) -> Iterator[tuple[Any, Any]]:
+    """Yield id and text of each document, in the order of the file."""
+    for row, example in enumerate(stream(arguments)):
+        for column in filter(None, (arguments.text_column, arguments.id_column)):
+            if column not in example:
+                raise ValueError(
+                    f"There is no column {column!r}; there are {list(example)}. Set text_column, id_column."
+                )
+        yield row if arguments.id_column is None else example[arguments.id_column], example[arguments.text_column]
+
+
+def number_of_rows(arguments: PredictArguments) -> int | None:
+    """Number of documents, for the remaining time; `None` where only reading a remote data set would tell."""
+    data = stream(arguments)
+    known = (data.info.splits or {}).get(arguments.dataset_split)
+    if known is not None and known.num_examples:
+        return known.num_examples
+    return sum(1 for _ in data) if arguments.test_file else None
+
+
+if __name__ == "__main__":
+    main()
