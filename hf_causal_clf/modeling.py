@@ -197,8 +197,8 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
             config = AutoConfig.from_pretrained(source, **config_kwargs)
         if not isinstance(config, CausalLMForLastTokenClassificationConfig):
             if label_space is None and _is_stock_classifier(config):
-                names = [config.id2label[index] for index in range(config.num_labels)]
-                label_space = LabelSpace(names, multi_label=config.problem_type == "multi_label_classification")
+                stock_names = [config.id2label[index] for index in range(config.num_labels)]
+                label_space = LabelSpace(stock_names, multi_label=config.problem_type == "multi_label_classification")
             if label_space is None:
                 raise ValueError(
                     f"{source!r} has no classification head yet. Pass its labels: "
