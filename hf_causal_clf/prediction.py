@@ -90,8 +90,10 @@ def predict_shards(
     """
     classifier: TextClassifier | None = None
     seen = 0
-    mine = None if total is None else _share(total, shard_size, process, processes)
-    with logging.tqdm(total=mine, desc="Predicting", unit="doc", disable=process > 0 or None) as bar:
+    sizes = {} if total is None else _sizes(total, shard_size, process, processes)
+    done = sum(size for index, size in sizes.items() if shard_path(output, index).is_file())  # not part of the rate
+    options = {"total": sum(sizes.values()) or None, "initial": done, "disable": process > 0 or None}
+    with logging.tqdm(desc="Predicting", unit="doc", **options) as bar:
         for index, shard in enumerate(_shards(rows, shard_size)):
             _check(shard, seen)
             seen += len(shard)
@@ -99,8 +101,6 @@ def predict_shards(
                 continue
             path = shard_path(output, index)
             if path.is_file():
-                bar.update(len(shard))
-                bar.initial += len(shard)  # not part of the rate
                 continue
             classifier = classifier or load()
             _write(path, classifier, shard)
@@ -140,6 +140,7 @@ def _write(path: Path, classifier: TextClassifier, shard: list[tuple[Any, Any]])
     os.replace(aside, path)
 
 
-def _share(total: int, shard_size: int, process: int, processes: int) -> int:
-    sizes = [min(shard_size, total - start) for start in range(0, total, shard_size)]
-    return sum(sizes[process::processes])
+def _sizes(total: int, shard_size: int, process: int, processes: int) -> dict[int, int]:
+    """Number of documents of each shard of a process."""
+    sizes = {index: min(shard_size, total - start) for index, start in enumerate(range(0, total, shard_size))}
+    return {index: size for index, size in sizes.items() if index % processes == process}
