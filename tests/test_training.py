@@ -298,6 +298,41 @@ def run_instruction(checkpoint, output, files, prompt=None, **training):
     return data, metrics, state
 
 
+def test_projecting_answers_only_gives_the_same_loss_and_gradients(checkpoint, files, tmp_path, monkeypatch):
+    from trl.trainer import utils
+
+    data = load_data(DataArguments(**files))
+    model_arguments = InstructionModelArguments(model_name_or_path=checkpoint, dtype="float32", lora_dropout=0.0)
+    arguments = InstructionTrainingArguments(str(tmp_path), max_length=128, activation_checkpointing=False)
+    verbalizer = PromptArguments().verbalizer(data.label_space)
+    template = PromptArguments().template(128, "tail")
+    tokenizer = prepare(model_arguments, arguments)
+    run = RunArguments(early_stopping_patience=0)
+    trainer = instruction_trainer(data, tokenizer, template, verbalizer, model_arguments, arguments, run)
+    rows = [data.splits["train"][row] for row in range(5)]
+    batch = trainer.data_collator(rows)
+    projected = []
+    apply = utils._ChunkedLogProbFunction.apply
+    monkeypatch.setattr(
+        utils._ChunkedLogProbFunction,
+        "apply",
+        lambda hidden, *rest: projected.append(len(hidden)) or apply(hidden, *rest),
+    )
+    found = []
+    for decide in (utils._use_triton, lambda device: False):  # TRL's own on a CPU: every position
+        monkeypatch.setattr(utils, "_use_triton", decide)
+        trainer.model.zero_grad()
+        loss = trainer.compute_loss(trainer.model, dict(batch))
+        loss.backward()
+        found.append((loss.item(), [p.grad.clone() for p in trainer.model.parameters() if p.grad is not None]))
+    assert projected == [int((batch["labels"] != -100).sum()), batch["labels"][:, 1:].numel()]
+    (loss, gradients), (expected_loss, expected) = found
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    assert any(gradient.abs().max() > 1e-6 for gradient in expected)
+    for gradient, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-6)
+
+
 def test_instruction_run(checkpoint, files, tmp_path):
     prompt = PromptArguments(use_chat_template=True, answers='{"tech": "computers and phones"}')
     data, metrics, state = run_instruction(checkpoint, tmp_path / "run", files, prompt)
