@@ -1,0 +1,93 @@
+"""recipes/export.py: stock checkpoints that plain transformers loads."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from test_classifier import LABELS, TEXTS, save_folder
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, TextClassifier
+
+ROOT = Path(__file__).parent.parent
+
+
+def export(monkeypatch, source, output, *options):
+    arguments = ["--model_name_or_path", str(source), "--output_dir", str(output), *options]
+    monkeypatch.setattr(sys, "argv", ["export.py", *arguments])
+    runpy.run_path(str(ROOT / "recipes" / "export.py"), run_name="__main__")
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_embedding_run_becomes_a_stock_classifier(checkpoint, tmp_path, monkeypatch, multi_label, capsys):
+    labels = LabelSpace(LABELS.names, multi_label=multi_label)
+    save_folder(tmp_path / "run", checkpoint, "embedding", labels)
+    export(monkeypatch, tmp_path / "run", tmp_path / "out")
+    assert "its logits are the run's within" in capsys.readouterr().out
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForSequenceClassification"]
+    assert config["problem_type"] == labels.problem_type
+    expected = TextClassifier.from_pretrained(tmp_path / "run").predict_proba(TEXTS)
+    classify = pipeline("text-classification", model=str(tmp_path / "out"), top_k=None)
+    for row, found in enumerate(classify(TEXTS)):
+        scores = {each["label"]: each["score"] for each in found}
+        np.testing.assert_allclose([scores[name] for name in labels.names], expected[row], atol=1e-4)
+    again = TextClassifier.from_pretrained(tmp_path / "out")
+    np.testing.assert_allclose(again.predict_proba(TEXTS), expected, atol=1e-4)
+    ours = CausalLMForLastTokenClassification.from_pretrained(tmp_path / "out")
+    assert ours.config.label_space == labels
+
+
+def test_instruction_run_becomes_a_stock_causal_lm(checkpoint, tmp_path, monkeypatch):
+    model = save_folder(tmp_path / "run", checkpoint, "instruction")
+    export(monkeypatch, tmp_path / "run", tmp_path / "out")
+    stock = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert type(stock).__name__ == "LlamaForCausalLM"
+    ids = AutoTokenizer.from_pretrained(tmp_path / "out")(TEXTS[1], return_tensors="pt").input_ids
+    with torch.no_grad():
+        torch.testing.assert_close(stock(ids).logits, model.eval()(ids).logits, atol=1e-3, rtol=1e-3)
+    expected = TextClassifier.from_pretrained(tmp_path / "run").predict_proba(TEXTS)
+    found = TextClassifier.from_pretrained(tmp_path / "out").predict_proba(TEXTS)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_folded_temperature_gives_calibrated_probabilities(checkpoint, tmp_path, monkeypatch, multi_label):
+    labels = LabelSpace(LABELS.names, multi_label=multi_label)
+    save_folder(tmp_path / "run", checkpoint, "embedding", labels)
+    path = tmp_path / "run" / "classification.json"
+    run = json.loads(path.read_text())
+    run["temperature"] = [0.5, 2.0, 3.0] if multi_label else 2.5
+    path.write_text(json.dumps(run))
+    expected = TextClassifier.from_pretrained(tmp_path / "run").predict_proba(TEXTS)
+    raw = TextClassifier.from_pretrained(tmp_path / "run", calibrated=False).predict_proba(TEXTS)
+    assert np.abs(expected - raw).max() > 0.01
+    export(monkeypatch, tmp_path / "run", tmp_path / "out", "--fold_temperature", "true")
+    found = TextClassifier.from_pretrained(tmp_path / "out", calibrated=False).predict_proba(TEXTS)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(TextClassifier.from_pretrained(tmp_path / "out").predict_proba(TEXTS), found, atol=1e-6)
+
+
+def test_gpt2_and_half_precision(tokenizer, tmp_path, monkeypatch):
+    source = tiny.save_checkpoint(tmp_path / "gpt2", "gpt2", tokenizer)
+    save_folder(tmp_path / "run", source, "embedding")
+    export(monkeypatch, tmp_path / "run", tmp_path / "out", "--dtype", "bfloat16")
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", dtype="auto")
+    assert type(stock).__name__ == "GPT2ForSequenceClassification"
+    assert stock.dtype == torch.bfloat16
+
+
+def test_what_cannot_be_exported(checkpoint, tmp_path, monkeypatch):
+    save_folder(tmp_path / "run", checkpoint, "embedding")
+    path = tmp_path / "run" / "classification.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pooling": "mean"}))
+    with pytest.raises(SystemExit, match="mean pooling; stock classes read the last token only"):
+        export(monkeypatch, tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="is not empty"):
+        export(monkeypatch, tmp_path / "run", tmp_path / "run")
