@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 
 def over_processes(function: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> Any:
@@ -31,6 +34,17 @@ def over_processes(function: Callable[[Sequence[str]], Any], texts: Sequence[str
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
     return [item for part in parts for item in part]
+
+
+def process_state() -> PartialState:
+    """Return the state of this process, for scripts that have no `TrainingArguments` to set it up.
+
+    Left to itself, `PartialState` takes each of several CPU processes for the only one where no GPU is seen.
+    """
+    from accelerate import PartialState
+
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    return PartialState(cpu=on_cpu)
 
 
 def start_cpu_processes() -> None:

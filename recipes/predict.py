@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from transformers.utils import logging
 
 from hf_causal_clf import TextClassifier
 from hf_causal_clf.arguments import parse_arguments
 from hf_causal_clf.data import FORMATS
-from hf_causal_clf.distributed import start_cpu_processes
+from hf_causal_clf.distributed import process_state, start_cpu_processes
 from hf_causal_clf.prediction import finish_prediction, predict_shards, start_prediction
 from hf_causal_clf.run_files import read_run
 
@@ -60,7 +59,7 @@ class PredictArguments:
 def main() -> None:
     start_cpu_processes()
     (arguments,) = parse_arguments((PredictArguments,), __doc__)
-    state = PartialState()
+    state = process_state()
     output = Path(arguments.output_dir)
     names = read_run(arguments.model_name_or_path, revision=arguments.model_revision)["label_space"]["names"]
     keys = ("model_name_or_path", "model_revision", "test_file", "dataset_name", "dataset_config", "dataset_split")
