@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -266,7 +267,8 @@ def write_learning_curves(output: Path, reports: dict[int, dict[str, Any]]) -> N
 def end_children() -> None:
     """End what this process has started: left alone, it would go on writing into the folders of its runs."""
     for process in psutil.Process().children(recursive=True):
-        process.terminate()
+        with suppress(psutil.NoSuchProcess):  # Ctrl-C has reached it as well
+            process.terminate()
 
 
 if __name__ == "__main__":

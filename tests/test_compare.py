@@ -373,7 +373,7 @@ def test_train_sizes_have_to_be_there(compare, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def wait_for(found, seconds=240):
+def wait_for(found, seconds=600):
     end = time.monotonic() + seconds
     while not found():
         assert time.monotonic() < end, "waited in vain"
