@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -397,7 +398,7 @@ def test_an_interrupted_comparison_goes_on(settings, compare, tmp_path, monkeypa
         assert process.wait(60) != 0
         assert psutil.wait_procs(children, timeout=60)[1] == []  # none is left to train on
     finally:
-        if process.poll() is None:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert not (folder / "metrics.json").exists()
     last = max(int(path.name.split("-")[1]) for path in whole_checkpoints(folder))
