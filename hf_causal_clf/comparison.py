@@ -83,7 +83,7 @@ def recommend(rows: Sequence[dict[str, Any]], pairwise: Sequence[dict[str, Any]]
     if len(equivalent) == 1:
         text = f"{best} is significantly better than every other run."
     else:
-        others = ", ".join(row["name"] for row in equivalent[1:])
+        others = "; ".join(row["name"] for row in equivalent[1:])
         text = f"{best} has the highest macro F1, with no significant difference to: {others}."
         text += f" Of these, {chosen['name']} predicts fastest."
     sentences = [text, _approaches(rows, pairwise)]

@@ -1,11 +1,12 @@
-"""Command-line and YAML arguments of a comparison. Knows the names of approaches and baselines only."""
+"""Command-line and YAML arguments of a comparison, checked before anything is loaded."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .arguments import DataArguments
 from .baselines import BASELINES
 from .prompts import TRUNCATION_SIDES
 
@@ -19,6 +20,8 @@ BASELINE_NAMES = {
     "encoder": "encoder",
 }
 SHARED = ("model_name_or_path", "model_revision", "dtype", "attn_implementation", "load_in_4bit", "truncation")
+_TAKEN = {"seed", "output_dir", "config", "resume_from_checkpoint"} | {item.name for item in fields(DataArguments)}
+_FILES = ("cache", "configs", "figures", "report.json", "report.md", "state.json")  # of a comparison
 
 
 @dataclass
@@ -68,36 +71,61 @@ class ComparisonArguments:
     encoder_num_train_epochs: float = field(default=5, metadata={"help": "Epochs of the encoder."})
 
     def __post_init__(self) -> None:
-        runs = json.loads(self.runs) if isinstance(self.runs, str) else self.runs or {}
-        if not isinstance(runs, dict) or not all(isinstance(settings, dict) for settings in runs.values()):
-            raise ValueError(f"runs must map names to settings, got {self.runs!r}.")
-        self.run_settings: dict[str, dict[str, Any]] = {str(name): settings for name, settings in runs.items()}
-        if self.baselines is None:
-            self.baselines = [name for name in BASELINES if name != "encoder" or self.encoder_name_or_path]
-        elif self.baselines == ["none"]:
-            self.baselines = []
+        self.run_settings = _read_runs(self.runs)
+        given = _as_list(self.baselines)
+        if given is None:
+            given = [name for name in BASELINES if name != "encoder" or self.encoder_name_or_path]
+        self.baselines = [] if given == ["none"] else given
         unknown = sorted(set(self.baselines) - set(BASELINES))
         if unknown:
             raise ValueError(f"Unknown baselines {unknown}. Known are {list(BASELINES)}.")
+        if len(set(self.baselines)) < len(self.baselines):
+            raise ValueError(f"baselines must be different ones, got {self.baselines}.")
         if "encoder" in self.baselines and not self.encoder_name_or_path:
             raise ValueError("The baseline 'encoder' needs encoder_name_or_path.")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must be one or more different numbers, got {self.seeds}.")
-        self.seeds = sorted(self.seeds)
+        self.seeds = _different_numbers("seeds", _as_list(self.seeds), least=0)
         if self.train_sizes is not None:
-            if not self.train_sizes or len(set(self.train_sizes)) < len(self.train_sizes) or min(self.train_sizes) < 1:
-                raise ValueError(f"train_sizes must be different numbers of at least 1, got {self.train_sizes}.")
-            self.train_sizes = sorted(self.train_sizes)
+            self.train_sizes = _different_numbers("train_sizes", _as_list(self.train_sizes), least=1)
         for name, settings in self.run_settings.items():
-            if name in BASELINE_NAMES.values() or "/" in name or name.startswith("."):
-                raise ValueError(f"A run cannot be called {name!r}: that is a baseline's name or no folder name.")
-            if settings.get("approach") not in APPROACHES and set(settings) != {"output_dir"}:
-                raise ValueError(
-                    f"Run {name!r} needs an approach, one of {list(APPROACHES)}, and its settings; or the output_dir "
-                    f"of a finished run and nothing else. It has {settings}."
-                )
-            taken = sorted({"seed", "output_dir", "config"} & set(settings)) if "approach" in settings else []
-            if taken:
-                raise ValueError(f"Run {name!r} sets {taken}, which compare.py sets itself: use seeds and output_dir.")
+            _check_run(name, settings)
         if len(self.run_settings) + len(self.baselines) < 2:
             raise ValueError("There is nothing to compare: give at least two runs or baselines.")
+
+
+def _read_runs(given: Any) -> dict[str, dict[str, Any]]:
+    try:
+        runs = json.loads(given) if isinstance(given, str) else given or {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"runs is not valid JSON ({error}): {given!r}.") from error
+    if not isinstance(runs, dict) or not all(isinstance(settings, dict) for settings in runs.values()):
+        raise ValueError(f"runs must map names to settings, got {given!r}.")
+    return {str(name): settings for name, settings in runs.items()}
+
+
+def _as_list(given: Any) -> Any:
+    """YAML gives a single value as it is."""
+    return given if given is None or isinstance(given, list) else [given]
+
+
+def _different_numbers(name: str, numbers: list[int], least: int) -> list[int]:
+    if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < least:
+        raise ValueError(f"{name} must be one or more different numbers of at least {least}, got {numbers}.")
+    return sorted(numbers)
+
+
+def _check_run(name: str, settings: dict[str, Any]) -> None:
+    if not name.strip() or "/" in name or name.startswith(".") or name in (*BASELINE_NAMES.values(), *_FILES):
+        raise ValueError(
+            f"A run cannot be called {name!r}: that is a baseline's name, a file of the comparison or no folder name."
+        )
+    if settings.get("approach") not in APPROACHES and set(settings) != {"output_dir"}:
+        raise ValueError(
+            f"Run {name!r} needs an approach, one of {list(APPROACHES)}, and its settings; or the output_dir of a "
+            f"finished run and nothing else. It has {settings}."
+        )
+    taken = sorted(_TAKEN & set(settings)) if "approach" in settings else []
+    if taken:
+        raise ValueError(
+            f"Run {name!r} sets {taken}, which are the same for all runs: set seeds, output_dir and the data arguments "
+            "for the whole comparison."
+        )

@@ -6,11 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from .data import ClassificationData
 from .features import fingerprint
-from .run_files import read_json, write_json
+from .run_files import METRICS_FILE, read_json, write_json
 
 logger = logging.get_logger(__name__)
 
@@ -38,14 +40,17 @@ class ComparisonState:
         """Return a run's folder and whether it is finished; what another configuration left there is removed."""
         key = name if seed is None else f"{name}/seed-{seed}"
         folder, mark = self.output / key, fingerprint([config, self._data])
-        known = self._runs.get(key, {})
-        if known.get("configuration") != mark:
+        if self._runs.get(key, {}).get("configuration") != mark:
             if folder.exists():
                 logger.warning(f"{folder}: its configuration or data have changed; it is run again.")
+                if self._runs.pop(key, None):  # forgotten first: an interruption here leaves nothing to go on with
+                    self._write()
                 shutil.rmtree(folder)
             self._runs[key] = {"configuration": mark, "finished": False}
             self._write()
-        return folder, self._runs[key]["finished"] and (folder / "metrics.json").is_file()
+        checkpoints = whole_checkpoints(folder)
+        finished = self._runs[key]["finished"] or not checkpoints  # the end of a run may have come without `finish`
+        return folder, finished and (folder / METRICS_FILE).is_file()
 
     def finish(self, folder: Path) -> None:
         """Note that a run is finished."""
@@ -55,3 +60,14 @@ class ComparisonState:
     def _write(self) -> None:
         self.output.mkdir(parents=True, exist_ok=True)
         write_json(self._path, self._runs)
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of an unfinished run; one that an interruption left half-written is removed."""
+    whole = []
+    for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if (checkpoint / TRAINER_STATE_NAME).is_file():  # the last file that a trainer writes
+            whole.append(checkpoint)
+        else:
+            shutil.rmtree(checkpoint)
+    return whole

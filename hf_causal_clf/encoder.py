@@ -52,8 +52,9 @@ def fine_tuned_encoder(
         problem_type=space.problem_type,
         dtype=torch.float32,
     )
-    longest = model.config.max_position_embeddings if max_length is None else max_length
-    encoded = {split: _encode(data, split, tokenizer, longest) for split in data.splits}
+    positions = getattr(model.config, "max_position_embeddings", None)
+    limits = [limit for limit in (max_length, positions, tokenizer.model_max_length) if limit is not None]
+    encoded = {split: _encode(data, split, tokenizer, min(limits)) for split in data.splits}
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
@@ -86,6 +87,8 @@ def fine_tuned_encoder(
         logits = torch.as_tensor(trainer.predict(encoded[split]).predictions)
         raw[split] = head_probabilities(logits, space.multi_label)
         training["predict_samples_per_second"] = len(logits) / (time.perf_counter() - start)
+        if not np.isfinite(raw[split]).all():
+            raise ValueError("The encoder's training diverged: it gives no numbers. Lower encoder_learning_rate.")
     for checkpoint in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         shutil.rmtree(checkpoint)
     return Outcome(raw, training)

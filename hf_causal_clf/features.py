@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -74,18 +75,31 @@ def cached(
 
 
 def fingerprint(content: Any) -> str:
-    """SHA-256 of a JSON value, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of a JSON value, independent of the order of keys; a date or the like counts as its text."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def model_content(name_or_path: str) -> Any:
+    """The name of a model on the Hub; of a folder its files by content, wherever it is."""
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        return name_or_path
+    files = [path for path in sorted(folder.glob("*")) if path.is_file() and not path.name.startswith(".")]
+    return [[path.name, _digest(path, path.stat().st_size, path.stat().st_mtime_ns)] for path in files]
+
+
+@functools.cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    """SHA-256 of a file; read again in this process only if its size or time of change is another."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def model_identity(arguments: ModelConfig) -> dict[str, Any]:
     """What tells a base model from another: its name and commit, for a folder its files, and how it is loaded."""
-    folder = Path(arguments.model_name_or_path)
-    stats = [(path.name, path.stat()) for path in sorted(folder.glob("*")) if path.is_file()] if folder.is_dir() else []
     return {
-        "name_or_path": arguments.model_name_or_path,
+        "model": model_content(arguments.model_name_or_path),
         "revision": base_revision(arguments),
-        "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
         "dtype": arguments.dtype,
         "quantization": quantization_settings(arguments),
     }

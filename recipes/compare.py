@@ -7,9 +7,11 @@ trained again only if its settings or the data have changed. Each run is started
 """
 
 import os
+import shlex
+import signal
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,37 +19,28 @@ from typing import Any
 from urllib.parse import quote
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# One GPU for all runs and baselines: the first of those that may be seen
+os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
-import yaml
-from transformers.trainer_utils import get_last_checkpoint
+import numpy as np
+import psutil
 
 from hf_causal_clf import baselines, plots
-from hf_causal_clf.arguments import DataArguments, HeadArguments, PromptArguments, RunArguments, parse_arguments
+from hf_causal_clf.arguments import DataArguments, PromptArguments, parse_arguments
 from hf_causal_clf.comparison import Entry, compare_runs
 from hf_causal_clf.comparison_arguments import BASELINE_NAMES, SHARED, ComparisonArguments
-from hf_causal_clf.comparison_state import ComparisonState
+from hf_causal_clf.comparison_state import ComparisonState, whole_checkpoints
 from hf_causal_clf.data import ClassificationData, load_data
 from hf_causal_clf.encoder import fine_tuned_encoder
-from hf_causal_clf.presets import (
-    EmbeddingModelArguments,
-    EmbeddingTrainingArguments,
-    InstructionModelArguments,
-    InstructionTrainingArguments,
-)
+from hf_causal_clf.features import model_content
+from hf_causal_clf.presets import EmbeddingModelArguments
 from hf_causal_clf.report import render_report
 from hf_causal_clf.results import Results, measure, read_results, write_results
+from hf_causal_clf.run_configs import given, read_config, write_config
 from hf_causal_clf.run_files import read_json, write_json, write_text
+from hf_causal_clf.significance import align
 
 RECIPES = {"embedding": "embed.py", "instruction": "instruct.py"}
-TYPES = {
-    "embedding": (
-        *(DataArguments, EmbeddingModelArguments, HeadArguments, PromptArguments),
-        *(RunArguments, EmbeddingTrainingArguments),
-    ),
-    "instruction": (
-        *(DataArguments, InstructionModelArguments, PromptArguments, RunArguments, InstructionTrainingArguments),
-    ),
-}
 
 
 def main() -> None:
@@ -57,6 +50,8 @@ def main() -> None:
     arguments, data_args, prompt_args = parse_arguments(types, __doc__)
     output = Path(arguments.output_dir)
     arguments.cache_dir = arguments.cache_dir or str(output / "cache")
+    if arguments.train_sizes:
+        check_train_sizes(arguments.train_sizes, data_args)
     reports = {}
     for size in arguments.train_sizes or [data_args.max_train_samples]:
         folder = output / f"size-{size}" if arguments.train_sizes else output
@@ -64,6 +59,15 @@ def main() -> None:
         reports[size] = compare(sized, replace(data_args, max_train_samples=size), prompt_args)
     if len(reports) > 1:
         write_learning_curves(output, reports)
+
+
+def check_train_sizes(sizes: list[int], data_args: DataArguments) -> None:
+    """Raise a `ValueError` if there are fewer training documents than the largest size."""
+    if data_args.max_train_samples is not None:
+        raise ValueError("train_sizes takes the place of max_train_samples: leave one of them out.")
+    available = len(load_data(data_args).splits["train"])
+    if available < max(sizes):
+        raise ValueError(f"train_sizes has {max(sizes)}, but there are {available} training documents. Lower it.")
 
 
 def compare(arguments: ComparisonArguments, data_args: DataArguments, prompt_args: PromptArguments) -> dict[str, Any]:
@@ -90,62 +94,41 @@ def compare(arguments: ComparisonArguments, data_args: DataArguments, prompt_arg
     return report
 
 
-def write_config(
-    output: Path,
-    name: str,
-    seed: int,
-    arguments: ComparisonArguments,
-    data_args: DataArguments,
-    prompt_args: PromptArguments,
-) -> Path:
-    """Write a run's whole configuration as a YAML file that its recipe takes, and check it."""
-    settings = dict(arguments.run_settings[name])
-    approach = settings.pop("approach")
-    prompted = approach == "instruction" or settings.get("head_init") == "verbalizer"
-    config = {
-        **_given(data_args),
-        **{key: value for key in SHARED if (value := getattr(arguments, key)) is not None},
-        **(_given(prompt_args) if prompted else {}),
-        "max_length": arguments.prompt_max_length if prompted else arguments.max_length,
-        "per_device_eval_batch_size": arguments.per_device_eval_batch_size,
-        **settings,
-        "seed": seed,
-        "output_dir": str(output / name / f"seed-{seed}"),
-    }
-    path = output / "configs" / f"{name}-{seed}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    try:
-        parse_arguments(TYPES[approach], args=["--config", str(path)])
-    except ValueError as error:
-        raise ValueError(f"Run {name!r}: {error}") from error
-    return path
-
-
 def run_recipe(
     name: str, seed: int, config: Path, settings: dict[str, Any], data: ClassificationData, state: ComparisonState
 ) -> Results:
     """Train a run with its recipe, or go on with it, unless it is finished."""
-    folder, finished = state.folder(name, seed, yaml.safe_load(config.read_text(encoding="utf-8")))
+    folder, finished = state.folder(name, seed, read_config(config))
     if not finished:
         command = [
             *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"),
-            *("--gpu_ids", "0", "--mixed_precision", "no", "--dynamo_backend", "no"),
+            *("--gpu_ids", os.environ["CUDA_VISIBLE_DEVICES"], "--mixed_precision", "no", "--dynamo_backend", "no"),
             *("--num_cpu_threads_per_process", os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))),
             *(str(Path(__file__).with_name(RECIPES[settings["approach"]])), "--config", str(config)),
         ]
-        if folder.is_dir() and get_last_checkpoint(str(folder)):
+        if whole_checkpoints(folder):
             command += ["--resume_from_checkpoint", "true"]
-        print(f"\n{name}, seed {seed}: $", *command[4:], flush=True)
-        if subprocess.run(command).returncode:
+        print(f"\n{name}, seed {seed}: $ accelerate launch {shlex.join(command[3:])}", flush=True)
+        if launch(command):
             raise SystemExit(f"Run {name!r}, seed {seed} failed; its error is above. What was finished is kept.")
         state.finish(folder)
     return read_results(folder, data.label_space)
 
 
+def launch(command: list[str]) -> int:
+    """Run a command and return its exit code."""
+    return subprocess.Popen(command).wait()
+
+
 def reuse(name: str, folder: Path, data: ClassificationData) -> Entry:
-    """Read a finished run from elsewhere."""
-    results = read_results(folder, data.label_space)
+    """Read a finished run from elsewhere, and check that it was tested on the same documents."""
+    try:
+        results = read_results(folder, data.label_space)
+        rows = align(list(data.splits["test"]["id"]), results.ids)
+        if not np.array_equal(results.gold[rows], data.gold("test")):
+            raise ValueError("It has other gold labels for the same ids.")
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"Run {name!r} cannot be reused from {str(folder)!r}. {error}") from error
     described = folder / "classification.json"
     return Entry(name, read_json(described)["approach"] if described.is_file() else "baseline", [results])
 
@@ -166,23 +149,33 @@ def run_baseline(
         )
         if not finished:
             print(f"\n{BASELINE_NAMES[kind]}" + (f", seed {seed}" if seed is not None else ""), flush=True)
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                pool.submit(baseline, kind, arguments, prompt_args, data, seed, folder).result()
+            if in_own_process(baseline, kind, arguments, prompt_args, data, seed, folder):
+                raise SystemExit(f"{BASELINE_NAMES[kind]} failed; its error is above. What was finished is kept.")
             state.finish(folder)
         results.append(read_results(folder, data.label_space))
     return Entry(BASELINE_NAMES[kind], kind, results, arguments.seeds if kind == "encoder" else ())
 
 
+def in_own_process(function: Any, *arguments: Any) -> int | None:
+    """Call a function in a new process and return the exit code of that."""
+    process = get_context("spawn").Process(target=function, args=arguments, daemon=True)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
 def baseline_settings(kind: str, arguments: ComparisonArguments, prompt_args: PromptArguments) -> dict[str, Any]:
     """Return the arguments that a baseline depends on."""
     model = {key: getattr(arguments, key) for key in SHARED}
+    model["model_name_or_path"] = model_content(arguments.model_name_or_path)
     if kind in ("zero_shot", "contextual"):
-        return {**model, **_given(prompt_args), "max_length": arguments.prompt_max_length}
+        return {**model, **given(prompt_args), "max_length": arguments.prompt_max_length}
     if kind == "frozen":
         return {**model, "max_length": arguments.max_length}
     if kind == "encoder":
-        names = ("encoder_name_or_path", "encoder_learning_rate", "encoder_num_train_epochs", "max_length")
-        return {name: getattr(arguments, name) for name in names}
+        names = ("encoder_learning_rate", "encoder_num_train_epochs", "max_length")
+        encoder = model_content(str(arguments.encoder_name_or_path))
+        return {"encoder": encoder, **{name: getattr(arguments, name) for name in names}}
     return {}
 
 
@@ -246,7 +239,7 @@ def write_report(
     figures = [("Macro F1 with 95 % intervals", "figures/f1_macro.png")]
     for row in rows:
         diagram = f"{row['name']}/seed-{arguments.seeds[0]}/figures/reliability_diagram.png"
-        if row["approach"] in RECIPES and (output / diagram).is_file():
+        if row["seeds"] and row["approach"] in RECIPES and (output / diagram).is_file():
             figures.append((f"Reliability: {row['name']}", quote(diagram)))
     write_json(output / "report.json", report)
     page = render_report(report, title="Comparison", data=sentence, figures=figures)
@@ -271,13 +264,16 @@ def write_learning_curves(output: Path, reports: dict[int, dict[str, Any]]) -> N
     print(f"The learning curves are in {output / 'figures' / 'learning_curves.png'}")
 
 
-def _given(arguments: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass that differ from their defaults."""
-    default = {name: item.default for name, item in type(arguments).__dataclass_fields__.items()}
-    return {
-        name: value for name in default if (value := getattr(arguments, name)) != default[name] and value is not None
-    }
+def end_children() -> None:
+    """End what this process has started: left alone, it would go on writing into the folders of its runs."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # Ctrl-C has reached it as well
+            process.terminate()
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended. Start it again to go on."))
+    try:
+        main()
+    finally:
+        end_children()

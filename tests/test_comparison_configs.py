@@ -6,6 +6,7 @@ import pytest
 
 from hf_causal_clf.arguments import DataArguments, PromptArguments, parse_arguments
 from hf_causal_clf.comparison_arguments import ComparisonArguments
+from hf_causal_clf.run_configs import TYPES, write_config
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(
@@ -14,18 +15,15 @@ CONFIGS = sorted(
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_comparison_parses(path, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "recipes")
-    import compare
-
+def test_comparison_parses(path, tmp_path):
     types = (ComparisonArguments, DataArguments, PromptArguments)
     arguments, data_args, prompt_args = parse_arguments(types, args=["--config", str(path)])
     assert arguments.run_settings
     assert f"python recipes/compare.py --config recipes/configs/{path.parent.name}/{path.name}" in path.read_text()
     assert arguments.output_dir == f"runs/{path.parent.name}/{path.stem}"
     for name, settings in arguments.run_settings.items():
-        written = compare.write_config(tmp_path, name, 7, arguments, data_args, prompt_args)
-        parsed = parse_arguments(compare.TYPES[settings["approach"]], args=["--config", str(written)])
+        written = write_config(tmp_path, name, 7, arguments, data_args, prompt_args)
+        parsed = parse_arguments(TYPES[settings["approach"]], args=["--config", str(written)])
         training = parsed[-1]
         assert training.seed == 7
         assert training.output_dir == str(tmp_path / name / "seed-7")

@@ -6,6 +6,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
     BloomConfig,
     Gemma2Config,
     Gemma3TextConfig,
@@ -120,5 +122,15 @@ def make_causal_lm(name: str, vocab_size: int, **kwargs: object):
 def save_checkpoint(folder: Path, name: str, tokenizer: PreTrainedTokenizerFast) -> str:
     """Save a tiny model and its tokenizer as a checkpoint folder."""
     make_causal_lm(name, len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def save_encoder(folder: Path, tokenizer: PreTrainedTokenizerFast) -> str:
+    """Save a tiny BERT, which reads 64 tokens, and a tokenizer as a checkpoint folder."""
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = BertConfig(vocab_size=len(tokenizer), **size, max_position_embeddings=64, pad_token_id=2)
+    BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
