@@ -111,7 +111,9 @@ def _context(run: Run, repo_id: str) -> dict[str, Any]:
     facts = run.facts
     return {
         "run": run.description,
-        "facts": facts,
+        "overlap": {"train/test": 0, "validation/test": 0} | facts.get("overlap", {}),
+        "documents": facts.get("documents"),
+        "versions": facts.get("versions", {}),
         "repo_id": repo_id,
         "paper": PAPER,
         "base": run.base_id,
@@ -146,6 +148,7 @@ def _prompt(run: Run) -> dict[str, Any] | None:
     if frame is None and not template.use_chat_template:
         frame = [instruction + PLAIN_FRAME[0], PLAIN_FRAME[1]]
     longest = verbalizer.verbalize(run.label_space.names if run.label_space.multi_label else 0)
+    characters = max(map(len, (longest, *verbalizer.answers)))  # no fewer than tokens
     return {
         "instruction": instruction,
         "frame": frame,
@@ -153,7 +156,7 @@ def _prompt(run: Run) -> dict[str, Any] | None:
         "chat": template.use_chat_template,
         "delimiter": verbalizer.delimiter,
         "empty_answer": verbalizer.empty_answer,
-        "answer_tokens": max(map(len, (longest, *verbalizer.answers))) + 1,
+        "answer_tokens": run.facts.get("answer_tokens", characters + 1),
     }
 
 

@@ -49,7 +49,7 @@ def training_facts(
         data: Documents with gold labels.
         data_arguments: Where they are from; only a Hub id is kept.
         model_arguments: Base model, for its licence.
-        prompt: Where there is one, the text before and after a document.
+        prompt: Where there is one: the text before and after a document, and how long an answer can be.
     """
     facts: dict[str, Any] = {
         "documents": {split: len(data.splits[split]) for split in SPLITS},
@@ -68,7 +68,7 @@ def training_facts(
     if licence:
         facts["base_licence"] = licence
     if prompt is not None:
-        facts["prompt"] = list(prompt.frame)
+        facts |= {"prompt": list(prompt.frame), "answer_tokens": prompt.longest_answer}
     return facts
 
 
