@@ -24,6 +24,7 @@ MULTI_LABEL_INSTRUCTION = (
     "Classify the document. Answer with all labels that apply, in this order: {labels}. "
     "If no label applies, answer: {empty_answer}."
 )
+PLAIN_FRAME = ("\n\nDocument:\n", "\n\nLabel:")  # between instruction, document and answer, without a chat template
 # Some chat templates state today's date; a run would be prompted in another way tomorrow
 _FIXED_DATE = "{% macro strftime_now(format) %}01 Jan 2025{% endmacro %}"
 _DOCUMENT_SLOT = "\ue000document\ue001"
@@ -77,6 +78,7 @@ class PromptEncoder:
     """A prompt template bound to a tokenizer and a verbalizer.
 
     Attributes:
+        frame: Text before the document (without the tokenizer's own beginning) and after it, up to the answer slot.
         prefix_ids: Token ids that all prompts start with.
         suffix_ids: Token ids between the document and the answer slot.
         end_id: Token id that ends an answer.
@@ -100,12 +102,13 @@ class PromptEncoder:
             lead = ""
             self.prefix_ids = _encode(tokenizer, before)
         else:
-            before, after, lead = f"{instruction}\n\nDocument:\n", "\n\nLabel:", " "
+            before, after, lead = instruction + PLAIN_FRAME[0], PLAIN_FRAME[1], " "
             if tokenizer.eos_token_id is None:
                 raise ValueError("The tokenizer has no end-of-sequence token, which ends an answer. Set `eos_token`.")
             self.end_id = tokenizer.eos_token_id
             self.prefix_ids = _beginning(tokenizer) + _encode(tokenizer, before)
         self.suffix_ids = _encode(tokenizer, after)
+        self.frame = (before, after)
         multi_label = verbalizer.labels.multi_label
         self._first = [self._answer(lead, text) for text in verbalizer.answers]
         self.joined_ids = (

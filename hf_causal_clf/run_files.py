@@ -1,4 +1,4 @@
-"""The JSON files of a run: where they are, and reading and writing them whole.
+"""The files of a run: where they are, and reading and writing them whole.
 
 Knows file names and the schema version; the content belongs to the modules that make it.
 """
@@ -16,6 +16,7 @@ CLASSIFICATION_FILE = "classification.json"
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
 FIGURES_FOLDER = "figures"
+CARD_FILE = "README.md"
 SCHEMA_VERSION = 1
 
 

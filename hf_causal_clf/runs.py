@@ -26,10 +26,12 @@ from .data import ClassificationData
 from .distributed import over_processes
 from .labels import LabelSpace
 from .metrics import decision_metrics
+from .model_card import render_card
 from .presets import base_revision, quantization_settings
 from .prompts import PromptEncoder, PromptTemplate
 from .results import measure, print_metrics, write_results
 from .run_files import (
+    CARD_FILE,
     CLASSIFICATION_FILE,
     FIGURES_FOLDER,
     METRICS_FILE,
@@ -37,6 +39,7 @@ from .run_files import (
     SCHEMA_VERSION,
     read_run,
     write_json,
+    write_text,
 )
 from .verbalizer import ParsedAnswer, Verbalizer
 
@@ -46,15 +49,24 @@ if TYPE_CHECKING:
 
 # Files of an earlier run: an adapter beside a full model would be taken for a part of it
 _REPLACED = (
-    *(CLASSIFICATION_FILE, METRICS_FILE, PREDICTIONS_FILE, f"{FIGURES_FOLDER}/*"),
+    *(CLASSIFICATION_FILE, METRICS_FILE, PREDICTIONS_FILE, f"{FIGURES_FOLDER}/*", CARD_FILE),
     *("adapter_config.json", "adapter_model*", "config.json", "generation_config.json", "model*.safetensors*"),
 )
 
 
 def describe_run(
-    label_space: LabelSpace, model_arguments: ModelConfig, *, max_length: int | None, truncation: str, **approach: Any
+    label_space: LabelSpace,
+    model_arguments: ModelConfig,
+    *,
+    max_length: int | None,
+    truncation: str,
+    training: dict[str, Any] | None = None,
+    **approach: Any,
 ) -> dict[str, Any]:
-    """Return the content of `classification.json`; `embedding` and `instruction` give the last part."""
+    """Return the content of `classification.json`.
+
+    `embedding` and `instruction` give the last part, `training_facts` gives `training`, which is for the model card.
+    """
     return {
         "schema_version": SCHEMA_VERSION,
         "hf_causal_clf_version": version("hf_causal_clf"),
@@ -69,6 +81,7 @@ def describe_run(
             "dtype": model_arguments.dtype,
             "quantization": quantization_settings(model_arguments),
         },
+        **({} if training is None else {"training": training}),
     }
 
 
@@ -105,7 +118,7 @@ def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: 
         with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as aside:
             model.save_pretrained(aside, **options)
             tokenizer.save_pretrained(aside)
-            (Path(aside) / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+            (Path(aside) / CARD_FILE).unlink(missing_ok=True)  # PEFT's empty model card
             for path in Path(aside).iterdir():
                 os.chmod(path, 0o644)
                 os.replace(path, output / path.name)
@@ -161,7 +174,7 @@ def evaluate_run(
     if PartialState().is_main_process:
         write_results(output, data, raw, calibration, metrics, log_history)
         write_json(output / CLASSIFICATION_FILE, {**read_run(output), **calibration.to_dict()})
-        (output / "README.md").unlink(missing_ok=True)  # TRL's draft, written with its checkpoints
+        write_text(output / CARD_FILE, str(render_card(output)))  # in place of TRL's draft
         for checkpoint in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             shutil.rmtree(checkpoint)
         print_metrics(metrics)

@@ -13,6 +13,7 @@ from hf_causal_clf.distributed import start_cpu_processes
 from hf_causal_clf.presets import EmbeddingModelArguments, EmbeddingTrainingArguments
 from hf_causal_clf.runs import describe_run, embedding, evaluate_run, save_run
 from hf_causal_clf.training import embedding_trainer, prepare, train
+from hf_causal_clf.training_facts import training_facts
 
 
 def main() -> None:
@@ -30,8 +31,9 @@ def main() -> None:
     tokenizer = prepare(model_args, training_args)
     if head_args.head_init == "verbalizer":
         template = prompt_args.template(training_args.max_length, run_args.truncation)
-        encoder = template.bind(tokenizer, prompt_args.verbalizer(data.label_space))
+        encoder = prompt = template.bind(tokenizer, prompt_args.verbalizer(data.label_space))
     else:
+        prompt = None
         encoder = DocumentEncoder(tokenizer, training_args.max_length, run_args.truncation)
 
     trainer = embedding_trainer(data, tokenizer, encoder, model_args, training_args, head_args, run_args)
@@ -42,6 +44,7 @@ def main() -> None:
         model_args,
         max_length=training_args.max_length,
         truncation=run_args.truncation,
+        training=training_facts(trainer, data, data_args, model_args, prompt),
         **embedding(head_args.pooling, encoder),
     )
     output = save_run(trainer, tokenizer, description)

@@ -16,6 +16,7 @@ from hf_causal_clf.distributed import start_cpu_processes
 from hf_causal_clf.presets import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.runs import describe_run, evaluate_run, instruction, save_run
 from hf_causal_clf.training import instruction_trainer, prepare, train
+from hf_causal_clf.training_facts import training_facts
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     verbalizer = prompt_args.verbalizer(data.label_space)
     template = prompt_args.template(training_args.max_length, run_args.truncation)
     tokenizer = prepare(model_args, training_args)
-    template.bind(tokenizer, verbalizer)
+    prompt = template.bind(tokenizer, verbalizer)
 
     trainer = instruction_trainer(data, tokenizer, template, verbalizer, model_args, training_args, run_args)
     training = train(trainer)
@@ -39,6 +40,7 @@ def main() -> None:
         model_args,
         max_length=training_args.max_length,
         truncation=run_args.truncation,
+        training=training_facts(trainer, data, data_args, model_args, prompt),
         **instruction(template, verbalizer),
     )
     output = save_run(trainer, tokenizer, description)

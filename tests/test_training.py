@@ -35,11 +35,13 @@ from hf_causal_clf.presets import (
 )
 from hf_causal_clf.runs import describe_run, embedding, evaluate_run, generation_metrics, instruction, save_run
 from hf_causal_clf.training import embedding_trainer, instruction_trainer, prepare, train
+from hf_causal_clf.training_facts import training_facts
 from hf_causal_clf.verbalizer import ParsedAnswer
 
 LABELS = LabelSpace(["a", "b", "c"])
 MULTI = LabelSpace(["a", "b", "c"], multi_label=True)
 RUN_FILES = {
+    "README.md",
     "adapter_config.json",
     "adapter_model.safetensors",
     "chat_template.jinja",
@@ -148,6 +150,7 @@ def run_embedding(checkpoint, output, files, head=None, run=None, **training):
         model_arguments,
         max_length=arguments.max_length,
         truncation=run.truncation,
+        training=training_facts(trainer, data, DataArguments(**files), model_arguments),
         **embedding(head.pooling),
     )
     output_dir = save_run(trainer, tokenizer, description)
@@ -283,6 +286,7 @@ def run_instruction(checkpoint, output, files, prompt=None, **training):
     verbalizer = prompt.verbalizer(data.label_space)
     template = prompt.template(arguments.max_length, run.truncation)
     tokenizer = prepare(model_arguments, arguments)
+    encoder = template.bind(tokenizer, verbalizer)
     trainer = instruction_trainer(data, tokenizer, template, verbalizer, model_arguments, arguments, run)
     training_metrics = train(trainer)
     state = trainer.state
@@ -291,6 +295,7 @@ def run_instruction(checkpoint, output, files, prompt=None, **training):
         model_arguments,
         max_length=arguments.max_length,
         truncation=run.truncation,
+        training=training_facts(trainer, data, DataArguments(**files), model_arguments, encoder),
         **instruction(template, verbalizer),
     )
     output_dir = save_run(trainer, tokenizer, description)

@@ -1,0 +1,29 @@
+"""Text that others chose, put into Markdown so that it is shown as it is and breaks nothing. Knows text only."""
+
+from __future__ import annotations
+
+import re
+
+_MARKUP = {"&": "&amp;", "<": "&lt;", ">": "&gt;", **{character: f"\\{character}" for character in r"\`*_{}[]|~$"}}
+_ENTITIES = {ord(character): f"&#{ord(character)};" for character in r"\`*_{}[]|~$&<>"}
+_NOT_IN_CODE = re.compile(r"[`|\s]{2}|[`|\n\t\\]|^\s|\s$")
+
+
+def escape(text: str) -> str:
+    """Return text for a line of prose or a cell of a table."""
+    return "".join(_MARKUP.get(character, character) for character in " ".join(text.split()))
+
+
+def code(text: str) -> str:
+    """Return text as inline code, also in a cell of a table; white space at its ends is kept."""
+    if not _NOT_IN_CODE.search(text):
+        return f"`{text}`"
+    shown = text.replace("\n", "↵").replace("\t", "⇥")
+    return f"<code>{shown.translate(_ENTITIES).replace(' ', '&nbsp;')}</code>"
+
+
+def fenced(text: str, language: str = "") -> str:
+    """Return text as a code block, with a fence longer than any in it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
