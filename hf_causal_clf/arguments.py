@@ -103,6 +103,11 @@ class RunArguments:
         metadata={"help": "Stop after so many evaluations without a better validation metric; 0 never stops early."},
     )
 
+    hub_base_model: str | None = field(
+        default=None,
+        metadata={"help": "With push_to_hub: Hub id of the base model, where model_name_or_path is a folder."},
+    )
+
     def __post_init__(self) -> None:
         check_truncation(None, self.truncation)
         if self.early_stopping_patience < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any, Protocol
@@ -91,12 +92,14 @@ class TextClassifier:
 
     Attributes:
         approach: `"embedding"` or `"instruction"`.
+        source: Folder or Hub repository that it was loaded from.
     """
 
     def __init__(self, scorer: Scorer, label_space: LabelSpace, calibration: Calibration | None = None) -> None:
         self.scorer = scorer
         self.label_space = label_space
         self.calibration = calibration or Calibration()
+        self.source: str | None = None
         self.approach = "instruction" if isinstance(scorer, LabelScorer) else "embedding"
 
     @classmethod
@@ -141,7 +144,21 @@ class TextClassifier:
             kwargs["device_map"] = device_map if device_map is not None else {"": _device()}
         load = _load_head if run["approach"] == "embedding" else _load_label_scorer
         scorer = load(source, run, kwargs, hub_kwargs, batch_size)
-        return cls(scorer, label_space, Calibration.from_dict(run) if calibrated else None)
+        classifier = cls(scorer, label_space, Calibration.from_dict(run) if calibrated else None)
+        classifier.source = source
+        return classifier
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Push the run that this classifier was loaded from; arguments and errors as for `hub.push_run`.
+
+        Raises:
+            ValueError: If it was not loaded from a folder.
+        """
+        from .hub import push_run
+
+        if self.source is None or not os.path.isdir(self.source):
+            raise ValueError(f"Only a classifier that was loaded from a run's folder is pushed, not {self.source!r}.")
+        return push_run(self.source, repo_id, **kwargs)
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """Return the probability of each label, float32 `(n, labels)`, in the order of the texts.

@@ -10,11 +10,26 @@ import shutil
 import tempfile
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .adapters import ADAPTER_CONFIG_FILE
 from .model_card import render_card
-from .run_files import CLASSIFICATION_FILE, FIGURES_FOLDER, METRICS_FILE, read_json, read_run, write_json, write_text
+from .run_files import (
+    CLASSIFICATION_FILE,
+    FIGURES_FOLDER,
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+    read_json,
+    read_run,
+    write_json,
+    write_text,
+)
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+    from trl import ModelConfig
+
+    from .arguments import RunArguments
 
 PUBLISHED = (
     *(CLASSIFICATION_FILE, METRICS_FILE, "README.md", f"{FIGURES_FOLDER}/*"),
@@ -53,17 +68,19 @@ def push_run(
     Raises:
         FileNotFoundError: If the run is not finished.
         ValueError: If the base model is a folder and no `base_model` is given.
+        huggingface_hub.errors.RepositoryNotFoundError: If there is no such base model.
     """
     from huggingface_hub import HfApi
 
     folder = Path(folder)
     check_publishable(folder, base_model)
     api = HfApi(token=token)
+    base = None if base_model is None else (base_model, api.model_info(base_model).sha)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     if revision is not None:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="publish-") as aside:
-        stage_run(folder, Path(aside), repo_id, base_model)
+        stage_run(folder, Path(aside), repo_id, base)
         api.upload_folder(
             repo_id=repo_id,
             folder_path=aside,
@@ -77,8 +94,9 @@ def push_run(
 def check_publishable(folder: Path, base_model: str | None) -> None:
     """Check what can be checked before anything is sent; errors as for `push_run`."""
     run = read_run(folder)
-    if not (folder / METRICS_FILE).is_file():
-        raise FileNotFoundError(f"{folder} has no {METRICS_FILE}: only a finished run is pushed.")
+    for name in (METRICS_FILE, PREDICTIONS_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has no {name}: only a finished run is pushed.")
     if (folder / ADAPTER_CONFIG_FILE).is_file():
         check_base_model(run["base_model"]["name_or_path"], base_model)
 
@@ -96,25 +114,65 @@ def check_base_model(name_or_path: str, base_model: str | None) -> None:
         )
 
 
-def stage_run(folder: Path, aside: Path, repo_id: str, base_model: str | None) -> None:
-    """Copy what is published into an empty folder, with the base model's public name and a card for the repository."""
-    for pattern in PUBLISHED:
+def take_over_push(training: TrainingArguments, model: ModelConfig, run: RunArguments) -> bool:
+    """Turn the trainer's own pushes off, which would publish checkpoints and pickles, and check that ours can be done.
+
+    Returns:
+        Whether the finished run is to be pushed, by `push_output`.
+
+    Raises:
+        ValueError: If the base model of an adapter is a folder and no `hub_base_model` is given.
+    """
+    push = bool(training.push_to_hub)
+    training.push_to_hub = False
+    if push and model.use_peft:
+        check_base_model(model.model_name_or_path, run.hub_base_model)
+    return push
+
+
+def push_output(training: TrainingArguments, run: RunArguments) -> None:
+    """Push the finished run in `output_dir` as the training arguments say, once over all processes."""
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        repo_id = push_run(
+            training.output_dir,
+            training.hub_model_id or Path(training.output_dir).resolve().name,
+            base_model=run.hub_base_model,
+            private=training.hub_private_repo,
+            token=training.hub_token,
+            revision=training.hub_revision,
+        )
+        print(f"The run is published: TextClassifier.from_pretrained({repo_id!r})")
+    PartialState().wait_for_everyone()
+
+
+def stage_run(folder: Path, aside: Path, repo_id: str, base: tuple[str, str | None] | None) -> None:
+    """Copy what is published into an empty folder, with the base model's public name and a card for the repository.
+
+    Args:
+        folder: `output_dir` of the run.
+        aside: The empty folder.
+        repo_id: Repository that the card is for.
+        base: Name and commit of the base model on the Hub; `None` to keep what the run says.
+    """
+    for pattern in (*PUBLISHED, PREDICTIONS_FILE):
         for path in folder.glob(pattern):
             target = aside / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     run = read_json(aside / CLASSIFICATION_FILE)
     adapter = aside / ADAPTER_CONFIG_FILE
-    if base_model is not None or not adapter.is_file():
-        name = base_model or _public_name(run["base_model"]["name_or_path"])
-        run["base_model"] = {**run["base_model"], "name_or_path": name}
-        if base_model is not None:
-            run["base_model"]["revision"] = None
+    if base is None and not adapter.is_file():  # a full model needs no base
+        base = (_public_name(run["base_model"]["name_or_path"]) or "", run["base_model"]["revision"])
+    if base is not None:
+        name, revision = base
+        run["base_model"] |= {"name_or_path": name or None, "revision": revision}
         write_json(aside / CLASSIFICATION_FILE, run)
-    if base_model is not None and adapter.is_file():
-        config: dict[str, Any] = {**read_json(adapter), "base_model_name_or_path": base_model, "revision": None}
-        write_json(adapter, config)
+        if adapter.is_file():
+            write_json(adapter, {**read_json(adapter), "base_model_name_or_path": name, "revision": revision})
     write_text(aside / "README.md", str(render_card(aside, repo_id=repo_id)))
+    (aside / PREDICTIONS_FILE).unlink()  # the card needs them for its intervals
 
 
 def _public_name(name_or_path: str) -> str | None:

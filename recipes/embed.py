@@ -10,6 +10,7 @@ from hf_causal_clf.arguments import DataArguments, HeadArguments, PromptArgument
 from hf_causal_clf.collators import DocumentEncoder
 from hf_causal_clf.data import load_data
 from hf_causal_clf.distributed import start_cpu_processes
+from hf_causal_clf.hub import push_output, take_over_push
 from hf_causal_clf.presets import EmbeddingModelArguments, EmbeddingTrainingArguments
 from hf_causal_clf.runs import describe_run, embedding, evaluate_run, save_run
 from hf_causal_clf.training import embedding_trainer, prepare, train
@@ -28,6 +29,7 @@ def main() -> None:
     head_args.check_prompt(prompt_args)
     with training_args.main_process_first(desc="loading data"):
         data = load_data(data_args)
+    push = take_over_push(training_args, model_args, run_args)
     tokenizer = prepare(model_args, training_args)
     if head_args.head_init == "verbalizer":
         template = prompt_args.template(training_args.max_length, run_args.truncation)
@@ -50,6 +52,8 @@ def main() -> None:
     output = save_run(trainer, tokenizer, description)
     batch_size = training_args.per_device_eval_batch_size
     evaluate_run(output, data, training, batch_size=batch_size, log_history=trainer.state.log_history)
+    if push:
+        push_output(training_args, run_args)
 
 
 if __name__ == "__main__":
