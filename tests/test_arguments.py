@@ -18,7 +18,12 @@ TYPES = {
     ),
     "instruct": (DataArguments, InstructionModelArguments, PromptArguments, RunArguments, InstructionTrainingArguments),
 }
-CONFIGS = sorted((Path(__file__).parent.parent / "recipes" / "configs").rglob("*.yaml"))
+COMPARISONS = ("compare", "first")  # in test_comparison_configs
+CONFIGS = sorted(
+    path
+    for path in (Path(__file__).parent.parent / "recipes" / "configs").rglob("*.yaml")
+    if path.parent.name not in COMPARISONS
+)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
