@@ -5,6 +5,7 @@ Each function returns the uncalibrated probabilities of the validation and test 
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -89,23 +90,22 @@ def zero_shot(
         "prompt": [template.to_dict(), template.max_length, template.truncation, verbalizer.to_dict()],
         "labels": data.label_space.to_dict(),
     }
-    scorer: list[LabelScorer] = []  # loaded when the first array is missing
 
-    def score(texts: list[str]) -> dict[str, np.ndarray]:
-        if not scorer:
-            model, tokenizer = _load(AutoModelForCausalLM, model_arguments)
-            scorer.append(
-                LabelScorer(model, tokenizer, template=template, verbalizer=verbalizer, batch_size=batch_size)
-            )
-        return {"probabilities": scorer[0].probabilities(texts)}
+    @functools.cache
+    def load() -> LabelScorer:
+        model, tokenizer = _load(AutoModelForCausalLM, model_arguments)
+        return LabelScorer(model, tokenizer, template=template, verbalizer=verbalizer, batch_size=batch_size)
+
+    def score(texts: list[str], scorer: LabelScorer) -> dict[str, np.ndarray]:
+        return {"probabilities": scorer.probabilities(texts)}
 
     raw, seconds = {}, 0.0
     for split in _MEASURED:
         texts = data.texts(split)
-        found, seconds = cached(cache, {**content, "texts": fingerprint(texts)}, partial(score, texts))
+        found, seconds = cached(cache, {**content, "texts": fingerprint(texts)}, load, partial(score, texts))
         raw[split] = found["probabilities"]
     if contextual:
-        prior, _ = cached(cache, {**content, "texts": ""}, partial(score, [""]))
+        prior, _ = cached(cache, {**content, "texts": ""}, load, partial(score, [""]))
         raw = {split: divide_out(raw[split], prior["probabilities"], data.label_space.multi_label) for split in raw}
     return Outcome(raw, _cost(0, predict_samples_per_second=len(data.splits["test"]) / seconds))
 
@@ -125,18 +125,19 @@ def frozen(
     )
     encoder = DocumentEncoder(tokenizer, max_length, truncation)
     content = {"model": model_identity(model_arguments), "max_length": max_length, "truncation": truncation}
-    backbone: list[Any] = []
 
-    def compute(texts: list[str]) -> dict[str, np.ndarray]:
-        if not backbone:
-            backbone.append(_load(AutoModel, model_arguments)[0])
-        return pooled_features(backbone[0], encoder, texts, batch_size=batch_size)
+    @functools.cache
+    def load() -> Any:
+        return _load(AutoModel, model_arguments)[0]
+
+    def compute(texts: list[str], backbone: Any) -> dict[str, np.ndarray]:
+        return pooled_features(backbone, encoder, texts, batch_size=batch_size)
 
     features, seconds = {}, {}
     for split in ("train", *_MEASURED):
         texts = data.texts(split)
         key = {**content, "texts": fingerprint(texts)}
-        features[split], seconds[split] = cached(cache, key, partial(compute, texts))
+        features[split], seconds[split] = cached(cache, key, load, partial(compute, texts))
     start = time.perf_counter()
     heads = {}
     for pooling in features["train"]:

@@ -36,6 +36,16 @@ def over_processes(function: Callable[[Sequence[str]], Any], texts: Sequence[str
     return [item for part in parts for item in part]
 
 
+def launch_command(script: str, config: str, gpu: str = "0") -> list[str]:
+    """Return the command that starts a recipe with `accelerate launch`, on one process with all cores and one GPU."""
+    threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"),
+        *("--gpu_ids", gpu, "--mixed_precision", "no", "--dynamo_backend", "no"),
+        *("--num_cpu_threads_per_process", threads, script, "--config", config),
+    ]
+
+
 def process_state() -> PartialState:
     """Return the state of this process, for scripts that have no `TrainingArguments` to set it up.
 

@@ -13,7 +13,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
-    EvalPrediction,
     Trainer,
     TrainingArguments,
 )
@@ -22,8 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 from .baselines import Outcome
 from .classifier import head_probabilities
 from .data import ClassificationData
-from .metrics import classification_metrics
-from .training import train
+from .training import head_metrics, train
 
 
 def fine_tuned_encoder(
@@ -39,11 +37,51 @@ def fine_tuned_encoder(
 ) -> Outcome:
     """Train an encoder on all its weights, keep the best epoch by validation macro F1, and predict.
 
-    Checkpoints are kept in `output_dir` until it is done, and an interrupted training goes on from the last.
+    Documents that are too long lose their tail. Checkpoints are kept in `output_dir` until it is done, and an
+    interrupted training goes on from the last.
+
+    Raises:
+        ValueError: If training diverged.
     """
+    arguments = TrainingArguments(
+        output_dir=str(output_dir),
+        learning_rate=learning_rate,
+        num_train_epochs=num_train_epochs,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        warmup_steps=0.1,
+        weight_decay=0.01,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="f1_macro",
+        report_to="none",
+        seed=seed,
+        resume_from_checkpoint=get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None,
+    )
+    trainer, test = _trainer(data, name_or_path, max_length, arguments)
+    training = train(trainer)
+    raw = {}
+    for split, rows in (("validation", trainer.eval_dataset), ("test", test)):
+        start = time.perf_counter()
+        logits = torch.as_tensor(trainer.predict(rows).predictions)
+        raw[split] = head_probabilities(logits, data.label_space.multi_label)
+        training["predict_samples_per_second"] = len(logits) / (time.perf_counter() - start)
+        if not np.isfinite(raw[split]).all():
+            raise ValueError("The encoder's training diverged: it gives no numbers. Lower encoder_learning_rate.")
+    for checkpoint in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        shutil.rmtree(checkpoint)
+    return Outcome(raw, training)
+
+
+def _trainer(
+    data: ClassificationData, name_or_path: str, max_length: int | None, arguments: TrainingArguments
+) -> tuple[Trainer, Any]:
+    """Return the trainer, and the tokenised test documents."""
     space = data.label_space
     tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    set_seed(seed)
+    set_seed(arguments.seed)
     model = AutoModelForSequenceClassification.from_pretrained(
         name_or_path,
         num_labels=len(space),
@@ -57,41 +95,13 @@ def fine_tuned_encoder(
     encoded = {split: _encode(data, split, tokenizer, min(limits)) for split in data.splits}
     trainer = Trainer(
         model=model,
-        args=TrainingArguments(
-            output_dir=str(output_dir),
-            learning_rate=learning_rate,
-            num_train_epochs=num_train_epochs,
-            per_device_train_batch_size=batch_size,
-            per_device_eval_batch_size=batch_size,
-            warmup_steps=0.1,
-            weight_decay=0.01,
-            eval_strategy="epoch",
-            save_strategy="epoch",
-            save_total_limit=1,
-            load_best_model_at_end=True,
-            metric_for_best_model="f1_macro",
-            report_to="none",
-            seed=seed,
-        ),
+        args=arguments,
         train_dataset=encoded["train"],
         eval_dataset=encoded["validation"],
         data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=lambda prediction: _metrics(prediction, space.multi_label),
+        compute_metrics=lambda prediction: head_metrics(prediction, space.multi_label),
     )
-    if output_dir.is_dir():
-        trainer.args.resume_from_checkpoint = get_last_checkpoint(str(output_dir))
-    training = train(trainer)
-    raw = {}
-    for split in ("validation", "test"):
-        start = time.perf_counter()
-        logits = torch.as_tensor(trainer.predict(encoded[split]).predictions)
-        raw[split] = head_probabilities(logits, space.multi_label)
-        training["predict_samples_per_second"] = len(logits) / (time.perf_counter() - start)
-        if not np.isfinite(raw[split]).all():
-            raise ValueError("The encoder's training diverged: it gives no numbers. Lower encoder_learning_rate.")
-    for checkpoint in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        shutil.rmtree(checkpoint)
-    return Outcome(raw, training)
+    return trainer, encoded["test"]
 
 
 def _encode(data: ClassificationData, split: str, tokenizer: Any, max_length: int) -> Any:
@@ -103,8 +113,3 @@ def _encode(data: ClassificationData, split: str, tokenizer: Any, max_length: in
         return {**tokenizer(example["text"], truncation=True, max_length=max_length), "labels": labels}
 
     return rows.map(row, remove_columns=rows.column_names, keep_in_memory=True, desc=f"Tokenizing {split}")
-
-
-def _metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, float]:
-    probabilities = head_probabilities(torch.as_tensor(prediction.predictions), multi_label)
-    return classification_metrics(np.asarray(prediction.label_ids).astype(np.int64), probabilities)

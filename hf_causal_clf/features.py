@@ -45,17 +45,18 @@ def pooled_features(
 
 
 def cached(
-    folder: Path, content: dict[str, Any], compute: Callable[[], dict[str, np.ndarray]]
+    folder: Path, content: dict[str, Any], load: Callable[[], Any], compute: Callable[[Any], dict[str, np.ndarray]]
 ) -> tuple[dict[str, np.ndarray], float]:
     """Return arrays from the cache, or compute and keep them.
 
     Args:
         folder: Folder of the cache.
         content: JSON of all that the arrays depend on; another content is another entry.
-        compute: Gives the arrays.
+        load: Returns the model; called where something is missing.
+        compute: Makes the arrays with the model.
 
     Returns:
-        The arrays, and the seconds that computing them took when it was done.
+        The arrays, and the seconds that computing them took when it was done, loading the model apart.
     """
     from safetensors import safe_open
     from safetensors.numpy import save_file
@@ -64,8 +65,9 @@ def cached(
     if path.is_file():
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, float(file.metadata()["seconds"])  # noqa: SIM118
+    model = load()
     start = time.perf_counter()
-    arrays = compute()
+    arrays = compute(model)
     seconds = time.perf_counter() - start
     folder.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")

@@ -24,6 +24,7 @@ from .run_files import (
     write_json,
     write_text,
 )
+from .training_facts import is_hub_id
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -107,7 +108,7 @@ def check_base_model(name_or_path: str, base_model: str | None) -> None:
     Raises:
         ValueError: If it is a folder and no `base_model` is given.
     """
-    if base_model is None and (os.path.isabs(name_or_path) or os.path.isdir(name_or_path)):
+    if base_model is None and _is_local(name_or_path):
         raise ValueError(
             "The base model is a local folder, which nobody else can load and whose path is not published. Push the "
             'base model first, and name it: base_model="user/model" (recipes: --hub_base_model user/model).'
@@ -164,7 +165,8 @@ def stage_run(folder: Path, aside: Path, repo_id: str, base: tuple[str, str | No
     run = read_json(aside / CLASSIFICATION_FILE)
     adapter = aside / ADAPTER_CONFIG_FILE
     if base is None and not adapter.is_file():  # a full model needs no base
-        base = (_public_name(run["base_model"]["name_or_path"]) or "", run["base_model"]["revision"])
+        name = run["base_model"]["name_or_path"]
+        base = ("" if _is_local(name) else name, run["base_model"]["revision"])
     if base is not None:
         name, revision = base
         run["base_model"] |= {"name_or_path": name or None, "revision": revision}
@@ -175,5 +177,5 @@ def stage_run(folder: Path, aside: Path, repo_id: str, base: tuple[str, str | No
     (aside / PREDICTIONS_FILE).unlink()  # the card needs them for its intervals
 
 
-def _public_name(name_or_path: str) -> str | None:
-    return None if os.path.isabs(name_or_path) or os.path.isdir(name_or_path) else name_or_path
+def _is_local(name_or_path: str) -> bool:
+    return os.path.isdir(name_or_path) or not is_hub_id(name_or_path)

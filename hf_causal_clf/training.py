@@ -126,7 +126,7 @@ def embedding_trainer(
         eval_dataset=encoded["validation"],
         processing_class=tokenizer,
         data_collator=ClassificationCollator(label_space, padding_id(tokenizer)),
-        compute_metrics=lambda prediction: _head_metrics(prediction, label_space.multi_label),
+        compute_metrics=lambda prediction: head_metrics(prediction, label_space.multi_label),
         callbacks=_early_stopping(run_arguments, training_arguments),
     )
 
@@ -226,7 +226,8 @@ def _rows(encoder: PromptEncoder, model_arguments: ModelConfig) -> torch.Tensor:
     return answer_rows(output_embeddings, encoder.answer_ids)
 
 
-def _head_metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, float]:
+def head_metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, float]:
+    """Metrics of a head's logits, for a trainer's `compute_metrics`."""
     probabilities = head_probabilities(torch.as_tensor(prediction.predictions), multi_label)
     return classification_metrics(np.asarray(prediction.label_ids).astype(np.int64), probabilities)
 

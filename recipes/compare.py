@@ -31,6 +31,7 @@ from hf_causal_clf.comparison import Entry, compare_runs
 from hf_causal_clf.comparison_arguments import BASELINE_NAMES, SHARED, ComparisonArguments
 from hf_causal_clf.comparison_state import ComparisonState, whole_checkpoints
 from hf_causal_clf.data import ClassificationData, load_data
+from hf_causal_clf.distributed import launch_command
 from hf_causal_clf.encoder import fine_tuned_encoder
 from hf_causal_clf.features import model_content
 from hf_causal_clf.presets import EmbeddingModelArguments
@@ -100,12 +101,8 @@ def run_recipe(
     """Train a run with its recipe, or go on with it, unless it is finished."""
     folder, finished = state.folder(name, seed, read_config(config))
     if not finished:
-        command = [
-            *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"),
-            *("--gpu_ids", os.environ["CUDA_VISIBLE_DEVICES"], "--mixed_precision", "no", "--dynamo_backend", "no"),
-            *("--num_cpu_threads_per_process", os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))),
-            *(str(Path(__file__).with_name(RECIPES[settings["approach"]])), "--config", str(config)),
-        ]
+        script = Path(__file__).with_name(RECIPES[settings["approach"]])
+        command = launch_command(str(script), str(config), gpu=os.environ["CUDA_VISIBLE_DEVICES"])
         if whole_checkpoints(folder):
             command += ["--resume_from_checkpoint", "true"]
         print(f"\n{name}, seed {seed}: $ accelerate launch {shlex.join(command[3:])}", flush=True)

@@ -7,7 +7,6 @@ model as a classifier in both ways with small budgets, and prints one table with
 import argparse
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -19,6 +18,7 @@ from hf_causal_clf import LabelSpace
 from hf_causal_clf.arguments import DataArguments
 from hf_causal_clf.baselines import tfidf
 from hf_causal_clf.data import load_data
+from hf_causal_clf.distributed import launch_command
 from hf_causal_clf.results import measure
 from hf_causal_clf.sampling import stratified_sample
 
@@ -129,24 +129,8 @@ def download(package: str) -> Path:
 
 def run_recipe(name: str) -> None:
     """Launch a recipe with its quickstart configuration, on one process that uses all cores."""
-    command = [
-        *(
-            "accelerate",
-            "launch",
-            "--num_processes",
-            "1",
-            "--num_machines",
-            "1",
-            "--gpu_ids",
-            "0",
-            "--mixed_precision",
-            "no",
-        ),
-        *("--dynamo_backend", "no", "--num_cpu_threads_per_process", str(os.cpu_count())),
-        *(f"recipes/{name}.py", "--config", f"recipes/configs/quickstart/{name}.yaml"),
-    ]
-    print("\n$", *command, flush=True)
-    command[0] = str(Path(sys.executable).with_name("accelerate"))
+    command = launch_command(f"recipes/{name}.py", f"recipes/configs/quickstart/{name}.yaml")
+    print("\n$ accelerate launch", *command[3:], flush=True)
     subprocess.run(command, check=True)
 
 
