@@ -16,6 +16,7 @@ from .adapters import ADAPTER_CONFIG_FILE
 from .model_card import render_card
 from .run_files import (
     CLASSIFICATION_FILE,
+    CONFIG_FOLDER,
     FIGURES_FOLDER,
     METRICS_FILE,
     PREDICTIONS_FILE,
@@ -27,13 +28,14 @@ from .run_files import (
 from .training_facts import is_hub_id
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
+    from transformers import Trainer, TrainingArguments
     from trl import ModelConfig
 
     from .arguments import RunArguments
 
+COMMIT_MESSAGE = "Upload a text classifier"
 PUBLISHED = (
-    *(CLASSIFICATION_FILE, METRICS_FILE, "README.md", f"{FIGURES_FOLDER}/*"),
+    *(CLASSIFICATION_FILE, METRICS_FILE, "README.md", f"{FIGURES_FOLDER}/*", f"{CONFIG_FOLDER}/config.json"),
     *(ADAPTER_CONFIG_FILE, "adapter_model.safetensors", "config.json", "generation_config.json"),
     *("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
@@ -49,7 +51,7 @@ def push_run(
     private: bool | None = None,
     token: str | None = None,
     revision: str | None = None,
-    commit_message: str = "Upload a text classifier",
+    commit_message: str = COMMIT_MESSAGE,
 ) -> str:
     """Push a finished run to the Hub, in one commit: who loads it sees all of it or nothing.
 
@@ -94,6 +96,8 @@ def push_run(
 
 def check_publishable(folder: Path, base_model: str | None) -> None:
     """Check what can be checked before anything is sent; errors as for `push_run`."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(folder)!r}: give the output_dir of a finished run.")
     run = read_run(folder)
     for name in (METRICS_FILE, PREDICTIONS_FILE):
         if not (folder / name).is_file():
@@ -119,7 +123,7 @@ def take_over_push(training: TrainingArguments, model: ModelConfig, run: RunArgu
     """Turn the trainer's own pushes off, which would publish checkpoints and pickles, and check that ours can be done.
 
     Returns:
-        Whether the finished run is to be pushed, by `push_output`.
+        Whether the finished run is to be pushed, by the trainer's `push_to_hub()`.
 
     Raises:
         ValueError: If the base model of an adapter is a folder and no `hub_base_model` is given.
@@ -131,21 +135,37 @@ def take_over_push(training: TrainingArguments, model: ModelConfig, run: RunArgu
     return push
 
 
-def push_output(training: TrainingArguments, run: RunArguments) -> None:
-    """Push the finished run in `output_dir` as the training arguments say, once over all processes."""
-    from accelerate import PartialState
+def publish_runs(trainer: Trainer, run: RunArguments) -> None:
+    """Make a trainer's `push_to_hub()` publish the finished run in its `output_dir`, as `push_run` does.
 
-    if PartialState().is_main_process:
-        repo_id = push_run(
-            training.output_dir,
-            training.hub_model_id or Path(training.output_dir).resolve().name,
-            base_model=run.hub_base_model,
-            private=training.hub_private_repo,
-            token=training.hub_token,
-            revision=training.hub_revision,
-        )
-        print(f"The run is published: TextClassifier.from_pretrained({repo_id!r})")
-    PartialState().wait_for_everyone()
+    The stock method would upload checkpoints of the trainer's own and `training_args.bin`, a pickle that holds local
+    paths and the token. Repository, privacy, token and branch are those of the training arguments.
+    """
+
+    def push_to_hub(
+        commit_message: str = COMMIT_MESSAGE,
+        blocking: bool = True,  # the stock method's; a run is published when this returns, whatever it is
+        token: str | None = None,
+        revision: str | None = None,
+    ) -> str | None:
+        from accelerate import PartialState
+
+        training, repo_id = trainer.args, None
+        if PartialState().is_main_process:
+            repo_id = push_run(
+                training.output_dir,
+                training.hub_model_id or Path(training.output_dir).resolve().name,
+                base_model=run.hub_base_model,
+                private=training.hub_private_repo,
+                token=token or training.hub_token,
+                revision=revision or training.hub_revision,
+                commit_message=commit_message,
+            )
+            print(f"The run is published: TextClassifier.from_pretrained({repo_id!r})")
+        PartialState().wait_for_everyone()
+        return repo_id
+
+    trainer.push_to_hub = push_to_hub
 
 
 def stage_run(folder: Path, aside: Path, repo_id: str, base: tuple[str, str | None] | None) -> None:

@@ -16,6 +16,7 @@ CLASSIFICATION_FILE = "classification.json"
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
 FIGURES_FOLDER = "figures"
+CONFIG_FOLDER = "config"  # beside an adapter, a config.json would make it look like a whole model
 CARD_FILE = "README.md"
 SCHEMA_VERSION = 1
 

@@ -33,6 +33,7 @@ from .results import measure, print_metrics, write_results
 from .run_files import (
     CARD_FILE,
     CLASSIFICATION_FILE,
+    CONFIG_FOLDER,
     FIGURES_FOLDER,
     METRICS_FILE,
     PREDICTIONS_FILE,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 # Files of an earlier run: an adapter beside a full model would be taken for a part of it
 _REPLACED = (
-    *(CLASSIFICATION_FILE, METRICS_FILE, PREDICTIONS_FILE, f"{FIGURES_FOLDER}/*", CARD_FILE),
+    *(CLASSIFICATION_FILE, METRICS_FILE, PREDICTIONS_FILE, f"{FIGURES_FOLDER}/*", f"{CONFIG_FOLDER}/*", CARD_FILE),
     *("adapter_config.json", "adapter_model*", "config.json", "generation_config.json", "model*.safetensors*"),
 )
 
@@ -122,6 +123,9 @@ def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: 
             for path in Path(aside).iterdir():
                 os.chmod(path, 0o644)
                 os.replace(path, output / path.name)
+        if hasattr(model, "peft_config"):  # for AutoConfig
+            (output / CONFIG_FOLDER).mkdir(exist_ok=True)
+            write_text(output / CONFIG_FOLDER / "config.json", model.config.to_json_string())
         write_json(output / CLASSIFICATION_FILE, description)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.free_memory()

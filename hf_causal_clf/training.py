@@ -33,6 +33,7 @@ from .callbacks import LabelScoringCallback, TrainingClock, peak_memory_bytes
 from .classifier import head_probabilities
 from .collators import ClassificationCollator, DocumentEncoder, VerbalizerCollator, padding_id
 from .data import ClassificationData
+from .hub import publish_runs
 from .metrics import classification_metrics
 from .modeling import CausalLMForLastTokenClassification, keep_exact_gradients
 from .presets import loading_kwargs, peft_config
@@ -119,7 +120,7 @@ def embedding_trainer(
     config = peft_config(model_arguments, model)
     if config is not None:
         model = _add_adapter(model, config, training_arguments)
-    return Trainer(
+    trainer = Trainer(
         model=model,
         args=training_arguments,
         train_dataset=encoded["train"],
@@ -129,6 +130,8 @@ def embedding_trainer(
         compute_metrics=lambda prediction: head_metrics(prediction, label_space.multi_label),
         callbacks=_early_stopping(run_arguments, training_arguments),
     )
+    publish_runs(trainer, run_arguments)
+    return trainer
 
 
 def instruction_trainer(
@@ -175,6 +178,7 @@ def instruction_trainer(
     trainer.add_callback(LabelScoringCallback(trainer, scorer, data.texts("validation"), data.gold("validation")))
     for callback in _early_stopping(run_arguments, training_arguments):
         trainer.add_callback(callback)
+    publish_runs(trainer, run_arguments)
     return trainer
 
 

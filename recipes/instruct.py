@@ -13,7 +13,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report 
 from hf_causal_clf.arguments import DataArguments, PromptArguments, RunArguments, parse_arguments
 from hf_causal_clf.data import load_data
 from hf_causal_clf.distributed import start_cpu_processes
-from hf_causal_clf.hub import push_output, take_over_push
+from hf_causal_clf.hub import take_over_push
 from hf_causal_clf.presets import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.runs import describe_run, evaluate_run, instruction, save_run
 from hf_causal_clf.training import instruction_trainer, prepare, train
@@ -49,7 +49,7 @@ def main() -> None:
     batch_size = training_args.per_device_eval_batch_size
     evaluate_run(output, data, training, batch_size=batch_size, log_history=trainer.state.log_history)
     if push:
-        push_output(training_args, run_args)
+        trainer.push_to_hub()
 
 
 if __name__ == "__main__":

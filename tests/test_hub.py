@@ -180,5 +180,26 @@ def test_recipes_push_the_finished_run(hub, checkpoint, files, tmp_path, monkeyp
     np.testing.assert_allclose(TextClassifier.from_pretrained(REPO).predict_proba(texts), expected, atol=1e-5)
     assert hub.repo(REPO, "model").private
     assert not [name for name in hub.files(REPO) if name.endswith((".bin", ".parquet", ".pt"))]
+    assert "config/config.json" in hub.files(REPO)
     assert not hub.find(str(tmp_path))
     assert not hub.outside
+
+
+@pytest.mark.parametrize("recipe", ["embed", "instruct"])
+def test_a_trainer_pushes_the_same_repository(hub, checkpoint, files, tmp_path, monkeypatch, recipe):
+    from hf_causal_clf import training
+
+    built = []
+    original = getattr(training, {"embed": "embedding_trainer", "instruct": "instruction_trainer"}[recipe])
+    monkeypatch.setattr(training, original.__name__, lambda *args: built.append(original(*args)) or built[0])
+    options = {"max_train_samples": "12", "num_train_epochs": "1", "hub_model_id": REPO, "hub_token": hub.token}
+    options = arguments(recipe, BASE, files, tmp_path / "run", **options)
+    run_recipe(recipe, [*options, "--hub_private_repo", "true"], monkeypatch)
+    (trainer,) = built
+    assert trainer.push_to_hub() == REPO
+    push_run(tmp_path / "run", REPO, revision="again")
+    assert hub.files(REPO) == hub.files(REPO, "again")
+    assert hub.repo(REPO, "model").private
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        trainer.push_to_hub()

@@ -46,6 +46,7 @@ RUN_FILES = {
     "adapter_model.safetensors",
     "chat_template.jinja",
     "classification.json",
+    "config",
     "figures",
     "metrics.json",
     "predictions.parquet",
