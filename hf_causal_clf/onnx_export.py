@@ -70,8 +70,8 @@ def export_onnx(model: nn.Module, folder: Path) -> Path:
     """
     if "longrope" in _rope_types(model):
         raise SystemExit(
-            f"{type(model).__name__} has LongRoPE, which takes other frequencies for long texts. torch's exporter keeps "
-            "those of short texts only: the ONNX file would be wrong for long ones. Leave onnx out."
+            f"{type(model).__name__} has LongRoPE, which takes other frequencies for long texts. torch's exporter "
+            "keeps those of short texts only: the ONNX file would be wrong for long ones. Leave onnx out."
         )
     ids = torch.tensor([[3, 4, 5, 6, 7], [4, 5, 6, 7, 8]])
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
