@@ -229,7 +229,8 @@ def pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooli
     if pooling == "last":
         positions = torch.arange(mask.shape[-1], device=mask.device)
         last = (mask.ne(0) * positions).argmax(dim=-1)
-        return hidden_states[torch.arange(len(last), device=last.device), last]
+        rows = torch.arange(last.shape[0], device=last.device)  # len() would fix the batch size in an exported graph
+        return hidden_states[rows, last]
     weights = mask.ne(0).unsqueeze(-1).float()
     return (hidden_states.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 

@@ -4,7 +4,8 @@
 
 The adapter is merged into the full-precision base model. An embedding-based run becomes a checkpoint of the stock
 …ForSequenceClassification class, with label names and problem type; an instruction-based run one of …ForCausalLM. The
-written checkpoint is loaded again and its logits are compared before success is reported.
+written checkpoint is loaded again and its logits are compared before success is reported. With `--onnx true` the folder
+also holds `model.onnx`, compared in the same way.
 """
 
 import shutil
@@ -21,12 +22,17 @@ from hf_causal_clf.adapters import find_adapter, load_adapter, read_base
 from hf_causal_clf.arguments import parse_arguments
 from hf_causal_clf.calibration import Calibration
 from hf_causal_clf.collators import padding_id
+from hf_causal_clf.onnx_export import ONNX_FILE, export_onnx, onnx_logits, open_onnx, require_onnx
 from hf_causal_clf.run_files import CLASSIFICATION_FILE, read_run, write_json
 
 logger = logging.get_logger(__name__)
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}  # of logits, which differ by the order of additions
 SAMPLES = (8, 33)  # token sequences that are compared, and their length
+ONNX_SAMPLES = ((3, 20), (4, 24))  # for ONNX: another batch size and length, and a batch with padding
+PADDED = ((0, 24), (0, 17), (0, 9), (12, 24))  # first token of each padded row and the end of its tokens
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # token ids and attention mask, (batch, length)
 
 
 @dataclass
@@ -46,16 +52,27 @@ class ExportArguments:
             "probabilities are the calibrated ones (embedding-based only)."
         },
     )
+    onnx: bool = field(
+        default=False,
+        metadata={
+            "help": f"Whether to write {ONNX_FILE} too: from input_ids and attention_mask, padded at either side, to "
+            "logits. Those of an instruction-based run are of all positions, without past key values. float32 only."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.dtype not in TOLERANCE:
             raise ValueError(f"dtype must be one of {list(TOLERANCE)}, got {self.dtype!r}.")
+        if self.onnx and self.dtype != "float32":
+            raise ValueError(f"onnx is written in float32 only, got dtype {self.dtype!r}. Leave one of the two out.")
         if Path(self.output_dir).exists() and any(Path(self.output_dir).iterdir()):
             raise ValueError(f"{self.output_dir!r} is not empty. Choose another output_dir.")
 
 
 def main() -> None:
     (arguments,) = parse_arguments((ExportArguments,), __doc__)
+    if arguments.onnx:
+        require_onnx()
     source, hub_kwargs = arguments.model_name_or_path, {"revision": arguments.model_revision}
     run = read_run(source, **hub_kwargs)
     if run["approach"] == "embedding" and run["pooling"] != "last":
@@ -65,15 +82,31 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(source, **hub_kwargs)
     stock = merged(source, run, hub_kwargs)
     padding = padding_id(tokenizer)
-    expected = reference_logits(source, run, hub_kwargs, padding)
+    batches = sample_batches(stock.get_input_embeddings().num_embeddings, padding, arguments.onnx)
+    expected = reference_logits(source, run, hub_kwargs, batches)
     if arguments.fold_temperature:
         run, scale = fold_temperature(stock, run)
-        expected = expected / scale
+        expected = [each / scale for each in expected]
     if run["approach"] == "embedding":
         stock.config.pad_token_id = padding  # by which stock classes find the last token
     run = {**run, "base_model": {**run["base_model"], "dtype": arguments.dtype, "quantization": None}}
-    write(stock.to(getattr(torch, arguments.dtype)), tokenizer, run, Path(arguments.output_dir))
-    check(type(stock), Path(arguments.output_dir), expected, padding, TOLERANCE[arguments.dtype])
+    output = Path(arguments.output_dir)
+    aside = output.with_name(f".{output.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        write(stock.to(getattr(torch, arguments.dtype)), tokenizer, run, aside)
+        kind = type(stock).__name__
+        del stock
+        gap = check_checkpoint(aside, run["approach"], batches[0], expected[0], TOLERANCE[arguments.dtype])
+        onnx_gap = check_onnx(aside, run["approach"], batches, expected) if arguments.onnx else None
+        if output.exists():
+            output.rmdir()
+        aside.rename(output)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    print(f"{output} is a {kind} checkpoint; its logits are the run's within {gap:.1e}.")
+    if onnx_gap is not None:
+        print(f"{output / ONNX_FILE} gives the run's logits within {onnx_gap:.1e} in ONNX Runtime, padded or not.")
 
 
 def merged(source: str, run: dict[str, Any], hub_kwargs: dict[str, Any]) -> Any:
@@ -106,13 +139,27 @@ def merged(source: str, run: dict[str, Any], hub_kwargs: dict[str, Any]) -> Any:
     return model.eval()
 
 
-def sample_ids(vocabulary: int, padding: int) -> torch.Tensor:
-    """Token ids to compare on, none of them the padding token, which stock classes do not read."""
-    ids = torch.randint(0, vocabulary - 1, SAMPLES, generator=torch.Generator().manual_seed(0))
-    return ids + (ids >= padding)
+def sample_batches(vocabulary: int, padding: int, onnx: bool) -> list[Batch]:
+    """Batches to compare on, no token of them the padding token, which stock classes do not read.
+
+    The first has no padding. Those for ONNX have other shapes, the last of them padding at both sides, whose ids are
+    any token's: only the mask may tell it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    batches = []
+    for shape in (SAMPLES, *ONNX_SAMPLES) if onnx else (SAMPLES,):
+        ids = torch.randint(0, vocabulary - 1, shape, generator=generator)
+        batches.append((ids + (ids >= padding), torch.ones_like(ids)))
+    if onnx:
+        mask = batches[-1][1].zero_()
+        for row, (start, end) in enumerate(PADDED):
+            mask[row, start:end] = 1
+    return batches
 
 
-def reference_logits(source: str, run: dict[str, Any], hub_kwargs: dict[str, Any], padding: int) -> torch.Tensor:
+def reference_logits(
+    source: str, run: dict[str, Any], hub_kwargs: dict[str, Any], batches: list[Batch]
+) -> list[torch.Tensor]:
     """Return the logits of the run itself in float32, its adapter not merged."""
     if run["approach"] == "embedding":
         model = CausalLMForLastTokenClassification.from_pretrained(source, dtype=torch.float32, **hub_kwargs)
@@ -122,13 +169,16 @@ def reference_logits(source: str, run: dict[str, Any], hub_kwargs: dict[str, Any
         model = AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=torch.float32)
         if adapter is not None:
             load_adapter(model, source, **hub_kwargs)
-    return logits(model, padding)
+    return [logits(model, batch) for batch in batches]
 
 
 @torch.no_grad()
-def logits(model: Any, padding: int) -> torch.Tensor:
-    ids = sample_ids(model.get_input_embeddings().num_embeddings, padding)
-    return model.eval()(input_ids=ids, use_cache=False).logits.float()
+def logits(model: Any, batch: Batch) -> torch.Tensor:
+    """Return float32 logits of the sequences, or of all their tokens in a row; padded ones are read without padding."""
+    ids, mask = batch
+    parts = [ids] if mask.all() else [row[kept.bool()][None] for row, kept in zip(ids, mask, strict=True)]
+    found = [model.eval()(input_ids=part, use_cache=False).logits.float() for part in parts]
+    return torch.cat([each.flatten(0, -2) for each in found])
 
 
 def fold_temperature(stock: Any, run: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
@@ -140,31 +190,45 @@ def fold_temperature(stock: Any, run: dict[str, Any]) -> tuple[dict[str, Any], t
     return {**run, **Calibration(None, calibration.thresholds).to_dict()}, scale
 
 
-def write(stock: Any, tokenizer: Any, run: dict[str, Any], output: Path) -> None:
-    """Write the checkpoint aside, and move it in when it is whole."""
-    aside = output.with_name(f".{output.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    stock.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    write_json(aside / CLASSIFICATION_FILE, run)
-    if output.exists():
-        output.rmdir()
-    aside.rename(output)
+def write(stock: Any, tokenizer: Any, run: dict[str, Any], folder: Path) -> None:
+    stock.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(folder / CLASSIFICATION_FILE, run)
 
 
-def check(kind: type, output: Path, expected: torch.Tensor, padding: int, tolerance: float) -> None:
-    """Compare the written checkpoint, loaded anew, with the run.
+def check_checkpoint(folder: Path, approach: str, batch: Batch, expected: torch.Tensor, tolerance: float) -> float:
+    """Compare the written checkpoint, loaded anew, with the run, and return the largest difference."""
+    auto = AutoModelForSequenceClassification if approach == "embedding" else AutoModelForCausalLM
+    found = logits(auto.from_pretrained(folder, dtype="auto"), batch)
+    return largest_difference("checkpoint", found, expected, tolerance)
+
+
+def check_onnx(folder: Path, approach: str, batches: list[Batch], expected: list[torch.Tensor]) -> float:
+    """Write `model.onnx` from the written checkpoint and compare it with the run; return the largest difference.
+
+    The class of an embedding-based one is ours, not the stock one, so that the mask alone says where the last token is.
+    """
+    auto: Any = CausalLMForLastTokenClassification if approach == "embedding" else AutoModelForCausalLM
+    session = open_onnx(export_onnx(auto.from_pretrained(folder, dtype=torch.float32), folder))
+    gaps = []
+    for (ids, mask), reference in zip(batches, expected, strict=True):
+        found = onnx_logits(session, ids, mask)
+        found = found if found.ndim == 2 else found[mask.bool()]
+        gaps.append(largest_difference(ONNX_FILE, found, reference, TOLERANCE["float32"]))
+    return max(gaps)
+
+
+def largest_difference(what: str, found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> float:
+    """Return the largest difference between two sets of logits.
 
     Raises:
-        SystemExit: If their logits differ.
+        SystemExit: If it is not within the tolerance.
     """
-    auto = AutoModelForSequenceClassification if expected.ndim == 2 else AutoModelForCausalLM
-    found = logits(auto.from_pretrained(output, dtype="auto"), padding)
     gap = float((found - expected).abs().max())
     scale = max(1.0, float(expected.abs().max()))
     if not gap <= tolerance * scale:
-        raise SystemExit(f"The logits of {output} differ from the run's by up to {gap:.2g}: do not use it.")
-    print(f"{output} is a {kind.__name__} checkpoint; its logits are the run's within {gap:.1e}.")
+        raise SystemExit(f"The logits of the {what} differ from the run's by up to {gap:.2g}: nothing was written.")
+    return gap
 
 
 if __name__ == "__main__":
