@@ -1,5 +1,6 @@
 """Runs loaded from the Hub through every door, with nothing local left."""
 
+import json
 import runpy
 import shutil
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hub_server import HubServer
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 from test_classifier import TEXTS
 from test_hub import BASE, STOCK
 from test_recipes import ROOT, arguments
@@ -232,3 +233,14 @@ def test_auto_classes_take_the_revision_of_an_adapter_as_an_argument_of_its_own(
     model = AutoModelForSequenceClassification.from_pretrained(repo, adapter_kwargs={"revision": sha}, **stock_names)
     found = pipeline("text-classification", model=model, tokenizer=repo)(TEXTS, top_k=None)
     np.testing.assert_allclose(in_order(found), hub.expected["embedding"], atol=1e-4)
+
+
+def test_the_cards_of_pushed_runs_are_valid(hub):
+    for name in RUNS:
+        card = ModelCard.load(f"alice/{name}")
+        before = hub.routes().count("validate-yaml")
+        card.validate()
+        assert hub.routes().count("validate-yaml") == before + 1
+        assert card.data.eval_results[0].metric_value == pytest.approx(
+            json.loads(hub.files(f"alice/{name}")["metrics.json"])["test"]["accuracy"], abs=1e-6
+        )

@@ -100,8 +100,10 @@ def snippets(card) -> list[str]:
 @pytest.mark.parametrize("approach", APPROACHES)
 def test_the_examples_are_what_the_code_renders(approach, tmp_path):
     """After a change that is meant: python tests/golden/make_cards.py"""
-    example = (make_cards.EXAMPLES / f"example_{approach}.md").read_text(encoding="utf-8")
+    example = (make_cards.EXAMPLES / f"example_{approach}" / "README.md").read_text(encoding="utf-8")
     assert make_cards.render_example(approach, tmp_path / "run") == example
+    for figure in re.findall(r"\]\((figures/[^)]+)\)", example):
+        assert (make_cards.EXAMPLES / f"example_{approach}" / figure).read_bytes().startswith(b"\x89PNG"), figure
 
 
 @pytest.mark.parametrize("approach", APPROACHES)

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
+from hf_causal_clf import plots
 from hf_causal_clf.calibration import Calibration
 from hf_causal_clf.labels import LabelSpace
 from hf_causal_clf.metrics import classification_metrics, document_nll
 from hf_causal_clf.model_card import render_card
-from hf_causal_clf.run_files import write_json
+from hf_causal_clf.run_files import read_json, write_json
 from hf_causal_clf.runs import generation_metrics
 from hf_causal_clf.significance import mean_interval
 from hf_causal_clf.verbalizer import ParsedAnswer
@@ -216,11 +217,36 @@ def render_example(approach: str, folder: Path) -> str:
     return str(render_card(folder, repo_id=REPOSITORIES[approach]))
 
 
+def draw_figures(folder: Path, description: dict, documents: int = 240) -> None:
+    """Draw the figures of a made-up run, as PNG."""
+    space, calibration = LabelSpace.from_dict(description["label_space"]), Calibration.from_dict(description)
+    gold, raw = draw_documents(space, documents, seed=1)
+    probabilities = calibration.apply(raw)
+    decided = calibration.decide(probabilities, multi_label=space.multi_label)
+    history = [{"epoch": e, "step": 10 * e, "loss": 1.5 / e, "eval_loss": 1.4 / e + 0.1} for e in range(1, 5)]
+    history = [{**row, "eval_f1_macro": 0.95 - 0.4 / row["epoch"] ** 2} for row in history]
+    drawn = {
+        "reliability_diagram": plots.reliability_diagram(gold, probabilities, raw),
+        "label_f1": plots.label_f1_bars(gold, decided, space.names),
+        "thresholds": plots.threshold_curves(gold, probabilities, calibration.thresholds),
+        "training_curves": plots.training_curves(history),
+    }
+    if not space.multi_label:
+        drawn["confusion_matrix"] = plots.confusion_matrix(gold, decided, space.names)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in drawn.items():
+        plots.save_figure(figure, folder / name)
+        (folder / f"{name}.svg").unlink()
+
+
 def main(target: Path = EXAMPLES) -> None:
     for approach in REPOSITORIES:
+        example = target / f"example_{approach}"
         with tempfile.TemporaryDirectory() as folder:
             text = render_example(approach, Path(folder) / "run")
-        (target / f"example_{approach}.md").write_text(text, encoding="utf-8")
+            description = read_json(Path(folder) / "run" / "classification.json")
+        draw_figures(example / "figures", description)
+        (example / "README.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
