@@ -49,7 +49,9 @@ class RunTracking(TrainerCallback):
                 "private": args.hub_private_repo,
             }
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Remember the step that the saved model is measured after."""
         self._step = state.global_step
 
@@ -76,7 +78,7 @@ def _send_to_tensorboard(folder: str, scalars: Mapping[str, float], figure: Path
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # as the Trainer does
-        from tensorboardX import SummaryWriter
+        from tensorboardX import SummaryWriter  # type: ignore[no-redef]
 
     pixels = np.rint(imread(figure) * 255).astype(np.uint8)
     with SummaryWriter(log_dir=folder) as writer:
@@ -91,8 +93,8 @@ def _send_to_trackio(
     import trackio
 
     # No dashboard, and no monitors: they have watched the training
-    monitors = {"auto_log_gpu": False, "auto_log_cpu": False}
-    resumed = trackio.init(run.project, run.name, **options, resume="allow", embed=False, **monitors)
+    off = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
+    resumed = trackio.init(run.project, run.name, **options, **off, resume="allow")
     resumed.config.update(run.config)  # the first log of a resumed run replaces the configuration. Seen with 0.43
     try:
         trackio.log({**scalars, "train/global_step": step, _FIGURE: trackio.Image(figure)})
