@@ -13,6 +13,7 @@ from hf_causal_clf.distributed import start_cpu_processes
 from hf_causal_clf.hub import take_over_push
 from hf_causal_clf.presets import EmbeddingModelArguments, EmbeddingTrainingArguments
 from hf_causal_clf.runs import describe_run, embedding, evaluate_run, save_run
+from hf_causal_clf.tracking import RunTracking
 from hf_causal_clf.training import embedding_trainer, prepare, train
 from hf_causal_clf.training_facts import training_facts
 
@@ -39,6 +40,7 @@ def main() -> None:
         encoder = DocumentEncoder(tokenizer, training_args.max_length, run_args.truncation)
 
     trainer = embedding_trainer(data, tokenizer, encoder, model_args, training_args, head_args, run_args)
+    tracking = RunTracking(trainer)
     training = train(trainer)
 
     description = describe_run(
@@ -51,7 +53,8 @@ def main() -> None:
     )
     output = save_run(trainer, tokenizer, description)
     batch_size = training_args.per_device_eval_batch_size
-    evaluate_run(output, data, training, batch_size=batch_size, log_history=trainer.state.log_history)
+    metrics = evaluate_run(output, data, training, batch_size=batch_size, log_history=trainer.state.log_history)
+    tracking.send(output, metrics["test"])
     if push:
         trainer.push_to_hub()
 

@@ -16,6 +16,7 @@ from hf_causal_clf.distributed import start_cpu_processes
 from hf_causal_clf.hub import take_over_push
 from hf_causal_clf.presets import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.runs import describe_run, evaluate_run, instruction, save_run
+from hf_causal_clf.tracking import RunTracking
 from hf_causal_clf.training import instruction_trainer, prepare, train
 from hf_causal_clf.training_facts import training_facts
 
@@ -35,6 +36,7 @@ def main() -> None:
     prompt = template.bind(tokenizer, verbalizer)
 
     trainer = instruction_trainer(data, tokenizer, template, verbalizer, model_args, training_args, run_args)
+    tracking = RunTracking(trainer)
     training = train(trainer)
 
     description = describe_run(
@@ -47,7 +49,8 @@ def main() -> None:
     )
     output = save_run(trainer, tokenizer, description)
     batch_size = training_args.per_device_eval_batch_size
-    evaluate_run(output, data, training, batch_size=batch_size, log_history=trainer.state.log_history)
+    metrics = evaluate_run(output, data, training, batch_size=batch_size, log_history=trainer.state.log_history)
+    tracking.send(output, metrics["test"])
     if push:
         trainer.push_to_hub()
 

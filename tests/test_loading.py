@@ -238,9 +238,9 @@ def test_auto_classes_take_the_revision_of_an_adapter_as_an_argument_of_its_own(
 def test_the_cards_of_pushed_runs_are_valid(hub):
     for name in RUNS:
         card = ModelCard.load(f"alice/{name}")
-        before = hub.routes().count("validate-yaml")
+        before = hub.routes().count("validate_yaml")
         card.validate()
-        assert hub.routes().count("validate-yaml") == before + 1
+        assert hub.routes().count("validate_yaml") == before + 1
         assert card.data.eval_results[0].metric_value == pytest.approx(
             json.loads(hub.files(f"alice/{name}")["metrics.json"])["test"]["accuracy"], abs=1e-6
         )
