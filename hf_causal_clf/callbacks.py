@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .distributed import over_processes
+from .distributed import is_sharded, over_processes
 from .metrics import classification_metrics
 from .scoring import LabelScorer
 
@@ -30,8 +30,9 @@ class LabelScoringCallback(TrainerCallback):
         self.gold = gold
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Score the documents, shared out over the processes."""
-        probabilities = over_processes(self.scorer.probabilities, self.texts)
+        """Score the documents, shared out over the processes; with sharded weights, all in every process."""
+        score = self.scorer.probabilities
+        probabilities = score(self.texts) if is_sharded(self.trainer) else over_processes(score, self.texts)
         found = {f"eval_{name}": value for name, value in classification_metrics(self.gold, probabilities).items()}
         kwargs["metrics"].update(found)  # the trainer picks the best checkpoint from this same dictionary
         self.trainer.log(found)

@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+    from transformers import Trainer, TrainingArguments
 
 
 def over_processes(function: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> Any:
@@ -36,6 +38,62 @@ def over_processes(function: Callable[[Sequence[str]], Any], texts: Sequence[str
     return [item for part in parts for item in part]
 
 
+def is_sharded(trainer: Trainer) -> bool:
+    """Whether each process holds a part of the weights only (FSDP, DeepSpeed).
+
+    A forward pass then gathers weights from all processes, so all have to make the same number of them.
+    """
+    return str(trainer.accelerator.distributed_type) in ("DistributedType.FSDP", "DistributedType.DEEPSPEED")
+
+
+def gather_weights(trainer: Trainer, model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
+    """Put together the weights that a run saves, where they are sharded. All processes have to call it.
+
+    Args:
+        trainer: The trainer, after training.
+        model: Its unwrapped model.
+
+    Returns:
+        The weights that were trained of a PEFT model, else all weights; `None` where each process has them whole.
+    """
+    if not is_sharded(trainer):
+        return None
+    from torch.distributed.tensor import DTensor
+
+    if not trainer.accelerator.is_fsdp2:
+        return trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if hasattr(model, "peft_config"):  # the quantised base stays where it is
+        weights = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+    else:
+        weights = model.state_dict()
+    return {
+        name: (weight.full_tensor() if isinstance(weight, DTensor) else weight).cpu()
+        for name, weight in weights.items()
+    }
+
+
+def check_launch(arguments: TrainingArguments) -> None:
+    """Check that a training is shared out as `accelerate launch` was asked to, which accelerate passes over in silence.
+
+    Raises:
+        ValueError: If processes do not know of each other, or FSDP is asked for where it is not done or with an
+            optimizer that it cannot have.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if arguments.world_size < started:
+        raise ValueError(
+            f"{started} processes were started for GPUs, but there are none, so each would train alone. Start them "
+            "with accelerate launch --config_file recipes/accelerate_configs/cpu_2.yaml."
+        )
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true":
+        return
+    if arguments.distributed_state.distributed_type.name == "MULTI_CPU":
+        raise ValueError("accelerate has FSDP on GPUs only; on CPUs it leaves it out. Use cpu_2.yaml instead.")
+    optimizer = getattr(arguments.optim, "value", arguments.optim)
+    if any(word in optimizer for word in ("8bit", "paged", "bnb")):
+        raise ValueError(f"{optimizer} cannot update the sharded weights of FSDP. Set optim to adamw_torch.")
+
+
 def launch_command(script: str, config: str, gpu: str = "0") -> list[str]:
     """Return the command that starts a recipe with `accelerate launch`, on one process with all cores and one GPU."""
     threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))
@@ -58,7 +116,7 @@ def process_state() -> PartialState:
 
 
 def start_cpu_processes() -> None:
-    """Start the processes that `accelerate launch --cpu --num_processes n` was asked for.
+    """Start the processes that `accelerate launch` was asked for on the CPU, by its command line or configuration file.
 
     Without MPI, accelerate (seen with 1.15) starts a single process there and says nothing: a run would silently have
     another batch size. Call this first in a script; it returns at once in every other case, and in the processes that
@@ -71,14 +129,35 @@ def start_cpu_processes() -> None:
 
 
 def _cpu_processes_asked_for() -> int:
-    """Read `--num_processes` from the command line of the `accelerate launch --cpu` that started this script."""
+    """Read the number of processes from the `accelerate launch` that started this script, if that is for the CPU."""
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() != "true" or "MASTER_PORT" not in os.environ:
         return 1
     import psutil
-    from accelerate.commands.launch import launch_command_parser
 
-    command = psutil.Process(os.getppid()).cmdline()
+    parent = psutil.Process(os.getppid())
+    command = parent.cmdline()
     if "launch" not in command:
         return 1
-    arguments, _ = launch_command_parser().parse_known_args(command[command.index("launch") + 1 :])
-    return (arguments.num_processes or 1) if (arguments.num_machines or 1) == 1 else 1
+    return processes_to_launch(command[command.index("launch") + 1 :], parent.cwd())
+
+
+def processes_to_launch(arguments: Sequence[str], folder: str = ".") -> int:
+    """Return the number of processes that an `accelerate launch` is asked for on this machine.
+
+    Args:
+        arguments: Its command line after `launch`, which wins over the configuration file that it names.
+        folder: Working folder of that command.
+
+    Returns:
+        The number; 1 where there are several machines, which nobody but their launcher can start.
+    """
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    given, _ = launch_command_parser().parse_known_args(list(arguments))
+    processes, machines = given.num_processes, given.num_machines
+    if given.config_file is not None:
+        config: Any = load_config_from_file(os.path.join(folder, given.config_file))
+        processes = config.num_processes if processes is None else processes
+        machines = config.num_machines if machines is None else machines
+    return (processes or 1) if (machines or 1) == 1 else 1

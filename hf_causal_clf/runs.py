@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, Trainer
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .calibration import Calibration
 from .classifier import TextClassifier
 from .collators import DocumentEncoder
 from .data import ClassificationData
-from .distributed import over_processes
+from .distributed import gather_weights, over_processes
 from .labels import LabelSpace
 from .metrics import decision_metrics
 from .model_card import render_card
@@ -110,6 +111,7 @@ def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: 
     """
     output = Path(trainer.args.output_dir)
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    weights = gather_weights(trainer, model)
     if trainer.is_world_process_zero():
         output.mkdir(parents=True, exist_ok=True)
         for pattern in _REPLACED:
@@ -117,7 +119,7 @@ def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: 
                 path.unlink()
         options = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
         with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as aside:
-            model.save_pretrained(aside, **options)
+            model.save_pretrained(aside, state_dict=weights, **options)
             tokenizer.save_pretrained(aside)
             (Path(aside) / CARD_FILE).unlink(missing_ok=True)  # PEFT's empty model card
             for path in Path(aside).iterdir():
@@ -130,7 +132,8 @@ def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: 
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.free_memory()
     trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = trainer.callback_handler = None
-    del model
+    del model, weights
+    unset_hf_deepspeed_config()  # or ZeRO-3 would shard the model that measures the run
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

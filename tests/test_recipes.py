@@ -40,10 +40,10 @@ def arguments(recipe, checkpoint, files, output, **options):
     return [part for name, value in options.items() for part in (f"--{name}", value)]
 
 
-def launch(recipe, options, processes):
+def launch(recipe, options):
     accelerate = str(Path(sys.executable).with_name("accelerate"))
-    command = [accelerate, "launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1"]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    command = [accelerate, "launch", "--config_file", "recipes/accelerate_configs/cpu_2.yaml"]
+    command += ["--num_cpu_threads_per_process", "1"]
     return subprocess.run(
         [*command, f"recipes/{recipe}.py", *options],
         cwd=ROOT,
@@ -67,7 +67,7 @@ def test_two_processes_end_as_one(recipe, checkpoint, files, tmp_path, monkeypat
     run(recipe, arguments(recipe, checkpoint, files, tmp_path / "one"), monkeypatch)
     assert "TextClassifier.from_pretrained" in capsys.readouterr().out
     half = {"per_device_train_batch_size": "4"}
-    done = launch(recipe, arguments(recipe, checkpoint, files, tmp_path / "two", **half), processes=2)
+    done = launch(recipe, arguments(recipe, checkpoint, files, tmp_path / "two", **half))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("TextClassifier.from_pretrained") == 1
     assert steps(tmp_path / "two") == steps(tmp_path / "one") == 12
