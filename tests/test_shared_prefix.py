@@ -1,6 +1,9 @@
 """Training with a shared prefix is TRL's training, only faster."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import tiny
@@ -8,7 +11,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file
-from test_recipes import arguments, launch, run, steps
+from test_recipes import ROOT, arguments, run
 from test_training import FirstGradients
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Gemma2Config
 from trl import SFTConfig, SFTTrainer
@@ -296,24 +299,50 @@ def test_a_model_that_cannot_is_named(tokenizer, files, tmp_path):
         build(sliding, files, tmp_path, share_prefix=True, **options)
 
 
-def test_a_recipe_ends_the_same_with_and_without_and_in_two_processes(
-    checkpoint, files, tmp_path, monkeypatch, lengths
-):
-    def options(name, **more):
-        return arguments("instruct", checkpoint, files, tmp_path / name, num_train_epochs="1", **more)
+def test_a_recipe_ends_the_same_with_and_without(checkpoint, files, tmp_path, monkeypatch, lengths):
+    def run_recipe(share):
+        options = {"num_train_epochs": "1", "share_prefix": share}
+        run("instruct", arguments("instruct", checkpoint, files, tmp_path / share, **options), monkeypatch)
+        weights = load_file(tmp_path / share / "adapter_model.safetensors")
+        return json.loads((tmp_path / share / "metrics.json").read_text()), weights, len(lengths)
 
-    run("instruct", options("plain", share_prefix="false"), monkeypatch)
-    assert not lengths
-    run("instruct", options("shared", share_prefix="true"), monkeypatch)
-    assert lengths
-    done = launch("instruct", options("two", share_prefix="true", per_device_train_batch_size="4"), processes=2)
+    expected, expected_weights, shared = run_recipe("false")
+    assert not shared
+    found, weights, shared = run_recipe("true")
+    assert shared > found["training"]["steps"] == 6
+    for split in ("validation", "test"):
+        assert found[split] == pytest.approx(expected[split], abs=2e-3)
+    for name, weight in expected_weights.items():
+        torch.testing.assert_close(weights[name], weight, rtol=0, atol=1e-3, msg=name)
+
+
+SCRIPT = """
+import os, sys
+import tiny, torch
+from hf_causal_clf import shared_prefix
+from hf_causal_clf.shared_prefix import SharedPrefixSFTTrainer
+from test_shared_prefix import first_gradients
+
+folder, calls, original = sys.argv[1], [], shared_prefix._run_shared
+shared_prefix._run_shared = lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs)
+gradients = first_gradients(SharedPrefixSFTTrainer, 2, 1, tiny.make_tokenizer(), folder, None)
+assert torch.distributed.get_world_size() == 2 and calls
+torch.save({name.removeprefix("module."): value for name, value in gradients.items()}, f"{folder}/{os.environ['RANK']}")
+"""
+
+
+def test_two_processes_have_the_gradients_of_one(tokenizer, tmp_path, monkeypatch, lengths):
+    expected = first_gradients(SFTTrainer, 4, 1, tokenizer, tmp_path, monkeypatch)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [*(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"), "script.py", "."],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    expected = json.loads((tmp_path / "plain" / "metrics.json").read_text())
-    weights = load_file(tmp_path / "plain" / "adapter_model.safetensors")
-    for name in ("shared", "two"):
-        assert steps(tmp_path / name) == steps(tmp_path / "plain") == 6
-        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
-        for split in ("validation", "test"):
-            assert metrics[split] == pytest.approx(expected[split], abs=2e-3)
-        for key, value in load_file(tmp_path / name / "adapter_model.safetensors").items():
-            torch.testing.assert_close(value, weights[key], rtol=0, atol=1e-3, msg=key)
+    for rank in "01":
+        check_gradients(torch.load(tmp_path / rank), expected)
