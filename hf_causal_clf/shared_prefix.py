@@ -91,21 +91,20 @@ def _run_shared(
     forward: Callable[..., BaseModelOutputWithPast],
     length: int,
     input_ids: torch.Tensor,
+    *,
     attention_mask: torch.Tensor,
     **kwargs: Any,
 ) -> BaseModelOutputWithPast:
     """Run the first `length` columns once and the rest on their repeated cache; return the hidden states of all."""
-    kwargs["use_cache"] = True
     rows = len(input_ids)
     # No configuration: layers with a sliding window keep all keys too, and the mask leaves out those too far back
     cache = DynamicCache()
-    prefix = forward(
-        input_ids=input_ids[:1, :length], attention_mask=attention_mask[:1, :length], past_key_values=cache, **kwargs
-    )
+    kwargs |= {"past_key_values": cache, "use_cache": True}
+    prefix = forward(input_ids=input_ids[:1, :length], attention_mask=attention_mask[:1, :length], **kwargs)
     for layer in cache.layers:
         layer.keys = layer.keys.expand(rows, -1, -1, -1)
         layer.values = layer.values.expand(rows, -1, -1, -1)
-    outputs = forward(input_ids=input_ids[:, length:], attention_mask=attention_mask, past_key_values=cache, **kwargs)
+    outputs = forward(input_ids=input_ids[:, length:], attention_mask=attention_mask, **kwargs)
     before = prefix.last_hidden_state.expand(rows, -1, -1)
     outputs.last_hidden_state = torch.cat([before, outputs.last_hidden_state], dim=1)
     outputs.past_key_values = None

@@ -78,9 +78,9 @@ def lengths(monkeypatch):
     """Lengths of the prefixes that were run once a batch."""
     found, original = [], shared_prefix._run_shared
 
-    def counted(forward, length, **kwargs):
+    def counted(forward, length, *args, **kwargs):
         found.append(length)
-        return original(forward, length, **kwargs)
+        return original(forward, length, *args, **kwargs)
 
     monkeypatch.setattr(shared_prefix, "_run_shared", counted)
     return found
@@ -179,6 +179,23 @@ def test_evaluation_has_the_same_loss(tokenizer, tmp_path, monkeypatch, lengths)
     names = ("eval_loss", "eval_entropy", "eval_mean_token_accuracy")
     assert [found[name] for name in names] == pytest.approx([expected[name] for name in names], rel=1e-4)
     assert lengths
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_what_needs_the_logits_has_them(name, tokenizer, tmp_path, monkeypatch, lengths):
+    def trainer(kind):
+        model = make_model(name, tokenizer, monkeypatch)
+        return make_trainer(kind, model, tokenizer, tmp_path, label_smoothing_factor=0.1)
+
+    pair = trainer(SharedPrefixSFTTrainer), trainer(SFTTrainer)
+    check_equal(*(one_batch(each) for each in pair))
+    (loss, logits, _), (expected_loss, expected, _) = (
+        each.prediction_step(each.model, each.data_collator(ROWS), prediction_loss_only=False) for each in pair
+    )
+    torch.testing.assert_close(loss, expected_loss)
+    real = pair[0].data_collator(ROWS)["attention_mask"].bool()
+    torch.testing.assert_close(logits[real], expected[real], rtol=1e-4, atol=1e-4)
+    assert len(lengths) == 5  # TRL runs the model twice for the smoothed loss, and once more for the logits
 
 
 def test_the_decoder_is_the_same_outside_the_loss(tokenizer, tmp_path, monkeypatch, lengths):
