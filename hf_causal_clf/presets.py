@@ -126,12 +126,23 @@ class InstructionTrainingArguments(SFTConfig):
     max_length: int | None = _default(
         1024, "Maximum number of tokens of prompt and answer together; only the document is shortened to fit."
     )
+    share_prefix: bool | None = _default(
+        None,
+        "Whether to run the instruction that all prompts start with once a batch, with the same gradients. Default: "
+        "wherever that is exact and safe, so not with activation_checkpointing (on by default, to save memory), FSDP, "
+        "DeepSpeed, torch_compile, flash attention, or a sliding window shorter than max_length.",
+    )
 
     def __post_init__(self) -> None:
         if self.bf16 is None and not torch.cuda.is_available():
             self.bf16: bool | None = False  # TRL's default, mixed precision, is refused without a GPU
         _settle_best_metric(self)
         super().__post_init__()
+        if self.share_prefix and self.activation_checkpointing:
+            raise ValueError(
+                "share_prefix needs the key-value cache, which activation_checkpointing (TRL's default) discards: set "
+                "activation_checkpointing to false, or leave share_prefix out."
+            )
         self.dataset_kwargs = {"skip_prepare_dataset": True}  # the collator makes the tokens
         self.remove_unused_columns = False
 

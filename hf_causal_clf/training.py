@@ -37,13 +37,13 @@ from .distributed import check_launch
 from .hub import publish_runs
 from .metrics import classification_metrics
 from .modeling import CausalLMForLastTokenClassification, keep_exact_gradients
-from .presets import loading_kwargs, peft_config
+from .presets import InstructionTrainingArguments, loading_kwargs, peft_config
 from .prompts import PromptEncoder, PromptTemplate
 from .scoring import LabelScorer
 from .verbalizer import Verbalizer
 
 if TYPE_CHECKING:
-    from trl import ModelConfig, SFTConfig, SFTTrainer
+    from trl import ModelConfig, SFTTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -142,12 +142,14 @@ def instruction_trainer(
     template: PromptTemplate,
     verbalizer: Verbalizer,
     model_arguments: ModelConfig,
-    training_arguments: SFTConfig,
+    training_arguments: InstructionTrainingArguments,
     run_arguments: RunArguments,
 ) -> SFTTrainer:
-    """Build TRL's `SFTTrainer` of the instruction-based approach, evaluated by label scoring."""
-    from trl import SFTTrainer
+    """Build TRL's `SFTTrainer` of the instruction-based approach, evaluated by label scoring.
 
+    Raises:
+        ValueError: If `share_prefix` is set and the model or the arguments do not allow it.
+    """
     _project_answers_only()
     collator = VerbalizerCollator(tokenizer, template, verbalizer)
     set_seed(training_arguments.seed)
@@ -156,7 +158,7 @@ def instruction_trainer(
     )
     keep_exact_gradients(model)
     config = peft_config(model_arguments, model)
-    trainer = SFTTrainer(
+    trainer = _sft_trainer_class(model, training_arguments)(
         model=model,
         args=training_arguments,
         train_dataset=data.splits["train"],
@@ -182,6 +184,20 @@ def instruction_trainer(
         trainer.add_callback(callback)
     publish_runs(trainer, run_arguments)
     return trainer
+
+
+def _sft_trainer_class(model: PreTrainedModel, arguments: InstructionTrainingArguments) -> type[SFTTrainer]:
+    """The trainer that `share_prefix` asks for; by default, the one that shares the prefix wherever it can."""
+    from trl import SFTTrainer
+
+    from .shared_prefix import SharedPrefixSFTTrainer, sharing_obstacle
+
+    obstacle = None if arguments.share_prefix is False else sharing_obstacle(model, arguments)
+    if obstacle is not None and arguments.share_prefix:
+        raise ValueError(f"share_prefix is set, but {obstacle}. Leave it out to train the ordinary way.")
+    if obstacle is not None:
+        logger.info(f"The instruction is run for each document, not once a batch: {obstacle}.")
+    return SFTTrainer if obstacle is not None or arguments.share_prefix is False else SharedPrefixSFTTrainer
 
 
 def _project_answers_only() -> None:

@@ -68,15 +68,8 @@ class TreeForward:
         if layer_types is not None and not self._mixed:
             self._window = None
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        parameters = inspect.signature(type(base).forward).parameters
-        self._keeps_logits = "logits_to_keep" in parameters
-        self.one_pass = (
-            {"position_ids", "past_key_values", "attention_mask"} <= set(parameters)
-            and config._attn_implementation in ("eager", "sdpa")
-            and set(layer_types or ["full_attention"]) <= _MASKABLE_LAYERS
-            and not getattr(config, "alibi", False)
-            and "local" not in getattr(config, "attention_layers", ())  # GPT-Neo masks by index
-        )
+        self._keeps_logits = "logits_to_keep" in inspect.signature(type(base).forward).parameters
+        self.one_pass = takes_cache(base)
         if not self.one_pass:
             logger.warning_once(
                 f"{type(base).__name__} with {config._attn_implementation!r} attention cannot score all labels in one "
@@ -167,6 +160,23 @@ class TreeForward:
                 picked = torch.tensor(tokens, device=logits.device).unsqueeze(1)
                 scores[row, path] = logits.float().log_softmax(dim=-1).gather(1, picked).squeeze(1).cpu()
         return scores
+
+
+def takes_cache(model: PreTrainedModel) -> bool:
+    """Whether a causal language model reads tokens on top of any key-value cache, masked by position.
+
+    True for full and sliding-window attention in `eager` and `sdpa`; not for ALiBi, recurrent layers and flash
+    attention.
+    """
+    config = model.config.get_text_config()
+    return (
+        {"position_ids", "past_key_values", "attention_mask"} <= set(inspect.signature(type(model).forward).parameters)
+        and config._attn_implementation in ("eager", "sdpa")
+        and set(getattr(config, "layer_types", None) or ["full_attention"]) <= _MASKABLE_LAYERS
+        and not getattr(config, "alibi", False)
+        and not model._is_stateful  # recurrent layers
+        and "local" not in getattr(config, "attention_layers", ())  # GPT-Neo masks by index
+    )
 
 
 def _visible(seen: torch.Tensor, real: torch.Tensor, tree: torch.Tensor) -> torch.Tensor:
