@@ -4,8 +4,8 @@
     python recipes/benchmark.py --output runs/benchmark/results.json [--only S1,S2] [--growth true]
 
 Both sides run in turn, A B A B, with the same model, rows, data type, threads and effective batch; a row's ratio is the
-median of the ratios of its pairs. The table is printed and the JSON written row by row, so a run that is killed keeps what
-it has. An existing JSON file is written anew.
+median of the ratios of its pairs. The table is printed and the JSON written row by row, so a run that is killed keeps
+what it has. An existing JSON file is written anew.
 """
 
 import argparse

@@ -88,6 +88,5 @@ def import_time(setting: Setting) -> dict[str, Any]:
         path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
         subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
 
-    return row(
-        "S9", interleave(lambda pair: run(ours), lambda pair: run(other), setting.pairs), ours_code=ours, other_code=other
-    )
+    measurement = interleave(lambda pair: run(ours), lambda pair: run(other), setting.pairs)
+    return row("S9", measurement, ours_code=ours, other_code=other)

@@ -17,17 +17,18 @@ from transformers.utils import logging
 
 from hf_causal_clf import LabelSpace, PromptTemplate, Verbalizer
 
-SUBJECTS = (
-    "marine solar medical digital rural urban nuclear legal fiscal social mobile optical thermal organic wireless "
-    "electric hydraulic financial industrial chemical coastal dental genetic maritime military musical postal prison "
-    "public railway retail satellite school security space sports steel storage surgical tax textile timber tourism "
-    "traffic transport travel vaccine veterinary video voting warehouse waste water weather welding wildlife wind wine "
-    "aviation banking battery border bridge budget cancer cargo census civic climate cloud cotton court dairy defence "
-    "desert diamond election energy export family farm fashion film fire fishing flood food forest fuel garden glass "
-    "gold harbour health heritage hospital hotel insurance laser mining"
-).split()
-FIELDS = "systems research policy markets equipment services history safety training materials".split()
-NEWS, CLINC, PATENTS = "news", "clinc_domains", "patents_ipc"
+_SUBJECTS = """
+marine solar medical digital rural urban nuclear legal fiscal social mobile optical thermal organic wireless
+electric hydraulic financial industrial chemical coastal dental genetic maritime military musical postal
+prison public railway retail satellite school security space sports steel storage surgical tax textile timber
+tourism traffic transport travel vaccine veterinary video voting warehouse waste water weather welding
+wildlife wind wine aviation banking battery border bridge budget cancer cargo census civic climate cloud
+cotton court dairy defence desert diamond election energy export family farm fashion film fire fishing flood
+food forest fuel garden glass gold harbour health heritage hospital hotel insurance laser mining
+"""
+_FIELDS = "systems research policy markets equipment services history safety training materials"
+SUBJECTS, FIELDS = tuple(_SUBJECTS.split()), tuple(_FIELDS.split())
+CLINC, PATENTS = "clinc_domains", "patents_ipc"
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,8 @@ def prompt(setting: Setting, labels: int, document_tokens: int) -> tuple[PromptT
 
 @functools.cache
 def _read(folder: Path) -> list[dict[str, Any]]:
-    rows = []
-    for split in ("train", "validation", "test"):
-        for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines():
-            rows.append(json.loads(line))
-    return rows
+    files = [folder / f"{split}.jsonl" for split in ("train", "validation", "test")]
+    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def articles(setting: Setting, count: int) -> list[dict[str, str]]:
@@ -115,6 +113,20 @@ def articles(setting: Setting, count: int) -> list[dict[str, str]]:
     rows = _read(setting.news)
     order = np.random.default_rng(setting.seed).permutation(len(rows))
     return [rows[order[index % len(rows)]] for index in range(count)]
+
+
+def training_rows(setting: Setting, count: int) -> tuple[list[dict[str, str]], str]:
+    """Return labelled documents of varying length, and where they are from.
+
+    They are patents with the first of their IPC sections, or articles where the shared folder is not there. Few
+    articles are shorter than 256 tokens, so that a batch of them, cut there, has hardly any padding.
+    """
+    if not (setting.shared / PATENTS / "train.jsonl").is_file():
+        return articles(setting, count), "BBC News articles"
+    rows = _read(setting.shared / PATENTS)
+    order = np.random.default_rng(setting.seed).permutation(len(rows))
+    chosen = [rows[order[index % len(rows)]] for index in range(count)]
+    return [{"text": item["text"], "label": item["labels"][0]} for item in chosen], "patents"
 
 
 def mixed_texts(setting: Setting, count: int) -> tuple[list[str], str]:

@@ -35,7 +35,7 @@ from hf_causal_clf.presets import (
 from hf_causal_clf.training import embedding_trainer, instruction_trainer
 
 from .scoring import FEW, LONG, SHORT
-from .setting import Setting, articles, cut, label_space, prompt, tokenizer
+from .setting import Setting, articles, cut, label_space, prompt, tokenizer, training_rows
 from .timing import interleave, row
 
 BATCH, RANK, ALPHA = 8, 8, 16
@@ -81,8 +81,8 @@ def stock_lora(model: Any, task_type: str) -> LoraConfig:
 
 def our_head(setting: Setting, documents: int, max_length: int, epochs: int = 1) -> Trainer:
     """Embedding-based training as `recipes/embed.py` does it."""
-    rows = articles(setting, documents)
-    data = _data(rows, label_space(articles(setting, 10**4)))
+    rows, _ = training_rows(setting, documents)
+    data = _data(rows, label_space(rows))
     training = EmbeddingTrainingArguments(
         **common(setting, epochs), load_best_model_at_end=False, max_length=max_length
     )
@@ -93,7 +93,8 @@ def our_head(setting: Setting, documents: int, max_length: int, epochs: int = 1)
 
 def stock_head(setting: Setting, documents: int, max_length: int, epochs: int = 1) -> Trainer:
     """`Trainer`, PEFT, `AutoModelForSequenceClassification` and `DataCollatorWithPadding`."""
-    space, encode = label_space(articles(setting, 10**4)), tokenizer(setting)
+    items, _ = training_rows(setting, documents)
+    space, encode = label_space(items), tokenizer(setting)
     torch.manual_seed(setting.seed)
     model = AutoModelForSequenceClassification.from_pretrained(
         setting.model, num_labels=len(space), dtype=setting.dtype
@@ -104,7 +105,7 @@ def stock_head(setting: Setting, documents: int, max_length: int, epochs: int = 
             "input_ids": encode(item["text"], truncation=True, max_length=max_length)["input_ids"],
             "label": space.encode(item["label"]),
         }
-        for item in articles(setting, documents)
+        for item in items
     ]
     return Trainer(
         model=get_peft_model(model, stock_lora(model, "SEQ_CLS")),
@@ -192,31 +193,28 @@ class TrainingSide:
         }
 
 
-def compare(name: str, ours: TrainingSide, other: TrainingSide, pairs: int) -> dict[str, Any]:
+def compare(name: str, builders: tuple[Any, Any], setting: Setting, max_length: int, source: str) -> dict[str, Any]:
     """Time two trainers and check that they do the same."""
+    size = max(BATCH, 2 * setting.documents)
+    ours, other = (TrainingSide(build, setting, size, max_length) for build in builders)
     first, second = ours.work(), other.work()
     for what in ("documents", "trained_parameters"):
         if first[what] != second[what]:
             raise RuntimeError(f"{name}: the sides have {first[what]} and {second[what]} {what}.")
     if abs(first["tokens"] - second["tokens"]) > 0.02 * second["tokens"]:
         raise RuntimeError(f"{name}: the sides have {first['tokens']} and {second['tokens']} tokens.")
-    measurement = interleave(ours, other, pairs)
-    return row(name, measurement, ours=ours.work(), other=other.work())
+    measurement = interleave(ours, other, setting.pairs)
+    return row(name, measurement, source=source, ours=ours.work(), other=other.work())
 
 
 def head_training(setting: Setting) -> dict[str, Any]:
     """S5."""
-    size = max(BATCH, 2 * setting.documents)
-    return compare(
-        "S5", TrainingSide(our_head, setting, size, LONG), TrainingSide(stock_head, setting, size, LONG), setting.pairs
-    )
+    return compare("S5", (our_head, stock_head), setting, LONG, training_rows(setting, 1)[1])
 
 
 def answer_training(setting: Setting) -> dict[str, Any]:
     """S6."""
-    size = max(BATCH, 2 * setting.documents)
-    sides = [TrainingSide(build, setting, size, SHORT) for build in (our_answers, stock_answers)]
-    return compare("S6", sides[0], sides[1], setting.pairs)
+    return compare("S6", (our_answers, stock_answers), setting, SHORT, "BBC News articles")
 
 
 def _instruction_rows(setting: Setting, documents: int, space: Any) -> list[dict[str, str]]:
