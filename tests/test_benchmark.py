@@ -123,3 +123,22 @@ def test_recipe_says_what_is_missing(tmp_path):
     assert found.returncode != 0
     assert "recipes/quickstart.py --prepare_only" in found.stderr
     assert "unknown rows" in run("--only", "S11").stderr
+
+
+def test_growth_is_measured_and_drawn(setting, tmp_path, monkeypatch):
+    from benchmarks import growth
+
+    monkeypatch.setattr(growth, "LENGTHS", (16, 32))
+    monkeypatch.setattr(growth, "COUNTS", (2, 4))
+    monkeypatch.setattr(growth, "LABELS", (2, 6))
+    monkeypatch.setattr(growth, "BATCHES", (1, 2))
+    monkeypatch.setattr(utilisation, "SIZES", (64,))
+    found = dict(growth.measure_growth(setting, tmp_path / "figures"))
+    assert [point["size"] for point in found["document_length"]["training"]] == [16, 32]
+    assert all(point["seconds"] > 0 for kinds in found["labels"].values() for point in kinds)
+    for work in found["utilisation"]["work"].values():
+        assert 0 < work["share_of_peak"]
+        assert sum(work["shares"].values()) == pytest.approx(1)
+    for name in ("growth", "utilisation"):
+        assert (tmp_path / "figures" / f"{name}.png").is_file()
+        assert (tmp_path / "figures" / f"{name}.svg").is_file()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_causal_clf.figures import COLOURS, MARKERS, new_figure, save_figure, styled
+from hf_causal_clf.figures import COLOURS, MARKERS, beside, new_figure, save_figure, styled
 
 from .memory import process_peak
 from .scoring import FEW, SHORT, head_scorer, label_scorer, texts
@@ -150,13 +150,14 @@ def draw_growth(found: dict[str, dict[str, list[Point]]]) -> Figure:
     for column, (name, kinds) in enumerate(found.items()):
         for line, (key, unit, label) in enumerate((("seconds", 1.0, "seconds"), ("extra_bytes", 2**20, "MiB"))):
             plot = axes[line, column]
-            for index, (kind, points) in enumerate(KINDS.items()):
-                values = kinds.get(kind, [])
-                if values:
-                    sizes, heights = [p["size"] for p in values], [p[key] / unit for p in values]
-                    plot.plot(sizes, heights, marker=MARKERS[index], color=COLOURS[index], label=points)
+            for index, (kind, title) in enumerate(KINDS.items()):
+                points = kinds.get(kind, [])
+                sizes, heights = [point["size"] for point in points], [point[key] / unit for point in points]
+                if points:
+                    plot.plot(sizes, heights, marker=MARKERS[index], color=COLOURS[index], label=title)
             plot.set_xscale("log", base=2)
-            plot.set_yscale("log")
+            if any(point[key] for points in kinds.values() for point in points):
+                plot.set_yscale("log")
             plot.set_xlabel(TITLES[name])
             plot.set_ylabel(label if column == 0 else "")
     axes[0, 0].legend(fontsize=8)
@@ -166,7 +167,7 @@ def draw_growth(found: dict[str, dict[str, list[Point]]]) -> Figure:
 @styled
 def draw_utilisation(work: dict[str, dict[str, Any]]) -> Figure:
     """Draw where the time of each kind of work goes, and the share of the peak that it reaches."""
-    figure = new_figure(9, 1.2 + 0.6 * len(work))
+    figure = new_figure(11, 2 + 0.6 * len(work))
     plot = figure.subplots()
     groups = list(dict.fromkeys(group for found in work.values() for group in found["shares"]))
     left = np.zeros(len(work))
@@ -175,9 +176,9 @@ def draw_utilisation(work: dict[str, dict[str, Any]]) -> Figure:
         plot.barh(list(work), widths, left=left, color=COLOURS[index % len(COLOURS)], label=group)
         left += widths
     for place, found in enumerate(work.values()):
-        plot.text(1.01, place, f"{found['share_of_peak']:.0%} of peak", va="center", fontsize=9)
+        beside(plot, place, f"{found['share_of_peak']:.0%} of peak")
     plot.set_xlabel("share of the time")
     plot.set_xlim(0, 1)
     plot.invert_yaxis()
-    figure.legend(loc="outside upper center", ncols=4, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=4, fontsize=9)
     return figure
