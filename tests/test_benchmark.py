@@ -137,7 +137,7 @@ def test_growth_is_measured_and_drawn(setting, tmp_path, monkeypatch):
     assert [point["size"] for point in found["document_length"]["training"]] == [16, 32]
     assert all(point["seconds"] > 0 for kinds in found["labels"].values() for point in kinds)
     for work in found["utilisation"]["work"].values():
-        assert 0 < work["share_of_peak"]
+        assert work["share_of_peak"] > 0
         assert sum(work["shares"].values()) == pytest.approx(1)
     for name in ("growth", "utilisation"):
         assert (tmp_path / "figures" / f"{name}.png").is_file()

@@ -145,6 +145,8 @@ def _reset_peak() -> int:
 @styled
 def draw_growth(found: dict[str, dict[str, list[Point]]]) -> Figure:
     """Draw seconds above and memory below, one column for each thing that grows."""
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+
     figure = new_figure(12, 5.6)
     axes = np.atleast_2d(figure.subplots(2, len(found)))
     for column, (name, kinds) in enumerate(found.items()):
@@ -158,6 +160,12 @@ def draw_growth(found: dict[str, dict[str, list[Point]]]) -> Figure:
             plot.set_xscale("log", base=2)
             if any(point[key] for points in kinds.values() for point in points):
                 plot.set_yscale("log")
+                plot.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                plot.yaxis.set_major_formatter("{x:g}")  # the usual powers of ten are mathematics, which is off
+                plot.yaxis.set_minor_formatter(NullFormatter())
+            plot.xaxis.set_minor_locator(NullLocator())
+            sizes = sorted({point["size"] for points in kinds.values() for point in points})
+            plot.set_xticks(sizes, [f"{size:g}" for size in sizes], fontsize=8)
             plot.set_xlabel(TITLES[name])
             plot.set_ylabel(label if column == 0 else "")
     axes[0, 0].legend(fontsize=8)
