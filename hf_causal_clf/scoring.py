@@ -15,6 +15,7 @@ from transformers.utils import logging
 from .collators import length_batches
 from .decoding import LabelSetSearch
 from .prompts import PromptTemplate
+from .pruning import MAX_LOGIT_ROWS, PrunedScoring
 from .tree_attention import Context, TreeForward
 from .trie import LabelTrie
 from .verbalizer import Verbalizer
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-_MAX_LOGIT_ROWS = 1024  # rows of vocabulary-sized logits held at once
+_LARGE_TRIE = 64  # tokens; running fewer costs less than finding out which of them matter
 
 
 class LabelScorer:
@@ -38,6 +39,8 @@ class LabelScorer:
         batch_size: Documents a forward pass.
         min_coverage: Multi-label: share of the probability of all valid answers that the search must find.
         max_expansions: Multi-label: number of partial answers a document that the search may expand.
+        max_error: Single-label: largest error that `probabilities` may have in exchange for leaving out answers that
+            cannot matter, where the answers are many (more than 64 tokens to run for each document); 0 for none.
 
     Attributes:
         answer_ids: One token-id list a label, end of answer included.
@@ -53,6 +56,7 @@ class LabelScorer:
         batch_size: int = 16,
         min_coverage: float = 0.99,
         max_expansions: int = 64,
+        max_error: float = 1e-3,
     ) -> None:
         self.model = model
         self.encoder = template.bind(tokenizer, verbalizer)
@@ -60,6 +64,7 @@ class LabelScorer:
         self.batch_size = batch_size
         self.min_coverage = min_coverage
         self.max_expansions = max_expansions
+        self.max_error = max_error
         self.answer_ids = self.encoder.answer_ids
         self._forward = TreeForward(model)
 
@@ -82,10 +87,13 @@ class LabelScorer:
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """Return the probability of each label, float32 `(n, labels)`.
 
-        Single-label: the softmax of `log_probs`. Multi-label: the marginals of `marginals`, with a warning where the
+        Single-label: the softmax of `log_probs`; in large label spaces within `max_error` of it, guaranteed
+        (`PrunedScoring`). Multi-label: the marginals of `marginals`, with a warning where the
         search ended before it had covered enough.
         """
         if not self.verbalizer.labels.multi_label:
+            if self.max_error > 0 and self._forward.one_pass and len(LabelTrie(self.answer_ids)) > _LARGE_TRIE:
+                return self._pruned(texts)
             scores = self.log_probs(texts)
             scores = np.exp(scores - scores.max(axis=1, keepdims=True, initial=-np.inf))
             return scores / scores.sum(axis=1, keepdims=True)
@@ -97,6 +105,13 @@ class LabelScorer:
                 f"{self.min_coverage:.0%} of the probability of all valid answers (worst: {1 - uncovered.max():.1%}). "
                 "Their label probabilities are off by at most the rest."
             )
+        return probabilities
+
+    def _pruned(self, texts: Sequence[str]) -> np.ndarray:
+        scoring = PrunedScoring(self._forward, self.answer_ids, self.max_error)
+        probabilities = np.empty((len(texts), len(self.answer_ids)), dtype=np.float32)
+        for indices, edges, context in self._batches(texts, scoring.root_trie):
+            probabilities[indices] = scoring.run(edges, context)
         return probabilities
 
     def marginals(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +138,7 @@ class LabelScorer:
         if not texts:
             return
         chains = [[*self.encoder.document_ids(text), *self.encoder.suffix_ids] for text in texts]
-        rows = max(1, min(self.batch_size, _MAX_LOGIT_ROWS // (len(trie) + 1)))
+        rows = max(1, min(self.batch_size, MAX_LOGIT_ROWS // (len(trie) + 1)))
         with evaluation_mode(self.model):
             prefix = self._forward.start(self.encoder.prefix_ids)
             with logging.tqdm(total=len(texts), desc="Scoring labels", unit="doc", delay=2.0) as progress:

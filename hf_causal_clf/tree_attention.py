@@ -42,6 +42,8 @@ class Context:
 
     def select(self, rows: Sequence[int]) -> Context:
         """Return the context of some rows, in any order and number; a single row is repeated without a copy."""
+        if list(rows) == list(range(len(self.ids))):
+            return self
         ids = [self.ids[row] for row in rows]
         index = torch.tensor(list(rows))
 
@@ -103,21 +105,47 @@ class TreeForward:
                 return self._one_pass(context, chains, trie, extended)
             return self._one_by_one(extended, trie), Context(extended, [], context.positions, context.visible)
 
+    def branches(self, context: Context, tries: Sequence[LabelTrie]) -> list[torch.Tensor]:
+        """Score a trie of continuations for each row of a context, in one pass.
+
+        The predictions at the end of the context itself are not made again: edges from a trie's root get no meaningful
+        value.
+
+        Args:
+            context: What the model has seen, with as many rows as there are tries. Only where `one_pass` is true.
+            tries: Continuations of each row.
+
+        Returns:
+            Log-probabilities of the edges of each trie, float32 `(edges,)`.
+        """
+        with torch.no_grad():
+            logits, _ = self._run(context, [[]] * len(tries), tries)
+            return [_edge_log_probs(row, trie) for row, trie in zip(logits, tries, strict=True)]
+
     def _one_pass(
         self, context: Context, chains: Sequence[list[int]], trie: LabelTrie, extended: list[list[int]]
     ) -> tuple[torch.Tensor, Context]:
+        logits, appended = self._run(context, chains, [trie] * len(chains))
+        scores = torch.stack([_edge_log_probs(row, trie) for row in logits])
+        return scores, Context(extended, *appended)
+
+    def _run(
+        self, context: Context, chains: Sequence[list[int]], tries: Sequence[LabelTrie]
+    ) -> tuple[torch.Tensor, tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor, torch.Tensor]]:
+        """Logits `(rows, nodes + 1, vocabulary)`, and layers, positions and visibility of a context with the chains."""
         device = self.model.device
         padded = pad(chains, 0, side="left")
         real = padded["attention_mask"].bool().to(device)
-        rows, width = real.shape
+        width = real.shape[1]
         start = context.visible.sum(dim=1, keepdim=True)
         positions = (start + real.cumsum(dim=1) - 1).clamp(min=0)
-        nodes = torch.tensor(trie.tokens, dtype=torch.int64).expand(rows, -1)
-        depths = torch.tensor(trie.depths, dtype=torch.int64, device=device)
-        positions = torch.cat([positions, start + real.sum(dim=1, keepdim=True) + depths], dim=1)
-        visible = _visible(context.visible, real, torch.from_numpy(trie.mask()).to(device))
+        nodes, depths, tree = _stack(tries)
+        depths = start + real.sum(dim=1, keepdim=True) + depths.to(device)
+        positions = torch.cat([positions, depths], dim=1)
+        visible = _visible(context.visible, real, tree.to(device))
         cache = DynamicCache(ddp_cache_data=context.layers or None)
-        arguments = {"logits_to_keep": len(trie) + 1} if self._keeps_logits else {}
+        count = nodes.shape[1]
+        arguments = {"logits_to_keep": count + 1} if self._keeps_logits else {}
         outputs = self.model(
             input_ids=torch.cat([padded["input_ids"], nodes], dim=1).to(device),
             attention_mask=self._mask(visible, positions, torch.cat([context.positions, positions], dim=1)),
@@ -126,11 +154,13 @@ class TreeForward:
             use_cache=True,
             **arguments,
         )
-        scores = _edge_log_probs(outputs.logits[:, -len(trie) - 1 :], trie)
+        logits = outputs.logits[:, -count - 1 :]
+        if width == 0:  # nothing was run at the end of the context
+            logits = torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)
         length = context.positions.shape[1] + width
         layers = [(layer.keys[:, :, :length], layer.values[:, :, :length]) for layer in cache.layers]
         seen = torch.cat([context.visible, real], dim=1)
-        return scores, Context(extended, layers, torch.cat([context.positions, positions[:, :width]], dim=1), seen)
+        return logits, (layers, torch.cat([context.positions, positions[:, :width]], dim=1), seen)
 
     def _mask(
         self, visible: torch.Tensor, positions: torch.Tensor, key_positions: torch.Tensor
@@ -179,21 +209,38 @@ def takes_cache(model: PreTrainedModel) -> bool:
     )
 
 
+def _stack(tries: Sequence[LabelTrie]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens and depths, int64 `(rows, nodes)`, and masks, bool `(rows, nodes, nodes)`, of one trie a row."""
+    if all(trie is tries[0] for trie in tries):
+        rows = len(tries)
+        tokens, depths = (torch.tensor(values, dtype=torch.int64) for values in (tries[0].tokens, tries[0].depths))
+        return tokens.expand(rows, -1), depths.expand(rows, -1), torch.from_numpy(tries[0].mask()).expand(rows, -1, -1)
+    count = max(map(len, tries))
+    tree = torch.zeros(len(tries), count, count, dtype=torch.bool)
+    for row, trie in enumerate(tries):
+        tree[row, : len(trie), : len(trie)] = torch.from_numpy(trie.mask())
+    return (
+        pad([trie.tokens for trie in tries], 0)["input_ids"],
+        pad([trie.depths for trie in tries], 0)["input_ids"],
+        tree,
+    )
+
+
 def _visible(seen: torch.Tensor, real: torch.Tensor, tree: torch.Tensor) -> torch.Tensor:
     """Boolean `(rows, queries, keys)`: queries are chain and nodes, keys are context, chain and nodes."""
     rows, width = real.shape
-    nodes = tree.shape[0]
+    nodes = tree.shape[-1]
     causal = torch.ones(width, width, dtype=torch.bool, device=real.device).tril()
     chain_sees = torch.cat([causal & real.unsqueeze(1), real.new_zeros(rows, width, nodes)], dim=2)
-    node_sees = torch.cat([real.unsqueeze(1).expand(-1, nodes, -1), tree.expand(rows, -1, -1)], dim=2)
+    node_sees = torch.cat([real.unsqueeze(1).expand(-1, nodes, -1), tree], dim=2)
     own = torch.cat([chain_sees, node_sees], dim=1)
     itself = torch.eye(width + nodes, dtype=torch.bool, device=real.device)  # padding sees itself: no empty softmax
     return torch.cat([seen.unsqueeze(1).expand(-1, width + nodes, -1), own | itself], dim=2)
 
 
 def _edge_log_probs(logits: torch.Tensor, trie: LabelTrie) -> torch.Tensor:
-    """Float32 `(rows, edges)` from logits `(rows, nodes + 1, vocabulary)`."""
+    """Float32 `(edges,)` from one row's logits `(at least nodes + 1, vocabulary)`."""
     source = torch.tensor([row for row, _ in trie.edges], device=logits.device)
     token = torch.tensor([token for _, token in trie.edges], device=logits.device)
-    log_normalizers = torch.stack([row.float().logsumexp(dim=-1) for row in logits])
-    return (logits[:, source, token].float() - log_normalizers[:, source]).cpu()
+    log_normalizers = logits[: len(trie) + 1].float().logsumexp(dim=-1)
+    return (logits[source, token].float() - log_normalizers[source]).cpu()
