@@ -16,8 +16,9 @@ from .adapters import find_adapter, load_adapter, read_base
 from .calibration import Calibration
 from .collators import DocumentEncoder, length_batches, pad, padding_id
 from .decoding import generate_answers
+from .kernels import attention_implementation, keep_exact_gradients
 from .labels import LabelSpace
-from .modeling import CausalLMForLastTokenClassification, keep_exact_gradients
+from .modeling import CausalLMForLastTokenClassification
 from .prompts import PromptEncoder, PromptTemplate
 from .run_files import read_run
 from .scoring import LabelScorer, evaluation_mode
@@ -124,7 +125,7 @@ class TextClassifier:
             dtype: Data type of the base model's weights; `"auto"` takes that of training.
             quantization_config: Quantisation of the base model's weights; `"auto"` takes that of training, `None` none.
             device_map: As in transformers; by default the model goes to the GPU, where there is one.
-            attn_implementation: As in transformers.
+            attn_implementation: As in transformers; by default the one that is fastest.
             hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`.
 
         Raises:
@@ -139,6 +140,8 @@ class TextClassifier:
         if isinstance(quantization_config, str):
             settings = trained["quantization"]
             quantization_config = None if settings is None else BitsAndBytesConfig(**settings)
+        if attn_implementation is None and device_map is None:
+            attn_implementation = attention_implementation(kwargs["dtype"], run["truncation"]["max_length"])
         kwargs |= {"quantization_config": quantization_config, "attn_implementation": attn_implementation}
         if device_map is not None or quantization_config is not None:  # quantised where they stay
             kwargs["device_map"] = device_map if device_map is not None else {"": _device()}

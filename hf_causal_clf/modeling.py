@@ -17,7 +17,9 @@ from transformers.utils import logging
 
 from .adapters import find_adapter, load_adapter, read_base
 from .configuration import CausalLMForLastTokenClassificationConfig
+from .kernels import keep_exact_gradients
 from .labels import LabelSpace
+from .length_groups import run_in_groups
 from .run_files import read_run
 
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -54,6 +56,7 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
         self._takes_position_ids = "position_ids" in inspect.signature(backbone.forward).parameters
         hidden_size = _hidden_size(config.text_config)
         self.score = nn.Linear(hidden_size, config.num_labels, bias=False, dtype=torch.float32)
+        self.length_groups = False  # in training, run rows of similar length together; set by whoever trains
         self.post_init()
 
     @property
@@ -98,19 +101,12 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
         Returns:
             `loss`, and float32 `logits` of shape `(batch, labels)`.
         """
-        given = input_ids if input_ids is not None else inputs_embeds
-        length = 0 if given is None else given.shape[1]  # the mask is longer after cached tokens
-        if self._takes_position_ids:
-            if position_ids is None and attention_mask is not None:
-                position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]  # type: ignore[assignment]
-            kwargs["position_ids"] = position_ids
-        kwargs.setdefault("use_cache", False)
-        kwargs["return_dict"] = True
-        outputs = self.backbone(
-            input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
-        )
-        mask = None if attention_mask is None else attention_mask[:, -length:]
-        pooled = pool(outputs.last_hidden_state, mask, self.config.pooling)
+        asked = {name for name, value in kwargs.items() if value} - {"return_dict"}
+        if self.length_groups and self.training and attention_mask is not None and input_ids is not None and not asked:
+            outputs = None
+            pooled = run_in_groups(lambda ids, mask: self._run(ids, mask)[1], input_ids, attention_mask)
+        else:
+            outputs, pooled = self._run(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
         with torch.autocast(pooled.device.type, enabled=False):
             logits = self.score(pooled.to(next(self.score.parameters()).dtype)).float()
         loss = None if labels is None else self.loss(logits, labels, num_items_in_batch)
@@ -118,9 +114,32 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
             loss=loss,
             logits=logits,
             past_key_values=getattr(outputs, "past_key_values", None),
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            hidden_states=getattr(outputs, "hidden_states", None),
+            attentions=getattr(outputs, "attentions", None),
         )
+
+    def _run(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, torch.Tensor]:
+        """Run the backbone; return its outputs and the pooled last hidden state, `(batch, hidden)`."""
+        given = input_ids if input_ids is not None else inputs_embeds
+        length = 0 if given is None else given.shape[1]  # the mask is longer after cached tokens
+        if self._takes_position_ids:
+            if position_ids is None and attention_mask is not None:
+                position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+            kwargs["position_ids"] = position_ids
+        kwargs.setdefault("use_cache", False)
+        kwargs["return_dict"] = True
+        outputs = self.backbone(
+            input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
+        )
+        mask = None if attention_mask is None else attention_mask[:, -length:]
+        return outputs, pool(outputs.last_hidden_state, mask, self.config.pooling)
 
     def loss(
         self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
@@ -233,17 +252,6 @@ def pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooli
         return hidden_states[rows, last]
     weights = mask.ne(0).unsqueeze(-1).float()
     return (hidden_states.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-
-
-def keep_exact_gradients(model: nn.Module) -> None:
-    """Keep NF4 layers trainable after an evaluation on a CPU with AVX512-BF16.
-
-    There, one evaluation-mode forward makes bitsandbytes repack the weights of `Linear4bit` for a kernel that has no
-    gradient; layers below it stop learning with no more than a warning. Seen with bitsandbytes 0.50.2.
-    """
-    for module in model.modules():
-        if getattr(module, "support_avx512bf16_for_cpu", False):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.pytorch_utils import Conv1D
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
+from .kernels import attention_implementation
+
 if TYPE_CHECKING:
     from peft import PeftConfig
 
@@ -100,6 +102,11 @@ class EmbeddingTrainingArguments(TrainingArguments):
         "Maximum number of tokens of a document, special tokens included. With head_init verbalizer, of prompt and "
         "answer together, as in the instruction-based approach; only the document is shortened to fit.",
     )
+    length_groups: bool | None = _default(
+        None,
+        "Whether to run the rows of a training batch in groups of similar length, so that little is padded, with the "
+        "same gradients. Default: wherever that is safe, so not with FSDP, DeepSpeed or torch_compile.",
+    )
 
     def __post_init__(self) -> None:
         _settle_best_metric(self)
@@ -175,12 +182,17 @@ def peft_config(arguments: ModelConfig, model: PreTrainedModel) -> PeftConfig | 
     return config
 
 
-def loading_kwargs(arguments: ModelConfig) -> dict[str, Any]:
-    """Return the keyword arguments of `from_pretrained` that the arguments ask for."""
+def loading_kwargs(arguments: ModelConfig, max_length: int | None = None) -> dict[str, Any]:
+    """Return the keyword arguments of `from_pretrained` that the arguments ask for.
+
+    Args:
+        arguments: Model arguments.
+        max_length: Length of the longest sequence, by which the attention is chosen if none is asked for.
+    """
     kwargs = {
         "revision": arguments.model_revision,
         "dtype": arguments.dtype,
-        "attn_implementation": arguments.attn_implementation,
+        "attn_implementation": arguments.attn_implementation or attention_implementation(arguments.dtype, max_length),
         "quantization_config": get_quantization_config(arguments),
     }
     if kwargs["quantization_config"] is not None:  # quantised where they stay, on this process's device

@@ -35,9 +35,10 @@ from .collators import ClassificationCollator, DocumentEncoder, VerbalizerCollat
 from .data import ClassificationData
 from .distributed import check_launch
 from .hub import publish_runs
+from .kernels import keep_exact_gradients
 from .metrics import classification_metrics
-from .modeling import CausalLMForLastTokenClassification, keep_exact_gradients
-from .presets import InstructionTrainingArguments, loading_kwargs, peft_config
+from .modeling import CausalLMForLastTokenClassification
+from .presets import EmbeddingTrainingArguments, InstructionTrainingArguments, loading_kwargs, peft_config
 from .prompts import PromptEncoder, PromptTemplate
 from .scoring import LabelScorer
 from .verbalizer import Verbalizer
@@ -94,7 +95,7 @@ def embedding_trainer(
     tokenizer: PreTrainedTokenizerBase,
     encoder: DocumentEncoder | PromptEncoder,
     model_arguments: ModelConfig,
-    training_arguments: TrainingArguments,
+    training_arguments: EmbeddingTrainingArguments,
     head_arguments: HeadArguments,
     run_arguments: RunArguments,
 ) -> Trainer:
@@ -114,8 +115,9 @@ def embedding_trainer(
         pooling=head_arguments.pooling,
         label_smoothing=training_arguments.label_smoothing_factor,
         **(_balanced_weights(data) if head_arguments.class_weight == "balanced" else {}),
-        **loading_kwargs(model_arguments),
+        **loading_kwargs(model_arguments, training_arguments.max_length),
     )
+    model.length_groups = _groups_lengths(training_arguments)
     if rows is not None:
         model.score.weight.data.copy_(rows)
     training_arguments.label_smoothing_factor = 0.0  # the model's own loss does it, normalised
@@ -154,7 +156,7 @@ def instruction_trainer(
     collator = VerbalizerCollator(tokenizer, template, verbalizer)
     set_seed(training_arguments.seed)
     model: Any = AutoModelForCausalLM.from_pretrained(
-        model_arguments.model_name_or_path, **loading_kwargs(model_arguments)
+        model_arguments.model_name_or_path, **loading_kwargs(model_arguments, training_arguments.max_length)
     )
     keep_exact_gradients(model)
     config = peft_config(model_arguments, model)
@@ -261,6 +263,15 @@ def _balanced_weights(data: ClassificationData) -> dict[str, list[float]]:
         positive = gold.sum(axis=0).clip(min=1)
         return {"pos_weight": ((len(gold) - positive) / positive).tolist()}
     return {"class_weights": (len(gold) / (count * np.bincount(gold, minlength=count).clip(min=1))).tolist()}
+
+
+def _groups_lengths(arguments: EmbeddingTrainingArguments) -> bool:
+    """Whether to run rows of similar length together: sharded weights want the same calls in all processes."""
+    environment = (os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
+    safe = not (arguments.fsdp or arguments.deepspeed or arguments.torch_compile or any(environment))
+    if arguments.length_groups and not safe:
+        raise ValueError("length_groups is not possible with FSDP, DeepSpeed or torch_compile. Leave it out.")
+    return safe if arguments.length_groups is None else arguments.length_groups
 
 
 def _add_adapter(model: PreTrainedModel, config: Any, arguments: TrainingArguments) -> Any:

@@ -18,7 +18,7 @@ from hf_causal_clf import training as training_module
 from hf_causal_clf.answer_rows import answer_rows, read_output_embeddings
 from hf_causal_clf.arguments import HeadArguments, PromptArguments, RunArguments
 from hf_causal_clf.classifier import HeadScorer, head_probabilities
-from hf_causal_clf.modeling import keep_exact_gradients
+from hf_causal_clf.kernels import keep_exact_gradients
 from hf_causal_clf.presets import loading_kwargs
 from hf_causal_clf.training import embedding_trainer, prepare, train
 

@@ -19,7 +19,7 @@ from trl import SFTConfig, SFTTrainer
 from hf_causal_clf import LabelSpace, PromptTemplate, Verbalizer, VerbalizerCollator, shared_prefix
 from hf_causal_clf.arguments import DataArguments, PromptArguments, RunArguments
 from hf_causal_clf.data import load_data
-from hf_causal_clf.modeling import keep_exact_gradients
+from hf_causal_clf.kernels import keep_exact_gradients
 from hf_causal_clf.presets import InstructionModelArguments, InstructionTrainingArguments, lora_target_modules
 from hf_causal_clf.shared_prefix import SharedPrefixSFTTrainer, common_prefix, sharing_obstacle
 from hf_causal_clf.training import instruction_trainer, prepare
