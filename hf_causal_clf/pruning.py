@@ -29,20 +29,38 @@ class _Branches:
     open: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     def error(self) -> float:
-        """Upper bound on the error of each probability: the share of the answers that have not been run."""
-        rest = np.logaddexp.reduce([*self.open.values(), -np.inf])
-        found = np.logaddexp.reduce([*self.complete.values(), -np.inf])
-        return float(np.exp(rest - np.logaddexp(rest, found))) if rest > -np.inf else 0.0
+        """Upper bound on the error of each probability, where open beginnings count half of theirs."""
+        found, rest = self._scaled()
+        if not len(rest):
+            return 0.0
+        total, left = found.sum(), rest.sum()
+        if total == 0.0:
+            return 1.0
+        of_found = found.max() * left / (2 * total * (total + left / 2))
+        return float(max(of_found, rest.max() / (total + rest.max())))
 
     def choose(self, max_error: float) -> dict[tuple[int, ...], float]:
-        """Take the beginnings to run next: all but the least probable ones, which together may be left out."""
+        """Take the beginnings to run next: all but the least probable ones, which can be left out."""
         if self.error() <= max_error:
             return {}
-        order = sorted(self.open, key=self.open.__getitem__)
-        masses = np.logaddexp.accumulate([self.open[beginning] for beginning in order])
-        everything = np.logaddexp.reduce([*self.complete.values(), *self.open.values()])
-        kept = int(np.searchsorted(masses, everything + np.log(max_error / 4), side="right"))
-        return {beginning: self.open.pop(beginning) for beginning in order[min(kept, len(order) - 1) :]}
+        found, rest = self._scaled()
+        order = np.argsort(rest)
+        masses = np.cumsum(rest[order])
+        total = found.sum()
+        if total == 0.0:  # it is not known yet what the answers have: first those that most of it can be in
+            kept = int((masses <= 0.01 * masses[-1]).sum())
+        else:
+            room = 2 * max_error * total**2 / max(found.max() - max_error * total, 1e-300)
+            kept = int(((rest[order] <= max_error * total) & (masses <= room)).sum())
+        beginnings = list(self.open)
+        chosen = order[min(kept, len(order) - 1) :]
+        return {beginnings[index]: self.open.pop(beginnings[index]) for index in chosen}
+
+    def _scaled(self) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of complete answers and of open beginnings, divided by the largest of them."""
+        found, rest = (np.array([*values.values()], dtype=np.float64) for values in (self.complete, self.open))
+        best = max(found.max(initial=-np.inf), rest.max(initial=-np.inf))
+        return np.exp(found - best), np.exp(rest - best)
 
 
 @dataclass(frozen=True)
@@ -60,9 +78,11 @@ class PrunedScoring:
     """Normalised probabilities of answers, each off by at most `max_error`.
 
     With `found` the summed probability of the answers that were run and `rest` that of the beginnings that were not
-    (an upper bound on what follows them), no normalised probability is off by more than `rest / (found + rest)`:
-    branches are run until that is at most `max_error`. Answers that were not run share the probability of their
-    beginning, so none is zero.
+    (each an upper bound `bound` on all that follows it), the normaliser is between `found` and `found + rest`. Taken as
+    `found + rest / 2`, it puts an answer that was run with probability p off by at most `p * rest / 2 / (found * (found
+    + rest / 2))`, and that of one that was not is between 0 and `bound / (found + bound)`. Beginnings are run
+    on until all that is at most `max_error`. Answers that were not run share half of their beginning's
+    probability, so none is zero.
 
     Args:
         forward: Tree forward of the model, which has to be able to run a trie in one pass.
@@ -82,12 +102,8 @@ class PrunedScoring:
         self.root_trie = self._root.trie
 
     def _steps(self, beginning: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """The next things to score after a beginning: one token more, or the whole answer where only one is left."""
-        longer = dict.fromkeys(answer[: len(beginning) + 1] for answer in self._below[beginning])
-        if not beginning:
-            return [*longer]
-        alone = {step for step in longer if len(self._below.get(step, ())) == 1}
-        return [self._below[step][0] if step in alone else step for step in longer]
+        """What may follow a beginning, one token longer."""
+        return [*dict.fromkeys(answer[: len(beginning) + 1] for answer in self._below[beginning])]
 
     def run(self, edges: torch.Tensor, context: Context) -> np.ndarray:
         """Return the probabilities of a batch of documents whose prompts and root trie have been run.
@@ -118,7 +134,11 @@ class PrunedScoring:
         return [(row, self._round(known)) for row, known in chosen if known]
 
     def _round(self, known: dict[tuple[int, ...], float]) -> _Round:
-        steps = {beginning: self._steps(beginning) for beginning in known}
+        answers = [answer for beginning in known for answer in self._below[beginning]]
+        if () not in known and len(answers) > len(self._answers) / 2:  # hardly any can be left out: all at once
+            steps = {beginning: self._below[beginning] for beginning in known}
+        else:
+            steps = {beginning: self._steps(beginning) for beginning in known}
         sequences = [step for found in steps.values() for step in found]
         trie = LabelTrie(sequences)
         paths = dict(zip(sequences, trie.paths, strict=True))
@@ -128,7 +148,7 @@ class PrunedScoring:
         scores = {**document.complete}
         for beginning, log_prob in document.open.items():
             below = self._below[beginning]
-            scores |= dict.fromkeys(below, log_prob - float(np.log(len(below))))
+            scores |= dict.fromkeys(below, log_prob - float(np.log(2 * len(below))))
         values = np.array([scores[answer] for answer in self._answers])
         values = np.exp(values - values.max())
         return (values / values.sum()).astype(np.float32)

@@ -21,6 +21,7 @@ from .trie import LabelTrie
 
 logger = logging.get_logger(__name__)
 
+_CACHED_ROWS = 8
 _MASKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -242,5 +243,6 @@ def _edge_log_probs(logits: torch.Tensor, trie: LabelTrie) -> torch.Tensor:
     """Float32 `(edges,)` from one row's logits `(at least nodes + 1, vocabulary)`."""
     source = torch.tensor([row for row, _ in trie.edges], device=logits.device)
     token = torch.tensor([token for _, token in trie.edges], device=logits.device)
-    log_normalizers = logits[: len(trie) + 1].float().logsumexp(dim=-1)
+    parts = logits[: len(trie) + 1].split(_CACHED_ROWS)  # of more at once, float32 copies would leave the CPU's cache
+    log_normalizers = torch.cat([part.float().logsumexp(dim=-1) for part in parts])
     return (logits[source, token].float() - log_normalizers[source]).cpu()

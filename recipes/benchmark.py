@@ -80,7 +80,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--s8_documents", type=positive, default=5000, help="Documents of S8, over all pairs. (%(default)s)")
     add("--pairs", type=positive, default=5, help="Timed pairs of each row. (%(default)s)")
     add("--threads", type=positive, default=os.cpu_count() or 1, help="CPU threads of either side. (%(default)s)")
-    add("--batch_size", type=positive, default=16, help="Documents a forward pass in prediction. (%(default)s)")
+    add(
+        "--batch_size",
+        type=positive,
+        default=8,
+        help="Documents a forward pass in prediction, by default as the Trainer. (%(default)s)",
+    )
     add("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="Base model's weights. (%(default)s)")
     return parser.parse_args()
 

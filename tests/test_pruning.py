@@ -74,8 +74,10 @@ def test_whatever_is_left_out_is_within_the_bound():
         document = _Branches({(key,): value for key, value in complete.items()}, {(k,): v for k, v in opened.items()})
         bound = document.error()
         inside = np.exp([*opened.values()]) * draw.uniform(0, 1, 5)  # what really follows the beginnings
-        true = np.exp([*complete.values()]) / (np.exp([*complete.values()]).sum() + inside.sum())
-        guess = np.exp([*complete.values()]) / (np.exp([*complete.values()]).sum() + np.exp([*opened.values()]).sum())
+        found = np.exp([*complete.values()])
+        true = np.array([*found, *inside]) / (found.sum() + inside.sum())
+        half = np.exp([*opened.values()]) / 2
+        guess = np.array([*found, *half]) / (found.sum() + half.sum())
         assert np.abs(true - guess).max() <= bound + 1e-12
         chosen = document.choose(1e-2)
         assert chosen or bound <= 1e-2

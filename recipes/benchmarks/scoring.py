@@ -11,6 +11,7 @@ import torch
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelScorer
 from hf_causal_clf.classifier import HeadScorer
 from hf_causal_clf.collators import DocumentEncoder, pad, padding_id
+from hf_causal_clf.kernels import attention_implementation
 
 from .setting import Setting, articles, causal_lm, label_names, label_space, prompt, tokenizer
 from .timing import interleave, row
@@ -23,10 +24,11 @@ def texts(setting: Setting, count: int) -> list[str]:
     return [article["text"] for article in articles(setting, max(1, count))]
 
 
-def label_scorer(setting: Setting, labels: int, document_tokens: int) -> LabelScorer:
-    """Return this package's label scorer of the untouched model."""
+def label_scorer(setting: Setting, labels: int, document_tokens: int, *, stock: bool = False) -> LabelScorer:
+    """Return this package's label scorer of the untouched model; for the peers, of the model as it is by default."""
     template, verbalizer = prompt(setting, labels, document_tokens)
-    model, encode = causal_lm(setting), tokenizer(setting)
+    attention = None if stock else attention_implementation(setting.dtype, template.max_length)
+    model, encode = causal_lm(setting, attention), tokenizer(setting)
     return LabelScorer(model, encode, template=template, verbalizer=verbalizer, batch_size=setting.batch_size)
 
 
@@ -73,6 +75,7 @@ def generate(scorer: LabelScorer, documents: Sequence[str]) -> tuple[int, int]:
         batch = pad(prompts[start : start + scorer.batch_size], padding_id(encode), side="left")
         generated = scorer.model.generate(
             **{name: tensor.to(scorer.model.device) for name, tensor in batch.items()},
+            min_new_tokens=NEW_TOKENS,
             max_new_tokens=NEW_TOKENS,
             do_sample=False,
             num_beams=1,
@@ -93,25 +96,25 @@ def tokenizer_of(scorer: LabelScorer) -> Any:
 def one_forward_a_label(setting: Setting) -> dict[str, Any]:
     """S1."""
     documents = texts(setting, setting.documents // 2)
-    scorer = label_scorer(setting, FEW, SHORT)
+    scorer, peer = label_scorer(setting, FEW, SHORT), label_scorer(setting, FEW, SHORT, stock=True)
     measurement = interleave(
         lambda pair: scorer.log_probs(documents if pair is not None else documents[:2]),
-        lambda pair: forward_a_label(scorer, documents if pair is not None else documents[:1]),
+        lambda pair: forward_a_label(peer, documents if pair is not None else documents[:1]),
         setting.pairs,
     )
     few = documents[:2]
-    difference = float(np.abs(scorer.probabilities(few) - _softmax(forward_a_label(scorer, few))).max())
+    difference = float(np.abs(scorer.probabilities(few) - _softmax(forward_a_label(peer, few))).max())
     return row("S1", measurement, **describe(scorer, documents), largest_difference=difference)
 
 
 def greedy_generation(setting: Setting) -> dict[str, Any]:
     """S2."""
     documents = texts(setting, 2 * setting.documents)
-    scorer = label_scorer(setting, FEW, SHORT)
+    scorer, peer = label_scorer(setting, FEW, SHORT), label_scorer(setting, FEW, SHORT, stock=True)
     measurement = interleave(
-        lambda pair: scorer.log_probs(documents), lambda pair: generate(scorer, documents), setting.pairs
+        lambda pair: scorer.log_probs(documents), lambda pair: generate(peer, documents), setting.pairs
     )
-    malformed, tokens = generate(scorer, documents)
+    malformed, tokens = generate(peer, documents)
     return row("S2", measurement, **describe(scorer, documents), new_tokens=tokens, malformed=malformed)
 
 
@@ -119,7 +122,12 @@ def head_scorer(setting: Setting, document_tokens: int) -> HeadScorer:
     """Return this package's scorer with a head that was not trained, as fast as one that was."""
     torch.manual_seed(setting.seed)
     space = label_space(articles(setting, 10**4))
-    model = CausalLMForLastTokenClassification.from_pretrained(setting.model, label_space=space, dtype=setting.dtype)
+    model = CausalLMForLastTokenClassification.from_pretrained(
+        setting.model,
+        label_space=space,
+        dtype=setting.dtype,
+        attn_implementation=attention_implementation(setting.dtype, document_tokens),
+    )
     encoder = DocumentEncoder(tokenizer(setting), document_tokens)
     return HeadScorer(model.eval(), tokenizer(setting), encoder, batch_size=setting.batch_size)
 

@@ -55,7 +55,7 @@ class Setting:
     mixed_documents: int = 5000
     pairs: int = 5
     threads: int = 2
-    batch_size: int = 16
+    batch_size: int = 8
     dtype: str = "bfloat16"
     seed: int = 42
 
@@ -75,9 +75,10 @@ def tokenizer(setting: Setting) -> PreTrainedTokenizerBase:
 
 
 @functools.cache
-def causal_lm(setting: Setting) -> Any:
-    """Return the untouched language model, one for both sides."""
-    return AutoModelForCausalLM.from_pretrained(setting.model, dtype=setting.dtype).eval()
+def causal_lm(setting: Setting, attention: str | None = None) -> Any:
+    """Return the untouched language model, with transformers' default attention or another."""
+    model = AutoModelForCausalLM.from_pretrained(setting.model, dtype=setting.dtype, attn_implementation=attention)
+    return model.eval()
 
 
 def label_names(count: int) -> list[str]:
