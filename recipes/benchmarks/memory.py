@@ -51,12 +51,12 @@ def training_peak(builder: str, setting: Setting, documents: int, max_length: in
 
 def peak_memory(setting: Setting) -> dict[str, Any]:
     """S7: the larger of the two ratios."""
-    from .training import BATCH, LONG, SHORT
+    from .training import BATCH, SHORT, WHOLE
 
     size = max(BATCH, setting.documents)
     found = {}
     for name, builders, length in (
-        ("S5", ("our_head", "stock_head"), LONG),
+        ("S5", ("our_head", "stock_head"), WHOLE),
         ("S6", ("our_answers", "stock_answers"), SHORT),
     ):
         sides: tuple[list[float], list[float]] = ([], [])

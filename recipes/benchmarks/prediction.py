@@ -15,7 +15,7 @@ from hf_causal_clf.collators import DocumentEncoder
 from hf_causal_clf.features import pooled_features
 
 from .scoring import head_scorer
-from .setting import Setting, label_space, mixed_texts, tokenizer, training_rows
+from .setting import Setting, articles, label_space, mixed_texts, tokenizer
 from .timing import interleave, row, timed
 from .training import TrainingSide, our_head
 
@@ -82,7 +82,7 @@ def mixed_lengths(setting: Setting) -> dict[str, Any]:
 def frozen_backbone(setting: Setting) -> dict[str, Any]:
     """S10: features once and heads of every pooling and regularisation, against 10 epochs of LoRA."""
     size = setting.documents
-    rows, source = training_rows(setting, size)
+    rows = articles(setting, size)
     documents = [item["text"] for item in rows]
     gold = label_space(rows).encode_batch([item["label"] for item in rows])
     backbone = AutoModel.from_pretrained(setting.model, dtype=setting.dtype).eval()
@@ -98,4 +98,6 @@ def frozen_backbone(setting: Setting) -> dict[str, Any]:
     training = TrainingSide(our_head, setting, size, SHORT, EPOCHS)
     warm = TrainingSide(our_head, setting, size, SHORT, 1)
     measurement = interleave(ours, lambda pair: warm() if pair is None else training(), setting.pairs)
-    return row("S10", measurement, source=source, epochs=EPOCHS, heads=2 * len(STRENGTHS), **training.work())
+    return row(
+        "S10", measurement, source="BBC News articles", epochs=EPOCHS, heads=2 * len(STRENGTHS), **training.work()
+    )

@@ -16,6 +16,7 @@ from hf_causal_clf.kernels import attention_implementation
 from .setting import Setting, articles, causal_lm, label_names, label_space, prompt, tokenizer
 from .timing import interleave, row
 
+UNLISTED = "Classify the document."
 SHORT, LONG, FEW, MANY, NEW_TOKENS = 96, 256, 20, 200, 8
 
 
@@ -24,12 +25,22 @@ def texts(setting: Setting, count: int) -> list[str]:
     return [article["text"] for article in articles(setting, max(1, count))]
 
 
-def label_scorer(setting: Setting, labels: int, document_tokens: int, *, stock: bool = False) -> LabelScorer:
+def label_scorer(
+    setting: Setting,
+    labels: int,
+    document_tokens: int,
+    *,
+    stock: bool = False,
+    instruction: str | None = None,
+    model: Any = None,
+) -> LabelScorer:
     """Return this package's label scorer of the untouched model; for the peers, of the model as it is by default."""
-    template, verbalizer = prompt(setting, labels, document_tokens)
+    template, verbalizer = prompt(setting, labels, document_tokens, instruction)
     attention = None if stock else attention_implementation(setting.dtype, template.max_length)
-    model, encode = causal_lm(setting, attention), tokenizer(setting)
-    return LabelScorer(model, encode, template=template, verbalizer=verbalizer, batch_size=setting.batch_size)
+    model = model or causal_lm(setting, attention)
+    return LabelScorer(
+        model, tokenizer(setting), template=template, verbalizer=verbalizer, batch_size=setting.batch_size
+    )
 
 
 def describe(scorer: LabelScorer, documents: Sequence[str]) -> dict[str, Any]:
@@ -133,9 +144,9 @@ def head_scorer(setting: Setting, document_tokens: int) -> HeadScorer:
 
 
 def head(setting: Setting) -> dict[str, Any]:
-    """S3."""
+    """S3: the instruction does not list the labels, as in S4."""
     documents = texts(setting, setting.documents)
-    scorer, peer = label_scorer(setting, FEW, LONG), head_scorer(setting, LONG)
+    scorer, peer = label_scorer(setting, FEW, LONG, instruction=UNLISTED), head_scorer(setting, LONG)
     measurement = interleave(
         lambda pair: scorer.log_probs(documents), lambda pair: peer.probabilities(documents), setting.pairs
     )
@@ -143,14 +154,21 @@ def head(setting: Setting) -> dict[str, Any]:
 
 
 def more_labels(setting: Setting) -> dict[str, Any]:
-    """S4."""
+    """S4: a model that a minute of training has taught to answer with labels, without a list of them.
+
+    The untouched model answers with anything but labels, so that nothing can be left out for an error of 1e-3.
+    """
     documents = texts(setting, setting.documents)
-    many, few = label_scorer(setting, MANY, LONG), label_scorer(setting, FEW, LONG)
+    from .training import taught_model
+
+    model = taught_model(setting)
+    many, few = (label_scorer(setting, count, LONG, instruction=UNLISTED, model=model) for count in (MANY, FEW))
     measurement = interleave(
         lambda pair: many.probabilities(documents), lambda pair: few.probabilities(documents), setting.pairs
     )
+    difference = float(np.abs(many.probabilities(documents) - _softmax(many.log_probs(documents))).max())
     work = {"ours": describe(many, documents), "other": describe(few, documents), "names": label_names(3)}
-    return row("S4", measurement, **work)
+    return row("S4", measurement, **work, largest_error=many.max_error, largest_difference=difference)
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:

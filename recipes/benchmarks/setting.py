@@ -95,12 +95,18 @@ def label_names(count: int) -> list[str]:
     return names
 
 
-def prompt(setting: Setting, labels: int, document_tokens: int) -> tuple[PromptTemplate, Verbalizer]:
-    """Return template and answers of a task with so many labels, in which a document has so many tokens at most."""
+def prompt(
+    setting: Setting, labels: int, document_tokens: int, instruction: str | None = None
+) -> tuple[PromptTemplate, Verbalizer]:
+    """Return template and answers of a task with so many labels, in which a document has so many tokens at most.
+
+    By default the prompt is the model's chat template, where it has one, and its instruction lists the labels.
+    """
+    chat = instruction is None and tokenizer(setting).chat_template is not None
     verbalizer = Verbalizer(LabelSpace(label_names(labels)))
-    free = PromptTemplate(max_length=None).bind(tokenizer(setting), verbalizer)
+    free = PromptTemplate(instruction, use_chat_template=chat, max_length=None).bind(tokenizer(setting), verbalizer)
     frame = len(free.prefix_ids) + len(free.suffix_ids) + free.longest_answer
-    return PromptTemplate(max_length=frame + document_tokens), verbalizer
+    return PromptTemplate(instruction, use_chat_template=chat, max_length=frame + document_tokens), verbalizer
 
 
 @functools.cache
@@ -114,20 +120,6 @@ def articles(setting: Setting, count: int) -> list[dict[str, str]]:
     rows = _read(setting.news)
     order = np.random.default_rng(setting.seed).permutation(len(rows))
     return [rows[order[index % len(rows)]] for index in range(count)]
-
-
-def training_rows(setting: Setting, count: int) -> tuple[list[dict[str, str]], str]:
-    """Return labelled documents of varying length, and where they are from.
-
-    They are patents with the first of their IPC sections, or articles where the shared folder is not there. Few
-    articles are shorter than 256 tokens, so that a batch of them, cut there, has hardly any padding.
-    """
-    if not (setting.shared / PATENTS / "train.jsonl").is_file():
-        return articles(setting, count), "BBC News articles"
-    rows = _read(setting.shared / PATENTS)
-    order = np.random.default_rng(setting.seed).permutation(len(rows))
-    chosen = [rows[order[index % len(rows)]] for index in range(count)]
-    return [{"text": item["text"], "label": item["labels"][0]} for item in chosen], "patents"
 
 
 def mixed_texts(setting: Setting, count: int) -> tuple[list[str], str]:
