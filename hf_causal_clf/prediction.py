@@ -14,7 +14,7 @@ from typing import Any
 from transformers.utils import logging
 
 from .classifier import TextClassifier
-from .run_files import read_json, write_json
+from .run_files import lock_folder, read_json, write_json
 
 PREDICTION_FILE = "prediction.json"
 
@@ -28,8 +28,9 @@ def start_prediction(output: Path, settings: dict[str, Any]) -> None:
     """Note what is predicted, or check that it is what the folder was started with.
 
     Raises:
-        ValueError: If the folder has predictions of another classifier, input or shard size.
+        ValueError: If the folder has predictions of another classifier, input or shard size, or is in use.
     """
+    lock_folder(output)
     output.mkdir(parents=True, exist_ok=True)
     path = output / PREDICTION_FILE
     if not path.is_file():

@@ -20,6 +20,8 @@ CONFIG_FOLDER = "config"  # beside an adapter, a config.json would make it look 
 CARD_FILE = "README.md"
 SCHEMA_VERSION = 1
 
+_locks: dict[Path, Any] = {}
+
 
 def write_json(path: str | PathLike[str], data: dict[str, Any]) -> None:
     """Write JSON atomically."""
@@ -40,6 +42,30 @@ def write_text(path: str | PathLike[str], text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def lock_folder(folder: str | PathLike[str]) -> None:
+    """Keep other processes from writing into an output folder for as long as this process lives.
+
+    The lock file is beside the folder. It is the operating system's lock that counts, which ends with the process
+    however that ends; a file that is left over means nothing.
+
+    Raises:
+        ValueError: If another process has it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = Path(folder).resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"), is_singleton=True, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"Another process is writing into {str(folder)!r}: what is left of an earlier start, perhaps. Wait for it "
+            "or stop it, or choose another output_dir."
+        ) from None
+    _locks[folder] = lock  # or it would be given back with the object
 
 
 def find_file(source: str | PathLike[str], name: str, **hub_kwargs: Any) -> Path | None:

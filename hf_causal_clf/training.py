@@ -40,6 +40,7 @@ from .metrics import classification_metrics
 from .modeling import CausalLMForLastTokenClassification
 from .presets import EmbeddingTrainingArguments, InstructionTrainingArguments, loading_kwargs, peft_config
 from .prompts import PromptEncoder, PromptTemplate
+from .run_files import lock_folder
 from .scoring import LabelScorer
 from .verbalizer import Verbalizer
 
@@ -55,7 +56,7 @@ def prepare(model_arguments: ModelConfig, training_arguments: TrainingArguments)
     Raises:
         OSError: If there is no such model.
         ValueError: If the model is not decoder-only, `max_length` is beyond its context, one process sees several GPUs,
-            or the output folder has checkpoints of an unfinished run.
+            or the output folder has checkpoints of an unfinished run or is in use.
     """
     path = model_arguments.model_name_or_path
     if os.path.isdir(path):
@@ -76,6 +77,8 @@ def prepare(model_arguments: ModelConfig, training_arguments: TrainingArguments)
     max_length = training_arguments.max_length
     if context is not None and max_length is not None and max_length > context:
         raise ValueError(f"max_length={max_length} is beyond the model's context of {context} tokens. Lower it.")
+    if training_arguments.process_index == 0:
+        lock_folder(training_arguments.output_dir)
     last = get_last_checkpoint(training_arguments.output_dir) if os.path.isdir(training_arguments.output_dir) else None
     resume = training_arguments.resume_from_checkpoint
     if str(resume).lower() == "true":

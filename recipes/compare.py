@@ -38,7 +38,7 @@ from hf_causal_clf.presets import EmbeddingModelArguments
 from hf_causal_clf.report import render_report
 from hf_causal_clf.results import Results, measure, read_results, write_results
 from hf_causal_clf.run_configs import given, read_config, write_config
-from hf_causal_clf.run_files import read_json, write_json, write_text
+from hf_causal_clf.run_files import lock_folder, read_json, write_json, write_text
 from hf_causal_clf.significance import align
 
 RECIPES = {"embedding": "embed.py", "instruction": "instruct.py"}
@@ -50,6 +50,7 @@ def main() -> None:
     types = (ComparisonArguments, DataArguments, PromptArguments)
     arguments, data_args, prompt_args = parse_arguments(types, __doc__)
     output = Path(arguments.output_dir)
+    lock_folder(output)
     arguments.cache_dir = arguments.cache_dir or str(output / "cache")
     if arguments.train_sizes:
         check_train_sizes(arguments.train_sizes, data_args)
