@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test quality clean
+.PHONY: help quickstart test test-slow coverage quality clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -13,6 +13,12 @@ quickstart: .venv/installed  ## Fine-tune a real model both ways on real article
 
 test: .venv/installed  ## Run the tests
 	$(BIN)/python -m pytest
+
+test-slow: .venv/installed  ## Run the slow tests: processes that are killed at random moments
+	$(BIN)/python -m pytest -m slow
+
+coverage: .venv/installed  ## Run the tests and print what they cover; fails below 95 % of lines and branches
+	$(BIN)/python -m pytest --cov=hf_causal_clf --cov-branch --cov-report=term-missing --cov-fail-under=95
 
 quality: .venv/installed  ## Check style and types
 	$(BIN)/ruff check .

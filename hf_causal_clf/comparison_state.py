@@ -6,13 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from .data import ClassificationData
 from .features import fingerprint
-from .run_files import METRICS_FILE, read_json, write_json
+from .run_files import METRICS_FILE, read_json, whole_checkpoints, write_json
 
 logger = logging.get_logger(__name__)
 
@@ -60,14 +58,3 @@ class ComparisonState:
     def _write(self) -> None:
         self.output.mkdir(parents=True, exist_ok=True)
         write_json(self._path, self._runs)
-
-
-def whole_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of an unfinished run; one that an interruption left half-written is removed."""
-    whole = []
-    for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if (checkpoint / TRAINER_STATE_NAME).is_file():  # the last file that a trainer writes
-            whole.append(checkpoint)
-        else:
-            shutil.rmtree(checkpoint)
-    return whole

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from os import PathLike
 from pathlib import Path
@@ -66,6 +67,20 @@ def lock_folder(folder: str | PathLike[str]) -> None:
             "or stop it, or choose another output_dir."
         ) from None
     _locks[folder] = lock  # or it would be given back with the object
+
+
+def whole_checkpoints(folder: str | PathLike[str]) -> list[Path]:
+    """Return a trainer's checkpoints, oldest first; one that an interruption left half-written is removed."""
+    whole = []
+    for checkpoint in Path(folder).glob("checkpoint-*"):
+        state = checkpoint / "trainer_state.json"  # the last file that a trainer writes
+        try:
+            read_json(state)
+        except (OSError, ValueError):
+            shutil.rmtree(checkpoint)
+        else:
+            whole.append(checkpoint)
+    return sorted(whole, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def find_file(source: str | PathLike[str], name: str, **hub_kwargs: Any) -> Path | None:

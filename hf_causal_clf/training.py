@@ -6,7 +6,6 @@ The trainers are the stock ones: transformers' `Trainer` and TRL's `SFTTrainer`,
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-from transformers.trainer_utils import get_last_checkpoint, set_seed
+from transformers.trainer_utils import set_seed
 from transformers.utils import logging
 
 from .answer_rows import answer_rows, read_output_embeddings
@@ -40,7 +39,7 @@ from .metrics import classification_metrics
 from .modeling import CausalLMForLastTokenClassification
 from .presets import EmbeddingTrainingArguments, InstructionTrainingArguments, loading_kwargs, peft_config
 from .prompts import PromptEncoder, PromptTemplate
-from .run_files import lock_folder
+from .run_files import lock_folder, whole_checkpoints
 from .scoring import LabelScorer
 from .verbalizer import Verbalizer
 
@@ -79,16 +78,17 @@ def prepare(model_arguments: ModelConfig, training_arguments: TrainingArguments)
         raise ValueError(f"max_length={max_length} is beyond the model's context of {context} tokens. Lower it.")
     if training_arguments.process_index == 0:
         lock_folder(training_arguments.output_dir)
-    last = get_last_checkpoint(training_arguments.output_dir) if os.path.isdir(training_arguments.output_dir) else None
+    with training_arguments.main_process_first(desc="looking for checkpoints"):
+        last = next(reversed(whole_checkpoints(training_arguments.output_dir)), None)
     resume = training_arguments.resume_from_checkpoint
     if str(resume).lower() == "true":
         if last is None:
             raise ValueError(f"There is no checkpoint to resume from in {training_arguments.output_dir!r}.")
-        training_arguments.resume_from_checkpoint = last
+        training_arguments.resume_from_checkpoint = str(last)
     elif last is not None and not resume:
         raise ValueError(
             f"{training_arguments.output_dir!r} has checkpoints of a run that did not finish, the last is "
-            f"{Path(last).name}. Go on with --resume_from_checkpoint true, or choose another output_dir."
+            f"{last.name}. Go on with --resume_from_checkpoint true, or choose another output_dir."
         )
     return AutoTokenizer.from_pretrained(path, revision=model_arguments.model_revision)
 

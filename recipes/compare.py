@@ -29,7 +29,7 @@ from hf_causal_clf import baselines, plots
 from hf_causal_clf.arguments import DataArguments, PromptArguments, parse_arguments
 from hf_causal_clf.comparison import Entry, compare_runs
 from hf_causal_clf.comparison_arguments import BASELINE_NAMES, SHARED, ComparisonArguments
-from hf_causal_clf.comparison_state import ComparisonState, whole_checkpoints
+from hf_causal_clf.comparison_state import ComparisonState
 from hf_causal_clf.data import ClassificationData, load_data
 from hf_causal_clf.distributed import launch_command
 from hf_causal_clf.encoder import fine_tuned_encoder
@@ -38,7 +38,7 @@ from hf_causal_clf.presets import EmbeddingModelArguments
 from hf_causal_clf.report import render_report
 from hf_causal_clf.results import Results, measure, read_results, write_results
 from hf_causal_clf.run_configs import given, read_config, write_config
-from hf_causal_clf.run_files import lock_folder, read_json, write_json, write_text
+from hf_causal_clf.run_files import lock_folder, read_json, whole_checkpoints, write_json, write_text
 from hf_causal_clf.significance import align
 
 RECIPES = {"embedding": "embed.py", "instruction": "instruct.py"}

@@ -24,10 +24,10 @@ from tiny import save_encoder
 from hf_causal_clf.arguments import DataArguments, PromptArguments, parse_arguments
 from hf_causal_clf.callbacks import TrainingClock
 from hf_causal_clf.comparison_arguments import ComparisonArguments
-from hf_causal_clf.comparison_state import ComparisonState, whole_checkpoints
+from hf_causal_clf.comparison_state import ComparisonState
 from hf_causal_clf.data import load_data
 from hf_causal_clf.run_configs import read_config, write_config
-from hf_causal_clf.run_files import read_json
+from hf_causal_clf.run_files import read_json, whole_checkpoints
 
 ROOT = Path(__file__).parent.parent
 EMBEDDING, INSTRUCTION = "embedding, rank 4", "instruction (small)"

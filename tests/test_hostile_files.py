@@ -102,7 +102,9 @@ def test_a_checkpoint_cannot_bring_code_along(name, checkpoint, files, tmp_path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.TrainingClock, "samples_per_second", interrupted)  # after training, before the run is saved
+        patch.setattr(
+            training.TrainingClock, "samples_per_second", interrupted
+        )  # after training, before the run is saved
         with pytest.raises(KeyboardInterrupt):
             run_embedding(
                 checkpoint,

@@ -1,0 +1,213 @@
+"""SIGKILL at random moments: the next start loses nothing, repeats nothing, and ends as if nothing had happened.
+
+Slow: `make test-slow`. Each kill goes to the whole process group, at a random moment of the time that an
+uninterrupted start takes after its imports.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import hub_client
+import numpy as np
+import pytest
+import yaml
+from conftest import make_rows, write_jsonl
+from datasets import Dataset
+from hub_server import HubServer
+from huggingface_hub import HfApi
+from test_classifier import TEXTS, save_folder
+from test_hub import BASE, REPO, finish
+from test_recipes import arguments
+
+from hf_causal_clf import TextClassifier
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parent.parent
+IMPORTS = 0.4  # share of an uninterrupted start that is over before anything is written
+
+
+def run(command, env=None, kill_after=None):
+    """Run a command; kill it and all that it has started after so many seconds. Returns its exit code and its log."""
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        log, _ = process.communicate(timeout=kill_after or 600)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        log, _ = process.communicate()
+    return process.returncode, log
+
+
+def moments(duration, count, seed):
+    draw = random.Random(seed)
+    return [duration * draw.uniform(IMPORTS, 1.0) for _ in range(count)]
+
+
+def predictions(folder):
+    rows = Dataset.from_parquet(str(folder / "predictions.parquet"), keep_in_memory=True)
+    return list(rows["id"]), np.array(list(rows["probabilities"]))
+
+
+def readable(folder):
+    """Whatever is there is whole: a reader never sees half a file."""
+    for path in folder.rglob("*.json"):
+        if not any(part.startswith(("checkpoint-", ".saving", "tmp")) for part in path.relative_to(folder).parts):
+            json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(("recipe", "kills"), [("embed", 8), ("instruct", 6)])
+def test_training_and_saving(recipe, kills, checkpoint, files, tmp_path):
+    options = {"num_train_epochs": "2", "eval_strategy": "steps", "eval_steps": "2", "save_strategy": "steps"}
+    options |= {"save_steps": "2", "load_best_model_at_end": "false", "data_seed": "1"}
+    start = time.monotonic()
+    code, log = run([f"recipes/{recipe}.py", *arguments(recipe, checkpoint, files, tmp_path / "whole", **options)])
+    assert code == 0, log[-3000:]
+    duration = time.monotonic() - start
+
+    output, killed = tmp_path / "run", 0
+    command = [f"recipes/{recipe}.py", *arguments(recipe, checkpoint, files, output, **options)]
+    resumed_at = []
+    for moment in [*moments(duration, kills, seed=1), None]:
+        steps = sorted(int(path.parent.name[11:]) for path in output.glob("checkpoint-*/trainer_state.json"))
+        resume = ["--resume_from_checkpoint", "true"] if steps else []
+        resumed_at += steps[-1:]
+        code, log = run([*command, *resume], kill_after=moment)
+        killed += code == -signal.SIGKILL
+        assert code in (0, -signal.SIGKILL) or "There is no checkpoint to resume" in log, log[-3000:]
+        readable(output)
+    assert killed >= kills // 2
+    assert resumed_at == sorted(resumed_at) or 12 in resumed_at  # no finished step is lost
+    ids, probabilities = predictions(output)
+    expected_ids, expected = predictions(tmp_path / "whole")
+    assert ids == expected_ids
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in (output, tmp_path / "whole")]
+    assert metrics[0]["training"]["steps"] == metrics[1]["training"]["steps"] == 12
+    assert metrics[0]["test"] == pytest.approx(metrics[1]["test"], abs=1e-4)
+    assert not list(output.glob("checkpoint-*"))
+
+
+def test_prediction(checkpoint, tmp_path):
+    save_folder(tmp_path / "model", checkpoint, "instruction")
+    rows = [{"id": index, **row} for index, row in enumerate(make_rows(400))]
+    documents = write_jsonl(tmp_path / "documents.jsonl", rows)
+
+    def command(output):
+        names = {
+            "model_name_or_path": tmp_path / "model",
+            "test_file": documents,
+            "output_dir": output,
+            "shard_size": 9,
+        }
+        return ["recipes/predict.py", *(str(part) for name, value in names.items() for part in (f"--{name}", value))]
+
+    start = time.monotonic()
+    code, log = run(command(tmp_path / "whole"))
+    assert code == 0, log[-3000:]
+    duration, done, killed = time.monotonic() - start, {}, 0
+    for moment in [*moments(duration, 6, seed=2), None]:
+        code, log = run(command(tmp_path / "out"), kill_after=moment)
+        assert code in (0, -signal.SIGKILL), log[-3000:]
+        killed += code != 0
+        shards = {
+            path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "out").glob("shard-*")
+        }
+        assert done.items() <= shards.items()  # what was finished is kept, not made again
+        done = shards
+    assert killed >= 3
+    found, expected = (
+        [Dataset.from_parquet(str(path), keep_in_memory=True) for path in sorted((tmp_path / name).glob("shard-*"))]
+        for name in ("out", "whole")
+    )
+    assert [row for part in found for row in part["id"]] == list(range(400))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(list(one["probabilities"]), list(other["probabilities"]), atol=1e-6)
+
+
+def test_comparison(checkpoint, files, tmp_path):
+    config = {
+        **files,
+        "model_name_or_path": checkpoint,
+        "dtype": "float32",
+        "max_length": 32,
+        "prompt_max_length": 128,
+        "baselines": ["majority", "tfidf", "frozen"],
+        "runs": {"head": {"approach": "embedding", "num_train_epochs": 1, "optim": "adamw_torch", "report_to": "none"}},
+    }
+
+    def command(output):
+        path = tmp_path / f"{output.name}.yaml"
+        path.write_text(yaml.safe_dump({**config, "output_dir": str(output)}))
+        return ["recipes/compare.py", "--config", str(path)]
+
+    start = time.monotonic()
+    code, log = run(command(tmp_path / "whole"))
+    assert code == 0, log[-3000:]
+    duration, killed, finished = time.monotonic() - start, 0, {}
+    for moment in [*moments(duration, 6, seed=3), None]:
+        code, log = run(command(tmp_path / "out"), kill_after=moment)
+        assert code in (0, -signal.SIGKILL), log[-3000:]
+        killed += code != 0
+        readable(tmp_path / "out")
+        state = tmp_path / "out" / "state.json"
+        runs = json.loads(state.read_text()) if state.is_file() else {}
+        now = {
+            name: (tmp_path / "out" / name / "metrics.json").stat().st_mtime_ns
+            for name in runs
+            if runs[name]["finished"]
+        }
+        assert finished.items() <= now.items()  # no finished run is run again
+        finished = now
+    assert killed >= 3
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("out", "whole")]
+    for one, other in zip(*(report["runs"] for report in reports), strict=True):
+        assert one["name"] == other["name"]
+        assert one["metrics"]["f1_macro"] == pytest.approx(other["metrics"]["f1_macro"], abs=1e-6)
+
+
+PUSH = "import sys; from hf_causal_clf.hub import push_run; push_run(sys.argv[1], sys.argv[2], base_model=sys.argv[3])"
+
+
+def test_pushing(checkpoint, tmp_path):
+    save_folder(tmp_path / "run", checkpoint, "embedding")
+    finish(tmp_path / "run")
+    expected = TextClassifier.from_pretrained(tmp_path / "run").predict_proba(TEXTS)
+    with HubServer() as server, hub_client.using(server, tmp_path / "home", server.token):
+        HfApi().create_repo(BASE)
+        HfApi().upload_folder(repo_id=BASE, folder_path=checkpoint)
+        env = hub_client.environment(server, tmp_path / "pusher", server.token)
+
+        def push(repo, kill_after=None):
+            return run(["-c", PUSH, str(tmp_path / "run"), repo, BASE], env=env, kill_after=kill_after)
+
+        start = time.monotonic()
+        code, log = push("alice/whole")
+        assert code == 0, log[-3000:]
+        duration, killed = time.monotonic() - start, 0
+        for moment in moments(duration, 6, seed=4):
+            code, _ = push(REPO, kill_after=moment)
+            killed += code != 0
+            shutil.rmtree(tmp_path / "home", ignore_errors=True)
+            published = REPO in {name for _, name in server.repos} and "classification.json" in server.files(REPO)
+            if published:  # all of it
+                found = TextClassifier.from_pretrained(REPO).predict_proba(TEXTS)
+                np.testing.assert_allclose(found, expected, atol=1e-5)
+            else:
+                assert REPO not in {name for _, name in server.repos} or server.files(REPO) == {}
+        assert killed >= 3
+        assert push(REPO)[0] == 0
+        assert server.files(REPO).keys() == server.files("alice/whole").keys()
