@@ -46,6 +46,15 @@ def is_sharded(trainer: Trainer) -> bool:
     return str(trainer.accelerator.distributed_type) in ("DistributedType.FSDP", "DistributedType.DEEPSPEED")
 
 
+def sharding(arguments: TrainingArguments) -> str | None:
+    """Name what training arguments or `accelerate launch` ask to shard the weights with; `None` if nothing."""
+    from accelerate.utils import parse_flag_from_env
+
+    if arguments.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        return "FSDP"
+    return "DeepSpeed" if arguments.deepspeed or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") else None
+
+
 def gather_weights(trainer: Trainer, model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
     """Put together the weights that a run saves, where they are sharded. All processes have to call it.
 
@@ -85,7 +94,7 @@ def check_launch(arguments: TrainingArguments) -> None:
             f"{started} processes were started for GPUs, but there are none, so each would train alone. Start them "
             "with accelerate launch --config_file recipes/accelerate_configs/cpu_2.yaml."
         )
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true":
+    if sharding(arguments) != "FSDP":
         return
     if arguments.distributed_state.distributed_type.name == "MULTI_CPU":
         raise ValueError("accelerate has FSDP on GPUs only; on CPUs it leaves it out. Use cpu_2.yaml instead.")

@@ -148,6 +148,7 @@ def publish_runs(trainer: Trainer, run: RunArguments) -> None:
         token: str | None = None,
         revision: str | None = None,
     ) -> str | None:
+        """Publish the finished run in `output_dir`; return the id of the repository in the main process."""
         from accelerate import PartialState
 
         training, repo_id = trainer.args, None

@@ -18,6 +18,7 @@ from accelerate.utils import parse_flag_from_env
 from transformers import DynamicCache, PreTrainedModel, TrainingArguments
 from trl import SFTTrainer
 
+from .distributed import sharding
 from .tree_attention import takes_cache
 
 if TYPE_CHECKING:
@@ -134,10 +135,8 @@ def sharing_obstacle(model: Any, arguments: TrainingArguments) -> str | None:
     """
     if arguments.activation_checkpointing:
         return "activation_checkpointing discards the key-value cache; set it to false, which takes more memory"
-    if arguments.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"):
-        return "FSDP expects each layer to be called once a step"
-    if arguments.deepspeed or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
-        return "DeepSpeed expects each layer to be called once a step"
+    if found := sharding(arguments):
+        return f"{found} expects each layer to be called once a step"
     if arguments.parallelism_config is not None or parse_flag_from_env("ACCELERATE_USE_PARALLELISM_CONFIG"):
         return "with a parallelism_config, a process may see a part of each sequence only"
     for name in ("torch_compile", "activation_offloading"):

@@ -32,7 +32,7 @@ from .callbacks import LabelScoringCallback, TrainingClock, peak_memory_bytes
 from .classifier import head_probabilities
 from .collators import ClassificationCollator, DocumentEncoder, VerbalizerCollator, padding_id
 from .data import ClassificationData
-from .distributed import check_launch
+from .distributed import check_launch, sharding
 from .hub import publish_runs
 from .kernels import keep_exact_gradients
 from .metrics import classification_metrics
@@ -270,8 +270,7 @@ def _balanced_weights(data: ClassificationData) -> dict[str, list[float]]:
 
 def _groups_lengths(arguments: EmbeddingTrainingArguments) -> bool:
     """Whether to run rows of similar length together: sharded weights want the same calls in all processes."""
-    environment = (os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
-    safe = not (arguments.fsdp or arguments.deepspeed or arguments.torch_compile or any(environment))
+    safe = not (sharding(arguments) or arguments.torch_compile)
     if arguments.length_groups and not safe:
         raise ValueError("length_groups is not possible with FSDP, DeepSpeed or torch_compile. Leave it out.")
     return safe if arguments.length_groups is None else arguments.length_groups
