@@ -156,10 +156,10 @@ def test_what_accelerate_passes_over_is_said(kind, processes, optim, message, mo
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     state = SimpleNamespace(distributed_type=DistributedType(kind))
-    training = SimpleNamespace(world_size=processes, distributed_state=state, optim=OptimizerNames(optim))
+    sharded = {"fsdp": "", "deepspeed": None}  # by accelerate launch, not by the arguments
+    training = SimpleNamespace(world_size=processes, distributed_state=state, optim=OptimizerNames(optim), **sharded)
     with pytest.raises(ValueError, match=message):
         check_launch(training)
-    training = SimpleNamespace(
-        world_size=2, distributed_state=SimpleNamespace(distributed_type=DistributedType.FSDP), optim="adamw_torch"
-    )
+    state = SimpleNamespace(distributed_type=DistributedType.FSDP)
+    training = SimpleNamespace(world_size=2, distributed_state=state, optim="adamw_torch", **sharded)
     check_launch(training)
