@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ def require_onnx() -> None:
     Raises:
         SystemExit: If one of them is missing.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # importing it reports to its maker otherwise. Seen with 1.32
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
             importlib.import_module(name)

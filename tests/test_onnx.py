@@ -1,12 +1,15 @@
 """recipes/export.py --onnx true: one file for ONNX Runtime that gives the run's probabilities."""
 
+import subprocess
 import sys
 
+import hub_client
 import numpy as np
 import onnxruntime
 import pytest
 import tiny
 import torch
+from hub_server import HubServer
 from test_classifier import LABELS, TEXTS, save_folder
 from test_export import export
 from transformers import AutoTokenizer
@@ -107,3 +110,12 @@ def test_longrope_is_refused(tokenizer, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="has LongRoPE"):
         export(monkeypatch, tmp_path / "run", tmp_path / "out", "--onnx", "true")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "run"]
+
+
+def test_the_runtime_reports_to_nobody(tmp_path):
+    code = "import time; from hf_causal_clf.onnx_export import require_onnx; require_onnx(); time.sleep(15)"
+    with HubServer() as server:
+        env = {**hub_client.environment(server, tmp_path), "https_proxy": server.url}
+        env.pop("ORT_DISABLE_TELEMETRY")
+        subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=120)
+        assert server.outside == []
