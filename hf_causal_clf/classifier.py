@@ -16,7 +16,7 @@ from .adapters import find_adapter, load_adapter, read_base
 from .calibration import Calibration
 from .collators import DocumentEncoder, length_batches, pad, padding_id
 from .decoding import generate_answers
-from .kernels import attention_implementation, keep_exact_gradients
+from .kernels import keep_exact_gradients, take_plain_attention
 from .labels import LabelSpace
 from .modeling import CausalLMForLastTokenClassification
 from .prompts import PromptEncoder, PromptTemplate
@@ -140,13 +140,13 @@ class TextClassifier:
         if isinstance(quantization_config, str):
             settings = trained["quantization"]
             quantization_config = None if settings is None else BitsAndBytesConfig(**settings)
-        if attn_implementation is None and device_map is None:
-            attn_implementation = attention_implementation(kwargs["dtype"], run["truncation"]["max_length"])
         kwargs |= {"quantization_config": quantization_config, "attn_implementation": attn_implementation}
         if device_map is not None or quantization_config is not None:  # quantised where they stay
             kwargs["device_map"] = device_map if device_map is not None else {"": _device()}
         load = _load_head if run["approach"] == "embedding" else _load_label_scorer
         scorer = load(source, run, kwargs, hub_kwargs, batch_size)
+        if attn_implementation is None:
+            take_plain_attention(scorer.model)
         classifier = cls(scorer, label_space, Calibration.from_dict(run) if calibrated else None)
         classifier.source = source
         return classifier

@@ -17,8 +17,6 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.pytorch_utils import Conv1D
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
-from .kernels import attention_implementation
-
 if TYPE_CHECKING:
     from peft import PeftConfig
 
@@ -182,17 +180,12 @@ def peft_config(arguments: ModelConfig, model: PreTrainedModel) -> PeftConfig | 
     return config
 
 
-def loading_kwargs(arguments: ModelConfig, max_length: int | None = None) -> dict[str, Any]:
-    """Return the keyword arguments of `from_pretrained` that the arguments ask for.
-
-    Args:
-        arguments: Model arguments.
-        max_length: Length of the longest sequence, by which the attention is chosen if none is asked for.
-    """
+def loading_kwargs(arguments: ModelConfig) -> dict[str, Any]:
+    """Return the keyword arguments of `from_pretrained` that the arguments ask for."""
     kwargs = {
         "revision": arguments.model_revision,
         "dtype": arguments.dtype,
-        "attn_implementation": arguments.attn_implementation or attention_implementation(arguments.dtype, max_length),
+        "attn_implementation": arguments.attn_implementation,
         "quantization_config": get_quantization_config(arguments),
     }
     if kwargs["quantization_config"] is not None:  # quantised where they stay, on this process's device

@@ -34,7 +34,7 @@ from .collators import ClassificationCollator, DocumentEncoder, VerbalizerCollat
 from .data import ClassificationData
 from .distributed import check_launch, sharding
 from .hub import publish_runs
-from .kernels import keep_exact_gradients
+from .kernels import keep_exact_gradients, take_plain_attention
 from .metrics import classification_metrics
 from .modeling import CausalLMForLastTokenClassification
 from .presets import EmbeddingTrainingArguments, InstructionTrainingArguments, loading_kwargs, peft_config
@@ -118,8 +118,10 @@ def embedding_trainer(
         pooling=head_arguments.pooling,
         label_smoothing=training_arguments.label_smoothing_factor,
         **(_balanced_weights(data) if head_arguments.class_weight == "balanced" else {}),
-        **loading_kwargs(model_arguments, training_arguments.max_length),
+        **loading_kwargs(model_arguments),
     )
+    if model_arguments.attn_implementation is None:
+        take_plain_attention(model)
     model.length_groups = _groups_lengths(training_arguments)
     if rows is not None:
         model.score.weight.data.copy_(rows)
@@ -159,9 +161,11 @@ def instruction_trainer(
     collator = VerbalizerCollator(tokenizer, template, verbalizer)
     set_seed(training_arguments.seed)
     model: Any = AutoModelForCausalLM.from_pretrained(
-        model_arguments.model_name_or_path, **loading_kwargs(model_arguments, training_arguments.max_length)
+        model_arguments.model_name_or_path, **loading_kwargs(model_arguments)
     )
     keep_exact_gradients(model)
+    if model_arguments.attn_implementation is None:
+        take_plain_attention(model)
     config = peft_config(model_arguments, model)
     trainer = _sft_trainer_class(model, training_arguments)(
         model=model,

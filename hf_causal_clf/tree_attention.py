@@ -17,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.utils import logging
 
 from .collators import pad
+from .kernels import PLAIN_ATTENTION
 from .trie import LabelTrie
 
 logger = logging.get_logger(__name__)
@@ -175,7 +176,7 @@ class TreeForward:
 
     def _format(self, visible: torch.Tensor) -> torch.Tensor:
         mask = visible.unsqueeze(1)
-        if self.model.config.get_text_config()._attn_implementation == "sdpa":
+        if self.model.config.get_text_config()._attn_implementation != "eager":
             return mask
         zeros = torch.zeros_like(mask, dtype=self.model.dtype)
         return zeros.masked_fill(~mask, torch.finfo(self.model.dtype).min)
@@ -196,13 +197,13 @@ class TreeForward:
 def takes_cache(model: PreTrainedModel) -> bool:
     """Whether a causal language model reads tokens on top of any key-value cache, masked by position.
 
-    True for full and sliding-window attention in `eager` and `sdpa`; not for ALiBi, recurrent layers and flash
-    attention.
+    True for full and sliding-window attention in `eager`, `sdpa` and its plain form; not for ALiBi, recurrent layers
+    and flash attention.
     """
     config = model.config.get_text_config()
     return (
         {"position_ids", "past_key_values", "attention_mask"} <= set(inspect.signature(type(model).forward).parameters)
-        and config._attn_implementation in ("eager", "sdpa")
+        and config._attn_implementation in ("eager", "sdpa", PLAIN_ATTENTION)
         and set(getattr(config, "layer_types", None) or ["full_attention"]) <= _MASKABLE_LAYERS
         and not getattr(config, "alibi", False)
         and not model._is_stateful  # recurrent layers

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, PromptTemplate, TextClassifier, Verbalizer
+from hf_causal_clf.kernels import PLAIN_ATTENTION
 from hf_causal_clf.presets import EmbeddingModelArguments, InstructionModelArguments, lora_target_modules
 from hf_causal_clf.runs import describe_run, embedding, instruction
 
@@ -172,3 +173,9 @@ def test_model_of_another_label_space(checkpoint, tmp_path):
     save_folder(tmp_path / "run", checkpoint, "embedding")
     with pytest.raises(ValueError, match="differ from the `label_space` that was given"):
         CausalLMForLastTokenClassification.from_pretrained(tmp_path / "run", label_space=LabelSpace(["x", "y"]))
+
+
+@pytest.mark.parametrize("asked", [None, "eager"])
+def test_fastest_attention_is_taken_unless_another_is_asked_for(run, asked):
+    model = TextClassifier.from_pretrained(run, attn_implementation=asked).scorer.model
+    assert model.config.get_text_config()._attn_implementation == (asked or PLAIN_ATTENTION)

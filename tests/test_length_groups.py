@@ -10,7 +10,6 @@ from test_training import run_embedding
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace
 from hf_causal_clf.collators import pad
-from hf_causal_clf.kernels import attention_implementation
 from hf_causal_clf.length_groups import OVERHEAD, partition
 from hf_causal_clf.training import _groups_lengths
 
@@ -91,28 +90,3 @@ def test_groups_are_refused_where_processes_have_to_make_the_same_calls(monkeypa
     arguments.length_groups = True
     with pytest.raises(ValueError, match="length_groups is not possible with FSDP, DeepSpeed"):
         _groups_lengths(arguments)
-
-
-def test_plain_attention_is_for_short_bfloat16_sequences_on_cpus(monkeypatch):
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    assert attention_implementation("bfloat16", 256) == attention_implementation(torch.bfloat16, 8) == "eager"
-    for dtype, length in (("bfloat16", 257), ("bfloat16", None), ("float32", 64), ("auto", 64), (None, 64)):
-        assert attention_implementation(dtype, length) is None
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert attention_implementation("bfloat16", 64) is None
-
-
-def test_both_attentions_have_the_same_loss_and_gradients_within_bfloat16(checkpoint):
-    ids = pad([list(range(5, 5 + length)) for length in (9, 30, 21)], 2)
-    found = {}
-    for attention in ("eager", "sdpa"):
-        torch.manual_seed(0)
-        model = CausalLMForLastTokenClassification.from_pretrained(
-            checkpoint, label_space=LabelSpace(["a", "b"]), dtype=torch.bfloat16, attn_implementation=attention
-        ).train()
-        loss = model(**ids, labels=torch.tensor([0, 1, 0])).loss
-        loss.backward()
-        gradient = torch.cat([parameter.grad.float().flatten() for parameter in model.parameters()])
-        found[attention] = loss.item(), gradient
-    assert found["eager"][0] == pytest.approx(found["sdpa"][0], rel=2e-2)
-    assert torch.cosine_similarity(found["eager"][1], found["sdpa"][1], dim=0) > 0.999

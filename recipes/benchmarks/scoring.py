@@ -11,7 +11,7 @@ import torch
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelScorer
 from hf_causal_clf.classifier import HeadScorer
 from hf_causal_clf.collators import DocumentEncoder, pad, padding_id
-from hf_causal_clf.kernels import attention_implementation
+from hf_causal_clf.kernels import take_plain_attention
 
 from .setting import Setting, articles, causal_lm, label_names, label_space, prompt, tokenizer
 from .timing import interleave, row
@@ -36,8 +36,7 @@ def label_scorer(
 ) -> LabelScorer:
     """Return this package's label scorer of the untouched model; for the peers, of the model as it is by default."""
     template, verbalizer = prompt(setting, labels, document_tokens, instruction)
-    attention = None if stock else attention_implementation(setting.dtype, template.max_length)
-    model = model or causal_lm(setting, attention)
+    model = model or causal_lm(setting, stock)
     return LabelScorer(
         model, tokenizer(setting), template=template, verbalizer=verbalizer, batch_size=setting.batch_size
     )
@@ -137,8 +136,8 @@ def head_scorer(setting: Setting, document_tokens: int) -> HeadScorer:
         setting.model,
         label_space=space,
         dtype=setting.dtype,
-        attn_implementation=attention_implementation(setting.dtype, document_tokens),
     )
+    take_plain_attention(model)
     encoder = DocumentEncoder(tokenizer(setting), document_tokens)
     return HeadScorer(model.eval(), tokenizer(setting), encoder, batch_size=setting.batch_size)
 

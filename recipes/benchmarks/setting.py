@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from hf_causal_clf import LabelSpace, PromptTemplate, Verbalizer
+from hf_causal_clf.kernels import take_plain_attention
 
 _SUBJECTS = """
 marine solar medical digital rural urban nuclear legal fiscal social mobile optical thermal organic wireless
@@ -75,9 +76,11 @@ def tokenizer(setting: Setting) -> PreTrainedTokenizerBase:
 
 
 @functools.cache
-def causal_lm(setting: Setting, attention: str | None = None) -> Any:
-    """Return the untouched language model, with transformers' default attention or another."""
-    model = AutoModelForCausalLM.from_pretrained(setting.model, dtype=setting.dtype, attn_implementation=attention)
+def causal_lm(setting: Setting, stock: bool = True) -> Any:
+    """Return the untouched language model, with transformers' default attention or with this package's."""
+    model = AutoModelForCausalLM.from_pretrained(setting.model, dtype=setting.dtype)
+    if not stock:
+        take_plain_attention(model)
     return model.eval()
 
 
