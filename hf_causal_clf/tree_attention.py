@@ -176,7 +176,7 @@ class TreeForward:
 
     def _format(self, visible: torch.Tensor) -> torch.Tensor:
         mask = visible.unsqueeze(1)
-        if self.model.config.get_text_config()._attn_implementation != "eager":
+        if self.model.config.get_text_config()._attn_implementation == "sdpa":
             return mask
         zeros = torch.zeros_like(mask, dtype=self.model.dtype)
         return zeros.masked_fill(~mask, torch.finfo(self.model.dtype).min)
