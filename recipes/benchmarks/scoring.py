@@ -105,7 +105,7 @@ def tokenizer_of(scorer: LabelScorer) -> Any:
 
 def one_forward_a_label(setting: Setting) -> dict[str, Any]:
     """S1."""
-    documents = texts(setting, setting.documents // 2)
+    documents = texts(setting, setting.documents)
     scorer, peer = label_scorer(setting, FEW, SHORT), label_scorer(setting, FEW, SHORT, stock=True)
     measurement = interleave(
         lambda pair: scorer.log_probs(documents if pair is not None else documents[:2]),
