@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test test-slow coverage quality clean
+.PHONY: help quickstart test test-slow test-minimum coverage quality clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -17,6 +17,9 @@ test: .venv/installed  ## Run the tests
 test-slow: .venv/installed  ## Run the slow tests: processes that are killed at random moments
 	$(BIN)/python -m pytest -m slow
 
+test-minimum: .venv-minimum/installed  ## Run the tests with the lowest versions that pyproject.toml allows
+	.venv-minimum/bin/python -m pytest
+
 coverage: .venv/installed  ## Run the tests and print what they cover; fails below 95 % of lines and branches
 	$(BIN)/python -m pytest --cov=hf_causal_clf --cov-branch --cov-report=term-missing --cov-fail-under=95
 
@@ -26,9 +29,15 @@ quality: .venv/installed  ## Check style and types
 	$(BIN)/mypy
 
 clean:  ## Remove the environment; cached models, data and runs stay
-	rm -rf .venv
+	rm -rf .venv .venv-minimum
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[quickstart,test,quality]'
+	touch $@
+
+.venv-minimum/installed: pyproject.toml tests/minimum_versions.py
+	$(PYTHON) -m venv .venv-minimum
+	$(PYTHON) tests/minimum_versions.py > .venv-minimum/constraints.txt
+	.venv-minimum/bin/python -m pip install --quiet --constraint .venv-minimum/constraints.txt --editable '.[test]'
 	touch $@

@@ -139,7 +139,8 @@ def publish_runs(trainer: Trainer, run: RunArguments) -> None:
     """Make a trainer's `push_to_hub()` publish the finished run in its `output_dir`, as `push_run` does.
 
     The stock method would upload checkpoints of the trainer's own and `training_args.bin`, a pickle that holds local
-    paths and the token. Repository, privacy, token and branch are those of the training arguments.
+    paths and the token. Repository, privacy, token and branch are those of the training arguments. The card is the
+    run's own, with its numbers; TRL would put a draft in the place of an earlier run's with each checkpoint.
     """
 
     def push_to_hub(
@@ -167,6 +168,7 @@ def publish_runs(trainer: Trainer, run: RunArguments) -> None:
         return repo_id
 
     trainer.push_to_hub = push_to_hub
+    trainer.create_model_card = lambda *args, **kwargs: None
 
 
 def stage_run(folder: Path, aside: Path, repo_id: str, base: tuple[str, str | None] | None) -> None:

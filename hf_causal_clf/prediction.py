@@ -14,7 +14,7 @@ from typing import Any
 from transformers.utils import logging
 
 from .classifier import TextClassifier
-from .run_files import lock_folder, read_json, write_json
+from .run_files import lock_folder, naming_full_disk, read_json, write_json
 
 PREDICTION_FILE = "prediction.json"
 
@@ -137,8 +137,12 @@ def _write(path: Path, classifier: TextClassifier, shard: list[tuple[Any, Any]])
         "probabilities": probabilities.tolist(),
     }
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    Dataset.from_dict(columns).to_parquet(aside)
-    os.replace(aside, path)
+    try:
+        with naming_full_disk(path.parent):
+            Dataset.from_dict(columns).to_parquet(aside)
+            os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _sizes(total: int, shard_size: int, process: int, processes: int) -> dict[int, int]:

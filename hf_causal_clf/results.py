@@ -172,5 +172,8 @@ def _write_predictions(
         "probabilities": probabilities.tolist(),
     }
     aside = path.with_name(f".{path.name}")
-    Dataset.from_dict(rows).to_parquet(aside)
-    os.replace(aside, path)
+    try:
+        Dataset.from_dict(rows).to_parquet(aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -5,13 +5,18 @@ Knows file names and the schema version; the content belongs to the modules that
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 CLASSIFICATION_FILE = "classification.json"
 METRICS_FILE = "metrics.json"
@@ -21,6 +26,7 @@ CONFIG_FOLDER = "config"  # beside an adapter, a config.json would make it look 
 CARD_FILE = "README.md"
 SCHEMA_VERSION = 1
 
+_FULL = 2**16  # free bytes; a file of this size is not worth an error of its own
 _locks: dict[Path, Any] = {}
 
 
@@ -52,21 +58,48 @@ def lock_folder(folder: str | PathLike[str]) -> None:
     however that ends; a file that is left over means nothing.
 
     Raises:
+        OSError: If files cannot be written there.
         ValueError: If another process has it.
     """
     from filelock import FileLock, Timeout
 
     folder = Path(folder).resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"), is_singleton=True, blocking=False)
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
+        if folder.exists():
+            tempfile.TemporaryFile(dir=folder).close()
     except Timeout:
         raise ValueError(
             f"Another process is writing into {str(folder)!r}: what is left of an earlier start, perhaps. Wait for it "
             "or stop it, or choose another output_dir."
         ) from None
+    except OSError as error:
+        reason = f"Nothing can be written into {str(folder)!r} ({error.strerror}). Choose another output_dir."
+        raise OSError(error.errno, reason) from error
     _locks[folder] = lock  # or it would be given back with the object
+
+
+@contextmanager
+def naming_full_disk(folder: str | PathLike[str]) -> Iterator[None]:
+    """Say so where a full disk is why something could not be written into a folder; libraries do not always.
+
+    Raises:
+        OSError: If the disk is full.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        if not full and shutil.disk_usage(folder).free >= _FULL:
+            raise
+        reason = (
+            f"The disk of {str(folder)!r} is full. What was finished before is as it was. Free some space, and start "
+            "the same command again: a training goes on from its last whole checkpoint with "
+            "--resume_from_checkpoint true, a prediction or a comparison from what is there."
+        )
+        raise OSError(errno.ENOSPC, reason) from error
 
 
 def whole_checkpoints(folder: str | PathLike[str]) -> list[Path]:

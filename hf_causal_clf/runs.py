@@ -39,6 +39,7 @@ from .run_files import (
     METRICS_FILE,
     PREDICTIONS_FILE,
     SCHEMA_VERSION,
+    naming_full_disk,
     read_run,
     write_json,
     write_text,
@@ -107,28 +108,25 @@ def _wording(template: PromptTemplate, verbalizer: Verbalizer) -> dict[str, Any]
 def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: dict[str, Any]) -> Path:
     """Save adapter, tokenizer and `classification.json` into the trainer's output folder, and let go of the model.
 
-    Files are written aside and moved in when they are whole. Results of an earlier run in the folder are removed first.
+    Files are written aside and moved in when all are whole; only then are the results of an earlier run in the folder
+    removed.
     """
     output = Path(trainer.args.output_dir)
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     weights = gather_weights(trainer, model)
     if trainer.is_world_process_zero():
         output.mkdir(parents=True, exist_ok=True)
-        for pattern in _REPLACED:
-            for path in output.glob(pattern):
-                path.unlink()
-        options = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
-        with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as aside:
+        with naming_full_disk(output), tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as name:
+            aside = Path(name)
+            options = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
             model.save_pretrained(aside, state_dict=weights, **options)
             tokenizer.save_pretrained(aside)
-            (Path(aside) / CARD_FILE).unlink(missing_ok=True)  # PEFT's empty model card
-            for path in Path(aside).iterdir():
-                os.chmod(path, 0o644)
-                os.replace(path, output / path.name)
-        if hasattr(model, "peft_config"):  # for AutoConfig
-            (output / CONFIG_FOLDER).mkdir(exist_ok=True)
-            write_text(output / CONFIG_FOLDER / "config.json", model.config.to_json_string())
-        write_json(output / CLASSIFICATION_FILE, description)
+            (aside / CARD_FILE).unlink(missing_ok=True)  # PEFT's empty model card
+            if options:  # for AutoConfig
+                (aside / CONFIG_FOLDER).mkdir()
+                write_text(aside / CONFIG_FOLDER / "config.json", model.config.to_json_string())
+            write_json(aside / CLASSIFICATION_FILE, description)
+            _move_in(aside, output)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.free_memory()
     trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = trainer.callback_handler = None
@@ -138,6 +136,19 @@ def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return output
+
+
+def _move_in(aside: Path, output: Path) -> None:
+    """Replace the files of a run by those that lie aside, `classification.json` first gone and last there."""
+    for pattern in _REPLACED:
+        for path in output.glob(pattern):
+            path.unlink()
+    files = [path for path in aside.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: path.name == CLASSIFICATION_FILE):
+        target = output / path.relative_to(aside)
+        target.parent.mkdir(exist_ok=True)
+        os.chmod(path, 0o644)
+        os.replace(path, target)
 
 
 def evaluate_run(
@@ -179,9 +190,10 @@ def evaluate_run(
         metrics["test"] |= generation_metrics(answers, data.gold("test"), data.label_space)
     metrics["training"] = training
     if PartialState().is_main_process:
-        write_results(output, data, raw, calibration, metrics, log_history)
-        write_json(output / CLASSIFICATION_FILE, {**read_run(output), **calibration.to_dict()})
-        write_text(output / CARD_FILE, str(render_card(output)))  # in place of TRL's draft
+        with naming_full_disk(output):
+            write_results(output, data, raw, calibration, metrics, log_history)
+            write_json(output / CLASSIFICATION_FILE, {**read_run(output), **calibration.to_dict()})
+            write_text(output / CARD_FILE, str(render_card(output)))
         for checkpoint in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             shutil.rmtree(checkpoint)
         print_metrics(metrics)

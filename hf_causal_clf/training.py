@@ -39,7 +39,7 @@ from .metrics import classification_metrics
 from .modeling import CausalLMForLastTokenClassification
 from .presets import EmbeddingTrainingArguments, InstructionTrainingArguments, loading_kwargs, peft_config
 from .prompts import PromptEncoder, PromptTemplate
-from .run_files import lock_folder, whole_checkpoints
+from .run_files import lock_folder, naming_full_disk, whole_checkpoints
 from .scoring import LabelScorer
 from .verbalizer import Verbalizer
 
@@ -53,7 +53,7 @@ def prepare(model_arguments: ModelConfig, training_arguments: TrainingArguments)
     """Check the model's configuration and the output folder, and load the tokenizer, before any weights are loaded.
 
     Raises:
-        OSError: If there is no such model.
+        OSError: If there is no such model, or nothing can be written into the output folder.
         ValueError: If the model is not decoder-only, `max_length` is beyond its context, one process sees several GPUs,
             or the output folder has checkpoints of an unfinished run or is in use.
     """
@@ -226,7 +226,8 @@ def train(trainer: Trainer) -> dict[str, float]:
     clock = TrainingClock()
     trainer.add_callback(clock)
     trained, total = _count_parameters(trainer.model)  # before FSDP shards it: packed 4-bit weights lose their count
-    result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    with naming_full_disk(trainer.args.output_dir):
+        result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     metrics = {
         "train_loss": result.training_loss,
         "epochs": float(trainer.state.epoch or 0.0),

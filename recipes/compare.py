@@ -38,7 +38,7 @@ from hf_causal_clf.presets import EmbeddingModelArguments
 from hf_causal_clf.report import render_report
 from hf_causal_clf.results import Results, measure, read_results, write_results
 from hf_causal_clf.run_configs import given, read_config, write_config
-from hf_causal_clf.run_files import lock_folder, read_json, whole_checkpoints, write_json, write_text
+from hf_causal_clf.run_files import lock_folder, naming_full_disk, read_json, whole_checkpoints, write_json, write_text
 from hf_causal_clf.significance import align
 
 RECIPES = {"embedding": "embed.py", "instruction": "instruct.py"}
@@ -58,7 +58,8 @@ def main() -> None:
     for size in arguments.train_sizes or [data_args.max_train_samples]:
         folder = output / f"size-{size}" if arguments.train_sizes else output
         sized = replace(arguments, output_dir=str(folder))
-        reports[size] = compare(sized, replace(data_args, max_train_samples=size), prompt_args)
+        with naming_full_disk(output):
+            reports[size] = compare(sized, replace(data_args, max_train_samples=size), prompt_args)
     if len(reports) > 1:
         write_learning_curves(output, reports)
 

@@ -6,6 +6,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,16 @@ SUBJECTS = {
     "business": ["shares fell", "bank markets", "business shares"],
     "tech": ["new computers", "phones and computers", "tech phones"],
 }
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call():
+    """Make deprecation warnings errors where this package's code is what they warn about."""
+    for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+        warnings.filterwarnings("error", category=category, module=r"hf_causal_clf\b")
+    passed_on = r"`(label_smoothing_factor|return_outputs=True)`"  # the user's or the Trainer's, through an override
+    warnings.filterwarnings("default", passed_on, FutureWarning, r"hf_causal_clf\.shared_prefix")
+    return (yield)
 
 
 @pytest.fixture(autouse=True)

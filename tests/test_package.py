@@ -1,6 +1,9 @@
 import subprocess
 import sys
 
+import pytest
+from minimum_versions import minimum_versions
+
 import hf_causal_clf
 
 
@@ -27,3 +30,25 @@ def test_public_names():
         "VerbalizerCollator",
     ]
     assert all(hasattr(hf_causal_clf, name) for name in hf_causal_clf.__all__)
+
+
+@pytest.mark.parametrize(("module", "is_error"), [("hf_causal_clf.labels", True), ("another.package", False)])
+@pytest.mark.parametrize("category", [DeprecationWarning, FutureWarning])
+def test_deprecation_warnings_about_this_package_are_errors(module, is_error, category):
+    code = compile("import warnings; warnings.warn('old', category)", "<code>", "exec")
+    caught = pytest.raises(category, match="old") if is_error else pytest.warns(category, match="old")
+    with caught:
+        exec(code, {"__name__": module, "category": category})
+
+
+def test_minimum_versions_are_the_lower_ends():
+    lines = minimum_versions(
+        {
+            "dependencies": ["torch>=2.13,<3", "numpy>=2.4"],
+            "optional-dependencies": {"test": ["hf_causal_clf[onnx]", "pytest>=9"], "onnx": ["onnx>=1.23,<2"]},
+            "name": "hf_causal_clf",
+        }
+    )
+    assert lines == ["torch==2.13", "numpy==2.4", "pytest==9", "onnx==1.23"]
+    with pytest.raises(ValueError, match=r"'numpy<3' has no lower end"):
+        minimum_versions({"dependencies": ["numpy<3"], "name": "x", "optional-dependencies": {}})
