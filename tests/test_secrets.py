@@ -1,0 +1,106 @@
+"""Planted secrets: in nothing that a run writes, logs or publishes."""
+
+import base64
+import random
+import string
+from pathlib import Path
+from urllib.parse import quote
+
+import hub_client
+import pytest
+from conftest import make_rows, write_jsonl
+from datasets import Dataset
+from hub_server import HubServer
+from huggingface_hub import HfApi
+from test_hub import BASE, REPO
+from test_recipes import arguments
+
+ROOT = Path(__file__).parent.parent
+VARIABLES = ("WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "SOME_TOKEN")
+
+
+def word(draw, length=16):
+    return "".join(draw.choices(string.ascii_lowercase, k=length))
+
+
+@pytest.fixture(params=[0, 1])
+def planted(request, checkpoint, tmp_path):
+    """A Hub with the base model, a home folder, and what nobody else may ever see: by name, another at each seed."""
+    draw = random.Random(request.param)
+    home = tmp_path / f"home-of-{word(draw)}"
+    home.mkdir()
+    with HubServer() as server:
+        with hub_client.using(server, tmp_path / "maker", server.token):
+            HfApi().create_repo(BASE)
+            HfApi().upload_folder(repo_id=BASE, folder_path=checkpoint)
+        server.requests.clear()
+        secrets = {"home": str(home), "token": server.token, **{name: word(draw, 40) for name in VARIABLES}}
+        counts = {"train_file": 24, "validation_file": 9, "test_file": 9}
+        for name, count in counts.items():
+            rows = make_rows(count)
+            for index, row in enumerate(rows):
+                secrets[f"document {index} of {name}"] = secret = word(draw)
+                row["text"] += f" {secret}"
+            write_jsonl(home / f"{name}.jsonl", rows)
+        yield server, home, {name: f"{name}.jsonl" for name in counts}, secrets
+
+
+def forms(secret):
+    """How a secret may be written down."""
+    yield secret.encode()
+    yield quote(secret, safe="").encode()
+    yield secret.encode("utf-16-le")
+    for shift in range(3):  # inside a longer base64 text, at each of the three alignments
+        coded = base64.b64encode(b"\0" * shift + secret.encode())
+        yield coded[4 if shift else 0 : -4]
+
+
+def strings(folder):
+    """Name and content of each file, with the columns of Parquet files, which are compressed."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            yield path.name, path.name.encode() + path.read_bytes()
+        if path.suffix == ".parquet":
+            yield path.name, repr(Dataset.from_parquet(str(path), cache_dir=str(folder.parent / "read"))[:]).encode()
+
+
+def test_every_form_is_found():
+    secret = "abcdefghijklmnop/qrst"
+    for number, form in enumerate(forms(secret)):
+        assert len(form) > 8
+        shown = (
+            secret.encode(),
+            quote(secret, safe="").encode(),
+            secret.encode("utf-16-le"),
+            *(base64.b64encode(b"xy"[:shift] + secret.encode() + b"tail") for shift in range(3)),
+        )
+        assert form in shown[number]
+
+
+@pytest.mark.parametrize("recipe", ["embed", "instruct"])
+def test_a_run_tells_nothing(planted, tmp_path, recipe):
+    server, home, files, secrets = planted
+    options = {"num_train_epochs": "1", "hub_model_id": REPO, "push_to_hub": "true", "hub_token": server.token}
+    options |= {"report_to": "tensorboard", "logging_steps": "1"}
+    command = [str(ROOT / "recipes" / f"{recipe}.py"), *arguments(recipe, BASE, files, "run", **options)]
+    variables = {"HOME": str(home), **{name: secrets[name] for name in VARIABLES}}
+    done = hub_client.run(server, command, home / "hub", server.token, variables, cwd=home)
+    assert done.returncode == 0, done.stderr[-3000:]
+    predict = [str(ROOT / "recipes" / "predict.py"), "--model_name_or_path", REPO, "--output_dir", "predicted"]
+    again = hub_client.run(
+        server, [*predict, "--test_file", files["test_file"]], home / "hub", server.token, variables, cwd=home
+    )
+    assert again.returncode == 0, again.stderr[-3000:]
+
+    written = [*strings(home / "run"), *strings(home / "predicted")]
+    assert {"README.md", "classification.json", "metrics.json", "adapter_config.json", "predictions.parquet"} <= {
+        name for name, _ in written
+    }
+    written += [("log", (process.stdout + process.stderr).encode()) for process in (done, again)]
+    assert "The run is published" in done.stdout
+    for secret_name, secret in secrets.items():
+        for form in forms(secret):
+            assert not [name for name, content in written if form in content], secret_name
+    for path, content in server.files(REPO).items():
+        assert not [name for name, secret in secrets.items() if any(form in content for form in forms(secret))], path
+    assert not [name for name, secret in secrets.items() if name != "token" and server.find(secret)]
