@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test test-slow test-minimum coverage quality clean
+.PHONY: help quickstart test test-slow test-minimum mutation coverage quality clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -14,11 +14,16 @@ quickstart: .venv/installed  ## Fine-tune a real model both ways on real article
 test: .venv/installed  ## Run the tests
 	$(BIN)/python -m pytest
 
-test-slow: .venv/installed  ## Run the slow tests: processes that are killed at random moments
+test-slow: .venv/installed  ## Run what takes hours: kills at random moments, mutation testing, lowest versions
 	$(BIN)/python -m pytest -m slow
+	$(MAKE) mutation test-minimum
 
 test-minimum: .venv-minimum/installed  ## Run the tests with the lowest versions that pyproject.toml allows
 	.venv-minimum/bin/python -m pytest
+
+mutation: .venv/installed  ## Change the code in small ways and see whether tests notice; fails below 85 %
+	$(BIN)/mutmut run --max-children 2
+	$(BIN)/python tests/mutation_score.py
 
 coverage: .venv/installed  ## Run the tests and print what they cover; fails below 95 % of lines and branches
 	$(BIN)/python -m pytest --cov=hf_causal_clf --cov-branch --cov-report=term-missing --cov-fail-under=95

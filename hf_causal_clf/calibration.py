@@ -106,8 +106,8 @@ def fit_calibration(gold: np.ndarray, probabilities: np.ndarray) -> Calibration:
 
 def sharpen(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities `(n, labels)` as if their logits had been divided by a temperature before the softmax."""
-    logits = np.log(np.clip(probabilities.astype(np.float64), _SMALLEST, 1.0)) / temperature
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    logits = np.log(np.maximum(probabilities.astype(np.float64), _SMALLEST)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
 

@@ -94,10 +94,10 @@ def negative_log_likelihood(gold: np.ndarray, probabilities: np.ndarray) -> floa
 
 def document_nll(gold: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Negative log-likelihood of each document in nats, float64 `(n,)`; for multi-label the mean over its labels."""
-    clipped = np.clip(probabilities.astype(np.float64), _SMALLEST, 1.0)
+    clipped = np.maximum(probabilities.astype(np.float64), _SMALLEST)
     if gold.ndim == 1:
         return -np.log(clipped[np.arange(len(gold)), gold])
-    rest = np.clip(1.0 - probabilities.astype(np.float64), _SMALLEST, 1.0)
+    rest = np.maximum(1.0 - probabilities.astype(np.float64), _SMALLEST)
     return -np.where(gold == 1, np.log(clipped), np.log(rest)).mean(axis=1)
 
 

@@ -95,7 +95,7 @@ class LabelScorer:
             if self.max_error > 0 and self._forward.one_pass and len(LabelTrie(self.answer_ids)) > _LARGE_TRIE:
                 return self._pruned(texts)
             scores = self.log_probs(texts)
-            scores = np.exp(scores - scores.max(axis=1, keepdims=True, initial=-np.inf))
+            scores = np.exp(scores - scores.max(axis=1, keepdims=True))
             return scores / scores.sum(axis=1, keepdims=True)
         probabilities, uncovered = self.marginals(texts)
         short = int((uncovered > 1 - self.min_coverage).sum())

@@ -10,6 +10,7 @@ from hf_causal_clf.calibration import (
     MIN_EXAMPLES,
     Calibration,
     best_threshold,
+    divide_out,
     fit_calibration,
     sharpen,
     sharpen_each,
@@ -119,3 +120,84 @@ def test_decisions_use_the_thresholds():
     calibration = Calibration((1.0, 1.0), (0.3, 0.6))
     assert calibration.decide(np.array([[0.4, 0.5]]), multi_label=True).tolist() == [[1, 0]]
     assert Calibration(1.0).decide(np.array([[0.4, 0.6]]), multi_label=False).tolist() == [1]
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_divide_out(multi_label):
+    draw = np.random.default_rng(9)
+    probabilities, prior = draw.dirichlet(np.ones(4), size=6), draw.dirichlet(np.ones(4), size=1)
+    found = divide_out(probabilities, prior, multi_label)
+    if multi_label:
+
+        def logit(p):
+            return np.log(p / (1 - p))
+
+        np.testing.assert_allclose(logit(found), logit(probabilities) - logit(prior), atol=1e-4)
+        np.testing.assert_allclose(divide_out(prior, prior, True), 0.5, atol=1e-6)
+    else:
+        np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+        np.testing.assert_allclose(
+            found[:, 0] / found[:, 1], probabilities[:, 0] * prior[0, 1] / probabilities[:, 1] / prior[0, 0], rtol=1e-4
+        )
+        np.testing.assert_allclose(divide_out(prior, prior, False), 0.25, atol=1e-6)
+    hard = np.array([[1.0, 0.0, 0.0, 0.0]])
+    assert np.isfinite(divide_out(hard, hard, multi_label)).all()
+
+
+def test_impossible_and_certain_stay_finite():
+    """Probabilities of exactly 0 and 1, and temperatures so low that powers would vanish."""
+    with np.errstate(all="raise", under="ignore"):
+        assert sharpen(np.array([[0.0, 1.0, 0.0]]), 0.5).tolist() == [
+            [pytest.approx(0, abs=1e-12), 1.0, pytest.approx(0, abs=1e-12)]
+        ]
+        found = sharpen_each(np.array([[0.0, 1.0]]), 2.0)
+        assert 0 < found[0, 0] < 1e-3
+        assert 1 - 1e-3 < found[0, 1] < 1
+        cold = sharpen(np.array([[0.5, 0.3, 0.2], [0.4, 0.3, 0.3], [1.0, 0.0, 0.0]]), 1e-3)
+        np.testing.assert_allclose(cold, [[1, 0, 0]] * 3, atol=1e-9)
+
+
+@pytest.mark.parametrize("calibration", [Calibration(1.5), Calibration((1.0, 2.0), (0.3, 0.6))])
+def test_calibrated_probabilities_are_float32_and_jsonable(calibration):
+    assert calibration.apply(np.array([[0.4, 0.6]])).dtype == np.float32
+    assert type(calibration.to_dict()["temperature"]) in (float, list)
+
+
+def test_as_many_documents_as_are_needed_are_enough(caplog):
+    draw = np.random.default_rng(7)
+    probabilities = draw.dirichlet(np.ones(3), size=MIN_DOCUMENTS)
+    gold = probabilities.argmax(1)
+    assert fit_calibration(gold, probabilities).temperature < 0.5
+    assert not caplog.text
+    fit_calibration(gold[1:], probabilities[1:])
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{MIN_DOCUMENTS - 1} validation documents are too few to calibrate on ({MIN_DOCUMENTS} are needed): "
+        "probabilities and thresholds stay as they are."
+    )
+
+
+def test_a_label_that_is_nearly_everywhere_is_scarce_too(caplog):
+    draw = np.random.default_rng(8)
+    probabilities = draw.uniform(size=(400, 2))
+    gold = (draw.uniform(size=(400, 2)) < probabilities).astype(int)
+    gold[:, 1] = 1
+    gold[: MIN_EXAMPLES - 1, 1] = 0
+    found = fit_calibration(gold, probabilities)
+    common = fit_calibration(gold.reshape(-1, 1), probabilities.reshape(-1, 1))
+    assert found.temperature[1] == pytest.approx(common.temperature[0])
+    assert found.temperature[0] != pytest.approx(found.temperature[1], rel=0.01)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"1 of 2 labels have fewer than {MIN_EXAMPLES} positive or negative validation documents and take the "
+        "temperature and threshold fitted on all labels together."
+    )
+    caplog.clear()
+    gold[MIN_EXAMPLES - 1, 1] = 0
+    assert fit_calibration(gold, probabilities).temperature[1] != pytest.approx(common.temperature[0], rel=0.01)
+    assert not caplog.text
+
+
+def test_where_no_temperature_is_better_nothing_changes():
+    gold = np.arange(60) % 3
+    assert fit_calibration(gold, np.full((60, 3), 1 / 3)).temperature == 1.0

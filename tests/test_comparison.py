@@ -4,7 +4,6 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from hf_causal_clf.calibration import divide_out
 from hf_causal_clf.comparison import Entry, compare_runs
 from hf_causal_clf.metrics import classification_metrics
 from hf_causal_clf.report import render_report
@@ -140,25 +139,3 @@ def test_multi_label_runs():
     report = compare_runs([entry("a", 0.05), entry("b", 0.4)])
     assert report["pairwise"][0]["significant"]
     assert report["recommendation"]["run"] == "a"
-
-
-@pytest.mark.parametrize("multi_label", [False, True])
-def test_divide_out(multi_label):
-    draw = np.random.default_rng(9)
-    probabilities, prior = draw.dirichlet(np.ones(4), size=6), draw.dirichlet(np.ones(4), size=1)
-    found = divide_out(probabilities, prior, multi_label)
-    if multi_label:
-
-        def logit(p):
-            return np.log(p / (1 - p))
-
-        np.testing.assert_allclose(logit(found), logit(probabilities) - logit(prior), atol=1e-4)
-        np.testing.assert_allclose(divide_out(prior, prior, True), 0.5, atol=1e-6)
-    else:
-        np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
-        np.testing.assert_allclose(
-            found[:, 0] / found[:, 1], probabilities[:, 0] * prior[0, 1] / probabilities[:, 1] / prior[0, 0], rtol=1e-4
-        )
-        np.testing.assert_allclose(divide_out(prior, prior, False), 0.25, atol=1e-6)
-    hard = np.array([[1.0, 0.0, 0.0, 0.0]])
-    assert np.isfinite(divide_out(hard, hard, multi_label)).all()

@@ -52,3 +52,22 @@ def test_bad_names(names, message):
 def test_bad_labels(multi_label, value, message):
     with pytest.raises(ValueError, match=message):
         LabelSpace(["sport", "tech"], multi_label=multi_label).encode(value)
+
+
+def test_many_labels_are_listed_in_part():
+    few, many = (LabelSpace([f"label {index}" for index in range(count)]) for count in (20, 21))
+    listed = ", ".join(f"'label {index}'" for index in range(20))
+    with pytest.raises(ValueError, match=f"^Unknown label 'film'. Known labels: {listed}\\.$"):
+        few.index("film")
+    with pytest.raises(ValueError, match=f"^Unknown label 'film'. Known labels: {listed}, … \\(21 in all\\)\\.$"):
+        many.index("film")
+
+
+def test_batches_and_vectors():
+    space = LabelSpace(["a", "b", "c"], multi_label=True)
+    assert space.encode_batch([]).shape == (0, 3)
+    assert space.encode_batch([["a"], []]).dtype == np.int64
+    assert LabelSpace(["a", "b"]).encode_batch(["b"]).dtype == np.int64
+    assert LabelSpace(["a", "b"]).decode(np.int64(1)) == "b"
+    with pytest.raises(ValueError, match=r"^Expected a 0/1 vector of length 3, got length 2\.$"):
+        space.decode([0, 1])

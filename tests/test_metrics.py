@@ -1,4 +1,5 @@
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +7,11 @@ import pytest
 from sklearn.metrics import f1_score, log_loss
 
 from hf_causal_clf.metrics import (
+    bin_index,
     classification_metrics,
     decide,
     decision_metrics,
+    document_nll,
     expected_calibration_error,
     f1_per_label,
 )
@@ -118,3 +121,31 @@ def test_golden_values(case):
     assert set(found) == set(expected)
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, abs=1e-9), name
+
+
+def test_impossible_events_that_happen_cost_much_but_not_everything():
+    with np.errstate(all="raise"):
+        assert 20 < document_nll(np.array([1]), np.array([[1.0, 0.0]]))[0] < 100
+        certain = document_nll(np.array([[1, 0], [0, 1]]), np.array([[1.0, 0.0], [1.0, 1.0]]))
+    assert certain.shape == (2,)
+    assert certain[0] == pytest.approx(0, abs=1e-9)
+    assert 10 < certain[1] < 50  # half of the labels, at the most that one can cost
+
+
+def test_f1_of_labels_in_a_multi_label_task_and_of_labels_that_are_not_there():
+    gold, predicted = np.array([[1, 0, 0], [1, 1, 0]]), np.array([[1, 0, 0], [0, 1, 0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_allclose(f1_per_label(gold, predicted, 3), [2 / 3, 1, 0])
+        np.testing.assert_allclose(f1_per_label(np.array([0, 2]), np.array([0, 2]), 4), [1, 0, 1, 0])
+        assert decision_metrics(np.array([0, 0]), np.array([0, -1]))["recall_macro"] == 0.5
+        none = decision_metrics(np.array([[1, 0]]), np.array([[0, 0]]))
+    assert none["precision_macro"] == 0
+
+
+def test_bins():
+    assert bin_index(np.array([0.0, 0.1, 0.11, 1.0]), 10, "width").tolist() == [0, 0, 1, 9]
+    assert bin_index(np.array([1.0000001]), 10, "width").tolist() == [9]
+    assert bin_index(np.array([0.5]), 4, "mass").tolist() == [0]
+    assert bin_index(np.array([0.3, 0.1, 0.2, 0.4]), 2, "mass").tolist() == [1, 0, 0, 1]
+    assert bin_index(np.array([]), 2, "mass").tolist() == []

@@ -3,6 +3,7 @@ import sys
 
 import pytest
 from minimum_versions import minimum_versions
+from mutation_score import mutation_score
 
 import hf_causal_clf
 
@@ -52,3 +53,8 @@ def test_minimum_versions_are_the_lower_ends():
     assert lines == ["torch==2.13", "numpy==2.4", "pytest==9", "onnx==1.23"]
     with pytest.raises(ValueError, match=r"'numpy<3' has no lower end"):
         minimum_versions({"dependencies": ["numpy<3"], "name": "x", "optional-dependencies": {}})
+
+
+def test_mutation_score_counts_what_no_test_runs_as_missed():
+    counts = {"killed": 80, "timeout": 5, "survived": 10, "no_tests": 5, "skipped": 10, "total": 110}
+    assert mutation_score(counts) == 0.85

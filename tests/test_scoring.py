@@ -127,3 +127,29 @@ def test_model_is_left_in_the_mode_it_was_in(tokenizer):
 def test_marginals_are_for_multi_label(tokenizer):
     with pytest.raises(ValueError, match="multi-label"):
         make_scorer(tiny.make_causal_lm("llama", len(tokenizer)), tokenizer).marginals(TEXTS)
+
+
+def test_a_search_that_ends_early_says_how_much_it_covered(tokenizer, caplog):
+    model = tiny.make_causal_lm("llama", len(tokenizer))
+    short = make_scorer(model, tokenizer, multi_label=True, max_expansions=1, min_coverage=0.99999)
+    marginals, uncovered = short.marginals(TEXTS)
+    assert (uncovered > 1e-5).all()
+    np.testing.assert_array_equal(short.probabilities(TEXTS), marginals)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"For {len(TEXTS)} of {len(TEXTS)} documents, 1 expansions covered less than 100% of the probability of all "
+        f"valid answers (worst: {1 - uncovered.max():.1%}). Their label probabilities are off by at most the rest."
+    )
+    caplog.clear()
+    enough = make_scorer(model, tokenizer, multi_label=True, max_expansions=10**4, min_coverage=0.9)
+    np.testing.assert_array_equal(enough.probabilities(TEXTS), enough.marginals(TEXTS)[0])
+    assert not caplog.text
+
+
+def test_probabilities_of_unlikely_labels_do_not_vanish(tokenizer, monkeypatch):
+    """Answers of many tokens have log-probabilities far below those that a float32 power can hold."""
+    scorer = make_scorer(tiny.make_causal_lm("llama", len(tokenizer)), tokenizer)
+    scores = np.array([[-500.0, -501.0, -502.0, -600.0], [-5.0, -6.0, -7.0, -8.0]], dtype=np.float32)[:, : len(NAMES)]
+    monkeypatch.setattr(LabelScorer, "log_probs", lambda self, texts: scores.copy())
+    expected = torch.from_numpy(scores).softmax(-1).numpy()
+    np.testing.assert_allclose(scorer.probabilities(["a", "b"]), expected, atol=1e-6)

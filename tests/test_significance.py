@@ -132,3 +132,47 @@ def test_mean_interval_is_that_of_the_normal_approximation():
     assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
     constant = mean_interval(np.full(20, -0.5))
     assert (constant.low, constant.high) == pytest.approx((-0.5, -0.5), abs=1e-6)
+
+
+def test_adjusted_p_values_are_at_most_one():
+    assert holm([0.8, 0.9, 0.7]) == [1.0, 1.0, 1.0]
+
+
+def test_unmatched_documents_are_named():
+    message = r"5 against 5; 8 ids are in one only, such as \['1', '2', '3'\]. Predict the same test split with both\.$"
+    with pytest.raises(ValueError, match=message):
+        align([1, 2, 3, 4, 5], [5, 9, 8, 7, 6])
+
+
+@pytest.mark.parametrize("interval", ["mean", "f1", "difference"])
+def test_intervals_have_a_seed_a_level_and_ten_thousand_samples(interval):
+    draw = np.random.default_rng(9)
+    gold = draw.integers(0, 3, size=50)
+    first, second = draw_run(draw, gold, 0.8), draw_run(draw, gold, 0.6)
+
+    def found(**kwargs):
+        if interval == "mean":
+            return mean_interval(np.square(np.arange(50.0)), **kwargs)
+        if interval == "f1":
+            return f1_interval(gold, first, **kwargs)
+        return f1_difference(gold, first, second, **kwargs)
+
+    default = found()
+    assert default == found(seed=0, level=0.95, resamples=10_000)
+    assert default != found(seed=1)
+    assert found(seed=1) == found(seed=1)
+    assert default != found(resamples=10_001)
+    narrow = found(level=0.5)
+    assert default.low < narrow.low < narrow.value < narrow.high < default.high
+
+
+def test_a_label_without_documents_counts_as_scikit_learn_counts_it():
+    gold = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]])
+    run = np.array([[1, 0, 0], [0, 0, 0], [1, 1, 0]])
+    wanted = f1_score(gold, run, average="macro", zero_division=0)
+    assert bootstrap_f1(gold, [run], resamples=10)[0][0] == pytest.approx(wanted)
+    ids = np.array([0, 4, 4, 0]), np.array([0, 4, 0, -1])
+    wanted = f1_score(*ids, labels=[0, 4], average="macro")
+    assert bootstrap_f1(ids[0], [ids[1]], resamples=10)[0][0] == pytest.approx(wanted)
+    found, samples = bootstrap_f1(gold, [run], resamples=10)
+    assert (found.dtype, samples.dtype, samples.shape) == (np.float64, np.float64, (1, 10))

@@ -67,3 +67,15 @@ def test_dictionary_round_trip():
     again = Verbalizer.from_dict(verbalizer.to_dict(), labels)
     assert again.to_dict() == verbalizer.to_dict()
     assert again.verbalize([]) == "nothing"
+
+
+def test_the_longest_answer_that_a_text_begins_with_is_named():
+    verbalizer = Verbalizer(LabelSpace(["war", "war and peace", "zoo"]))
+    assert verbalizer.parse("war and peace, by Tolstoy").error == "extra text after 'war and peace'"
+    assert verbalizer.parse("x" * 100).error == f"'{'x' * 60}' is not an answer"
+
+
+def test_the_label_that_is_repeated_is_named():
+    verbalizer = Verbalizer(LabelSpace(NAMES, multi_label=True))
+    assert verbalizer.parse("politics, sport, sport").error == "repeated label 'sport'"
+    assert verbalizer.parse("sport,").error == "extra text after 'sport'"
