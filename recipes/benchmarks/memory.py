@@ -40,6 +40,16 @@ def in_child(function: Callable[..., Any], *args: Any) -> Any:
         return pool.submit(function, *args).result()
 
 
+def measured_apart(function: Callable[[Setting], dict[str, Any]], setting: Setting) -> dict[str, Any]:
+    """Measure a row in a process of its own, whose memory is given back to the machine for the rows that follow."""
+    return in_child(_prepared, function, setting)
+
+
+def _prepared(function: Callable[[Setting], dict[str, Any]], setting: Setting) -> dict[str, Any]:
+    setting.prepare()
+    return function(setting)
+
+
 def training_peak(builder: str, setting: Setting, documents: int, max_length: int) -> int:
     """Train one side for an epoch and return the peak memory of this process."""
     from . import training
