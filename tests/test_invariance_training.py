@@ -32,6 +32,7 @@ from hf_causal_clf.training import embedding_trainer, instruction_trainer, prepa
 
 APPROACHES = ["embedding", "instruction"]
 DECODERS = ["llama", "mistral_sliding", "gemma3", "gpt2", "gpt_neox"]
+WIDE = ["llama", "mistral_sliding", "gpt_neox"]
 # Answers of one to several tokens, so that a mean over documents or batches is not one over tokens
 PROMPT = PromptArguments(instruction="Sort.", answers='{"tech": "computers and phones in the middle east"}')
 MODEL = {"dtype": "float32", "lora_r": 4, "lora_dropout": 0.0}
@@ -61,17 +62,14 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folders(tokenizer, tmp_path_factory):
-    """Checkpoints without dropout."""
-    found = {}
-    for name in DECODERS:
-        model = tiny.make_causal_lm(name, len(tokenizer))
-        for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
-            if hasattr(model.config, key):
-                setattr(model.config, key, 0.0)
-        found[name] = str(tmp_path_factory.mktemp(name))
-        model.save_pretrained(found[name])
-        tokenizer.save_pretrained(found[name])
-    return found
+    """Checkpoints without dropout, those of `WIDE` also with rows of whole NF4 blocks."""
+    dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    wide = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+    changes = {**dict.fromkeys(DECODERS, dropout), **{f"{name} wide": wide for name in WIDE}}
+    return {
+        name: tiny.save_checkpoint(tmp_path_factory.mktemp(name), name.removesuffix(" wide"), tokenizer, **change)
+        for name, change in changes.items()
+    }
 
 
 def make_trainer(approach, checkpoint, data, output, model=None, **training):
@@ -256,10 +254,10 @@ def spread_adapter(trainer):
 
 
 @pytest.mark.parametrize("precision", ["nf4", "nf4, bfloat16"])
-@pytest.mark.parametrize("name", ["llama", "mistral_sliding", "gpt_neox"])
+@pytest.mark.parametrize("name", WIDE)
 @pytest.mark.parametrize("approach", APPROACHES)
 def test_nf4_is_the_same_before_and_after_an_evaluation(approach, name, precision, data, folders, tmp_path):
-    trainer, _ = make_trainer(approach, folders[name], data, tmp_path, PRECISIONS[precision])
+    trainer, _ = make_trainer(approach, folders[f"{name} wide"], data, tmp_path, PRECISIONS[precision])
     assert trainer.model.is_loaded_in_4bit
     spread_adapter(trainer)
     loss, gradients = first_batch(approach, trainer)
