@@ -51,13 +51,19 @@ TRAINING = {
 }
 
 
+def load(folder, multi_label):
+    sizes = {"train": (20, 0), "validation": (9, 100), "test": (3, 200)}
+    files = {
+        f"{split}_file": write_jsonl(folder / f"{split}.jsonl", make_rows(*size, multi_label))
+        for split, size in sizes.items()
+    }
+    return load_data(DataArguments(**files, multi_label=multi_label))
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Twenty documents of unequal lengths: the last step of an epoch of batches of eight is half empty."""
-    folder = tmp_path_factory.mktemp("data")
-    sizes = {"train": (20, 0), "validation": (9, 100), "test": (3, 200)}
-    files = {f"{split}_file": write_jsonl(folder / f"{split}.jsonl", make_rows(*size)) for split, size in sizes.items()}
-    return load_data(DataArguments(**files))
+    return load(tmp_path_factory.mktemp("data"), multi_label=False)
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +79,13 @@ def folders(tokenizer, tmp_path_factory):
 
 
 def make_trainer(approach, checkpoint, data, output, model=None, **training):
-    """The trainer of an approach, with its tokenizer, model arguments and the encoder of its documents."""
+    """The trainer of an approach and its model arguments."""
     run = RunArguments(early_stopping_patience=0)
     values = {"output_dir": str(output), **TRAINING, **training}
     model = {"model_name_or_path": checkpoint, **MODEL, **(model or {})}
     if approach == "embedding":
-        model_arguments, arguments = (
-            EmbeddingModelArguments(**model),
-            EmbeddingTrainingArguments(max_length=32, **values),
-        )
+        model_arguments = EmbeddingModelArguments(**model)
+        arguments = EmbeddingTrainingArguments(max_length=32, **values)
         tokenizer = prepare(model_arguments, arguments)
         encoder = DocumentEncoder(tokenizer, 32)
         trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, HeadArguments(), run)
@@ -133,10 +137,6 @@ def pad_more_and_reverse(trainer, monkeypatch):
     trainer.data_collator = lambda rows: collate(rows[::-1])
 
 
-def pad_left(trainer, monkeypatch):
-    pad_more(trainer, monkeypatch, side="left")
-
-
 def divide_more(trainer, monkeypatch):
     monkeypatch.setitem(OVERHEAD, "cpu", 1)
 
@@ -150,7 +150,7 @@ SAME = {
     "4 x 2": (APPROACHES, batches(4, 2), None),
     "1 x 8": (APPROACHES, batches(1, 8), None),
     "other order, more padding": (APPROACHES, {}, pad_more_and_reverse),
-    "padding on the left": (["embedding"], {}, pad_left),  # answers end their rows, so that is for documents alone
+    "padding on the left": (["embedding"], {}, functools.partial(pad_more, side="left")),
     "length groups": (["embedding"], {"length_groups": True}, divide_more),
     "length groups, 4 x 2": (["embedding"], {"length_groups": True, **batches(4, 2)}, divide_more),
     "no shared prefix": (["instruction"], {"share_prefix": False}, None),
@@ -180,6 +180,17 @@ def test_training_ends_the_same(approach, name, change, whole, data, folders, tm
     if patch:
         patch(trainer, monkeypatch)
     check_same(trained(trainer), expected)
+
+
+@pytest.mark.parametrize("approach", APPROACHES)
+def test_multi_label_training_ends_the_same(approach, folders, tmp_path):
+    data = load(tmp_path, multi_label=True)
+    whole, *parts = (
+        trained(make_trainer(approach, folders["llama"], data, tmp_path / "run", **batches(*each))[0])
+        for each in ((8, 1), (4, 2), (1, 8))
+    )
+    for part in parts:
+        check_same(part, whole)
 
 
 @pytest.mark.parametrize("approach", APPROACHES)
@@ -218,14 +229,17 @@ PRECISIONS = {
 }
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("name", "precision"), [*(("llama", each) for each in PRECISIONS), ("gemma3", "float32"), ("gpt2", "bfloat16")]
+)
 @pytest.mark.parametrize("approach", APPROACHES)
-def test_a_saved_model_predicts_as_the_one_in_memory(approach, precision, data, folders, tmp_path):
-    trainer, model_arguments = make_trainer(approach, folders["llama"], data, tmp_path, PRECISIONS[precision])
+def test_a_saved_model_predicts_as_the_one_in_memory(approach, name, precision, data, folders, tmp_path):
+    trainer, model_arguments = make_trainer(approach, folders[name], data, tmp_path, PRECISIONS[precision])
     texts = [*data.texts("train"), *data.texts("test")]
-    before = scorer(approach, trainer, data).probabilities(texts)
+    predictor = scorer(approach, trainer, data)
+    before = predictor.probabilities(texts)
     train(trainer)
-    expected = scorer(approach, trainer, data).probabilities(texts)
+    expected = predictor.probabilities(texts)
     assert np.abs(expected - before).max() > 0.05
     part = embedding("last") if approach == "embedding" else instruction(*wording(data))
     length = trainer.args.max_length
@@ -235,8 +249,8 @@ def test_a_saved_model_predicts_as_the_one_in_memory(approach, precision, data, 
     np.testing.assert_allclose(saved.predict_proba(texts), expected, atol=1e-5)
 
 
-def first_batch(approach, trainer):
-    """Loss and gradients of a batch in training, the adapter away from zero."""
+def first_batch(trainer):
+    """Loss and gradients of a batch in training."""
     trainer.model.zero_grad()
     trainer.model.train()
     batch = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])
@@ -247,6 +261,7 @@ def first_batch(approach, trainer):
 
 
 def spread_adapter(trainer):
+    """Move the adapter away from zero, where half of it has no gradient."""
     torch.manual_seed(0)
     for name, parameter in trainer.model.named_parameters():
         if "lora_B" in name:
@@ -260,16 +275,15 @@ def test_nf4_is_the_same_before_and_after_an_evaluation(approach, name, precisio
     trainer, _ = make_trainer(approach, folders[f"{name} wide"], data, tmp_path, PRECISIONS[precision])
     assert trainer.model.is_loaded_in_4bit
     spread_adapter(trainer)
-    loss, gradients = first_batch(approach, trainer)
-    texts = data.texts("test")
-    evaluated = trainer.evaluate()["eval_loss"]
-    predicted = scorer(approach, trainer, data).probabilities(texts)
-    again, gradients_again = first_batch(approach, trainer)
+    predictor, texts = scorer(approach, trainer, data), data.texts("test")
+    loss, gradients = first_batch(trainer)
+    evaluated, predicted = trainer.evaluate()["eval_loss"], predictor.probabilities(texts)
+    again, gradients_again = first_batch(trainer)
     assert gradients.norm() > 0.1
     assert again == pytest.approx(loss, rel=1e-6)
     torch.testing.assert_close(gradients_again, gradients)
     assert trainer.evaluate()["eval_loss"] == pytest.approx(evaluated, rel=1e-6)
-    np.testing.assert_allclose(scorer(approach, trainer, data).probabilities(texts), predicted, atol=1e-6)
+    np.testing.assert_allclose(predictor.probabilities(texts), predicted, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -279,7 +293,7 @@ def test_bfloat16_is_close_to_float32(approach, name, data, folders, tmp_path):
     for precision in ("float32", "bfloat16"):
         trainer, _ = make_trainer(approach, folders[name], data, tmp_path, PRECISIONS[precision])
         spread_adapter(trainer)
-        found.append(first_batch(approach, trainer))
+        found.append(first_batch(trainer))
     (exact, gradients), (loss, rounded) = found
     assert loss == pytest.approx(exact, rel=0.03)
     assert rounded.norm().item() == pytest.approx(gradients.norm().item(), rel=0.05)
