@@ -31,8 +31,8 @@ from hf_causal_clf.runs import describe_run, embedding, instruction, save_run
 from hf_causal_clf.training import embedding_trainer, instruction_trainer, prepare, train
 
 APPROACHES = ["embedding", "instruction"]
-DECODERS = ["llama", "mistral_sliding", "gemma3", "gpt2", "gpt_neox"]
-WIDE = ["llama", "mistral_sliding", "gpt_neox"]
+DECODERS = ["llama", "gemma3", "gpt2", "gpt_neox"]
+WIDE = ["llama", "mistral_sliding"]
 # Answers of one to several tokens, so that a mean over documents or batches is not one over tokens
 PROMPT = PromptArguments(instruction="Sort.", answers='{"tech": "computers and phones in the middle east"}')
 MODEL = {"dtype": "float32", "lora_r": 4, "lora_dropout": 0.0}
@@ -41,7 +41,7 @@ TRAINING = {
     "optim": "sgd",
     "learning_rate": 0.1,
     "lr_scheduler_type": "constant",
-    "num_train_epochs": 2,
+    "num_train_epochs": 1,
     "logging_steps": 1,
     "eval_strategy": "no",
     "save_strategy": "no",
@@ -115,11 +115,11 @@ def trained(trainer):
 
 
 def check_same(found, expected):
-    """The same but for the rounding of float32, which six steps and steep losses make larger: 3e-5 is the most seen."""
+    """The same but for the rounding of float32, which three steps and steep losses make larger."""
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
-    assert len(found[0]) == 6
+    assert len(found[0]) == 3
     moves, expected_moves = (torch.cat([move.flatten() for move in run[1].values()]) for run in (found, expected))
-    assert expected_moves.norm() > 0.2
+    assert expected_moves.norm() > 0.1
     assert (moves - expected_moves).norm() < 1e-4 * expected_moves.norm()
 
 
@@ -151,7 +151,6 @@ SAME = {
     "1 x 8": (APPROACHES, batches(1, 8), None),
     "other order, more padding": (APPROACHES, {}, pad_more_and_reverse),
     "padding on the left": (["embedding"], {}, functools.partial(pad_more, side="left")),
-    "length groups": (["embedding"], {"length_groups": True}, divide_more),
     "length groups, 4 x 2": (["embedding"], {"length_groups": True, **batches(4, 2)}, divide_more),
     "no shared prefix": (["instruction"], {"share_prefix": False}, None),
 }
@@ -198,7 +197,7 @@ def test_a_run_resumed_within_an_epoch_ends_exactly_as_the_uninterrupted_one(app
     """Dropout, optimizer and the place in the data go on where they were."""
     model = {"lora_dropout": 0.2}
     options = {"optim": "adamw_torch", "learning_rate": 1e-2, "lr_scheduler_type": "linear", **batches(4, 2)}
-    options |= {"save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
+    options |= {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
     whole, _ = make_trainer(approach, folders["llama"], data, tmp_path, model, **options)
     train(whole)
     checkpoint = str(tmp_path / "checkpoint-2")
