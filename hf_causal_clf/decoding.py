@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 _ROWS = 32  # partial answers expanded in one forward pass, over all documents of a batch
+_AT_ONCE = 4  # of one document, before the next are chosen; the same in every batch, or its company would matter
 
 
 @dataclass
@@ -117,19 +118,20 @@ class LabelSetSearch:
             search.found += float(np.exp(none - best))  # relative to `best`: long answers would underflow
             self._expand(search, (), -best, scores, self._root)
         while active := [index for index, search in enumerate(searches) if self._unfinished(search)]:
-            share = max(1, _ROWS // len(active))
-            states = [(index, *state) for index in active for state in self._choose(searches[index], share)]
-            chains = [self._encoder.target_ids([*labels])[:-1] for _, labels, _ in states]
-            scored, _ = self._forward(context.select([index for index, _, _ in states]), chains, self._next_trie)
-            for (index, labels, log_prob), scores in zip(states, scored.double().numpy(), strict=True):
-                self._expand(searches[index], labels, log_prob, scores, self._next)
+            states = [(index, *state) for index in active for state in self._choose(searches[index])]
+            for start in range(0, len(states), _ROWS):
+                part = states[start : start + _ROWS]
+                chains = [self._encoder.target_ids([*labels])[:-1] for _, labels, _ in part]
+                scored, _ = self._forward(context.select([index for index, _, _ in part]), chains, self._next_trie)
+                for (index, labels, log_prob), scores in zip(part, scored.double().numpy(), strict=True):
+                    self._expand(searches[index], labels, log_prob, scores, self._next)
         probabilities = np.stack([search.mass / max(search.found, 1e-300) for search in searches])
         return probabilities.astype(np.float32), np.array([search.uncovered for search in searches], dtype=np.float32)
 
-    def _choose(self, search: _Search, most: int) -> list[tuple[tuple[int, ...], float]]:
+    def _choose(self, search: _Search) -> list[tuple[tuple[int, ...], float]]:
         """Take the most promising partial answers, no more than it takes to cover enough."""
         states = [search.pop()]
-        while len(states) < most and self._unfinished(search):
+        while len(states) < _AT_ONCE and self._unfinished(search):
             states.append(search.pop())
         return states
 

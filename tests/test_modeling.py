@@ -88,17 +88,6 @@ def test_padding_does_not_matter(causal_lm_folder, pooling):
             torch.testing.assert_close(out, alone, atol=1e-5, rtol=1e-5)
 
 
-def test_stock_class_reads_a_text_that_ends_in_the_pad_token_one_token_early(checkpoint):
-    """Documents trap T1: when transformers mends it, this fails."""
-    model = tiny_model(checkpoint)
-    stock = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=3).eval()
-    stock.load_state_dict(model.state_dict())
-    ids = torch.tensor([[5, 6, 7, 2]])
-    mask = torch.ones_like(ids)
-    torch.testing.assert_close(stock(ids, attention_mask=mask).logits, model(ids[:, :3]).logits)
-    assert not torch.allclose(model(ids, attention_mask=mask).logits, model(ids[:, :3]).logits)
-
-
 def test_cached_tokens_come_before(checkpoint):
     model = tiny_model(checkpoint)
     ids, mask = torch.randint(3, 300, (2, 9)), torch.ones(2, 9, dtype=torch.long)

@@ -106,11 +106,11 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_config(name: str, vocab_size: int) -> PreTrainedConfig:
+def make_config(name: str, vocab_size: int, **changes: object) -> PreTrainedConfig:
     """The configuration of a tiny model of an architecture, with weights large enough to matter."""
     kind, size = ARCHITECTURES[name]
     spread = "init_std" if kind is OPTConfig else "initializer_range"
-    return kind(vocab_size=vocab_size, **size, **{spread: 0.3})
+    return kind(vocab_size=vocab_size, **{**size, spread: 0.3, **changes})
 
 
 def make_causal_lm(name: str, vocab_size: int, **kwargs: object):
@@ -119,9 +119,10 @@ def make_causal_lm(name: str, vocab_size: int, **kwargs: object):
     return AutoModelForCausalLM.from_config(make_config(name, vocab_size), **kwargs).eval()
 
 
-def save_checkpoint(folder: Path, name: str, tokenizer: PreTrainedTokenizerFast) -> str:
-    """Save a tiny model and its tokenizer as a checkpoint folder."""
-    make_causal_lm(name, len(tokenizer)).save_pretrained(folder)
+def save_checkpoint(folder: Path, name: str, tokenizer: PreTrainedTokenizerFast, **changes: object) -> str:
+    """Save a tiny model, its configuration changed or not, and its tokenizer as a checkpoint folder."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(make_config(name, len(tokenizer), **changes)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
