@@ -201,3 +201,9 @@ def test_a_label_that_is_nearly_everywhere_is_scarce_too(caplog):
 def test_where_no_temperature_is_better_nothing_changes():
     gold = np.arange(60) % 3
     assert fit_calibration(gold, np.full((60, 3), 1 / 3)).temperature == 1.0
+
+
+def test_among_equal_thresholds_the_one_nearest_to_one_half_is_taken():
+    gold = np.array([1, 0, 0, 1])  # F1 is 2/3 after the first, and again after the last
+    assert best_threshold(gold, np.array([0.99, 0.95, 0.9, 0.85])) == pytest.approx(0.425)
+    assert best_threshold(gold, np.array([0.6, 0.3, 0.2, 0.1])) == pytest.approx(0.45)

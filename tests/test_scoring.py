@@ -133,6 +133,7 @@ def test_a_search_that_ends_early_says_how_much_it_covered(tokenizer, caplog):
     model = tiny.make_causal_lm("llama", len(tokenizer))
     short = make_scorer(model, tokenizer, multi_label=True, max_expansions=1, min_coverage=0.99999)
     marginals, uncovered = short.marginals(TEXTS)
+    assert marginals.dtype == uncovered.dtype == np.float32
     assert (uncovered > 1e-5).all()
     np.testing.assert_array_equal(short.probabilities(TEXTS), marginals)
     (record,) = caplog.records

@@ -176,3 +176,18 @@ def test_a_label_without_documents_counts_as_scikit_learn_counts_it():
     assert bootstrap_f1(ids[0], [ids[1]], resamples=10)[0][0] == pytest.approx(wanted)
     found, samples = bootstrap_f1(gold, [run], resamples=10)
     assert (found.dtype, samples.dtype, samples.shape) == (np.float64, np.float64, (1, 10))
+
+
+@pytest.mark.parametrize("average", ["macro", "micro"])
+def test_samples_are_of_the_same_f1_as_the_estimate(average):
+    draw = np.random.default_rng(10)
+    gold = np.stack([draw.uniform(size=400) < rate for rate in (0.9, 0.3, 0.0)], axis=1).astype(int)
+    run = np.where(draw.uniform(size=gold.shape) < [0.95, 0.6, 1.0], gold, 1 - gold)
+    values, samples = bootstrap_f1(gold, [run, gold], average=average, resamples=400)
+    assert values[0] == pytest.approx(f1_score(gold, run, average=average, zero_division=0), abs=1e-6)
+    np.testing.assert_allclose(samples.mean(axis=1), values, atol=0.01)
+
+
+def test_a_label_of_one_document_counts():
+    values, _ = bootstrap_f1(np.array([0, 1]), [np.array([0, -1])], resamples=10)
+    assert values.tolist() == [0.5]
