@@ -108,10 +108,14 @@ def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: 
     """Save adapter, tokenizer and `classification.json` into the trainer's output folder, and let go of the model.
 
     Files are written aside and moved in when they are whole. Results of an earlier run in the folder are removed first.
+
+    Raises:
+        ValueError: If training has diverged; then the earlier results are kept.
     """
     output = Path(trainer.args.output_dir)
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     weights = gather_weights(trainer, model)
+    _check_finite(model, weights)
     if trainer.is_world_process_zero():
         output.mkdir(parents=True, exist_ok=True)
         for pattern in _REPLACED:
@@ -140,6 +144,17 @@ def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: 
     return output
 
 
+def _check_finite(model: Any, weights: dict[str, torch.Tensor] | None) -> None:
+    """Raise a `ValueError` if training has diverged, while the results of an earlier run are still there."""
+    trained = weights or {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    bad = [name for name, weight in trained.items() if not weight.isfinite().all()]
+    if bad:
+        raise ValueError(
+            f"Training diverged: {len(bad)} of {len(trained)} trained weights are not finite, such as {bad[0]}. Lower "
+            "learning_rate. Nothing was saved."
+        )
+
+
 def evaluate_run(
     output: Path,
     data: ClassificationData,
@@ -166,7 +181,7 @@ def evaluate_run(
     raw = {}
     for split in ("validation", "test"):
         start = time.perf_counter()
-        raw[split] = over_processes(classifier.predict_proba, data.texts(split))
+        raw[split] = over_processes(classifier.scorer.probabilities, data.texts(split))
         training["predict_samples_per_second"] = len(raw[split]) / (time.perf_counter() - start)
     if not math.isfinite(training["train_loss"]) or not all(np.isfinite(matrix).all() for matrix in raw.values()):
         raise ValueError(
