@@ -49,8 +49,8 @@ def read_base(config: Path) -> tuple[str, str | None]:
         raise ValueError(f"{config} does not name its base model (`base_model_name_or_path`). Write it in.")
     if os.path.isabs(base) and not os.path.isdir(base):
         raise FileNotFoundError(
-            f"The base model {base!r} of {config} is not there. Put it back, or write its new folder or its Hub id into "
-            "`base_model_name_or_path`."
+            f"The base model {base!r} of {config} is not there. Put it back, or write its new folder or its Hub id "
+            "into `base_model_name_or_path`."
         )
     check_weights(base)
     return base, data.get("revision")
@@ -81,8 +81,8 @@ def misfit_named(source: str | PathLike[str]) -> Iterator[None]:
         yield
     except (RuntimeError, ValueError) as error:
         raise ValueError(
-            f"The adapter {str(source)!r} does not fit its base model: weights are of another shape, or for layers that "
-            f"it does not have. {ADAPTER_WEIGHTS_FILE} is damaged, or base model or labels are not those of training."
+            f"The adapter {str(source)!r} does not fit its base model: weights are of another shape, or for layers "
+            f"that it does not have. {ADAPTER_WEIGHTS_FILE} is damaged, or base model or labels are not those of training."
         ) from error
 
 

@@ -50,7 +50,7 @@ class Calibration:
         return decide(probabilities, multi_label=multi_label, thresholds=self.thresholds)
 
     def check(self, labels: int) -> None:
-        """Check that temperatures and thresholds are numbers that make sense, and one for each label where there are many.
+        """Check that temperatures and thresholds make sense, and are as many as labels where they are several.
 
         Raises:
             ValueError: If they are not.

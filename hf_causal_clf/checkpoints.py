@@ -68,8 +68,13 @@ def load_tokenizer(source: str | PathLike[str], **hub_kwargs: Any) -> PreTrained
         ) from error
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int | None, source: str) -> None:
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, size: Any, source: str) -> None:
     """Check that a model has an embedding for each token of its tokenizer; added tokens may never be used.
+
+    Args:
+        tokenizer: The tokenizer.
+        size: Number of the model's embeddings; `None` if it is not known.
+        source: What both were loaded from.
 
     Raises:
         ValueError: If it has fewer.

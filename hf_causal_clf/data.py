@@ -93,8 +93,8 @@ def _load_splits(arguments: DataArguments) -> dict[str, Dataset]:
             available = load_dataset(arguments.dataset_name, arguments.dataset_config)
         except OSError as error:
             raise OSError(
-                f"The data set {arguments.dataset_name!r} cannot be loaded. Give dataset_name a Hub id or the path of a "
-                f"folder. {error}"
+                f"The data set {arguments.dataset_name!r} cannot be loaded. Give dataset_name a Hub id or the path of "
+                f"a folder. {error}"
             ) from error
         found = {split: available[split] for split in SPLITS if split in available}
         origin, names = f"The data set {arguments.dataset_name!r}", f" It has {sorted(available)}."

@@ -124,7 +124,7 @@ def check_documents(arguments: PredictArguments) -> int | None:
     except (ValueError, OSError) as error:
         raise ValueError(f"{source!r} cannot be read: {error}") from error
     if first is None:
-        raise ValueError(f"{source!r} has no documents.")
+        raise ValueError(f"{source!r} has no documents. Check test_file or dataset_name.")
     for option in ("text_column", "id_column"):
         column = getattr(arguments, option)
         if column is not None and column not in first:
