@@ -82,7 +82,8 @@ def misfit_named(source: str | PathLike[str]) -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"The adapter {str(source)!r} does not fit its base model: weights are of another shape, or for layers "
-            f"that it does not have. {ADAPTER_WEIGHTS_FILE} is damaged, or base model or labels are not those of training."
+            f"that it does not have. {ADAPTER_WEIGHTS_FILE} is damaged, or base model or labels are not those of "
+            "training."
         ) from error
 
 

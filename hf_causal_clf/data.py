@@ -47,6 +47,14 @@ class ClassificationData:
         """Return the gold labels of a split: ids `(n,)`, or 0/1 `(n, labels)`."""
         return self.label_space.encode_batch(self.splits[split]["label"])
 
+    def balanced_weights(self) -> dict[str, list[float]]:
+        """Inverse-frequency weights of the training documents for the loss, as scikit-learn's "balanced"."""
+        gold, count = self.gold("train"), len(self.label_space)
+        if self.label_space.multi_label:
+            positive = gold.sum(axis=0).clip(min=1)
+            return {"pos_weight": ((len(gold) - positive) / positive).tolist()}
+        return {"class_weights": (len(gold) / (count * np.bincount(gold, minlength=count).clip(min=1))).tolist()}
+
 
 def load_data(arguments: DataArguments) -> ClassificationData:
     """Load the three splits, find the label space and check everything that can be checked without a model.

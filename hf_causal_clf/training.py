@@ -118,7 +118,7 @@ def embedding_trainer(
         label_space=label_space,
         pooling=head_arguments.pooling,
         label_smoothing=training_arguments.label_smoothing_factor,
-        **(_balanced_weights(data) if head_arguments.class_weight == "balanced" else {}),
+        **(data.balanced_weights() if head_arguments.class_weight == "balanced" else {}),
         **loading_kwargs(model_arguments),
     )
     if model_arguments.attn_implementation is None:
@@ -211,11 +211,24 @@ def _sft_trainer_class(model: PreTrainedModel, arguments: InstructionTrainingArg
 
 
 def train(trainer: Trainer) -> dict[str, float]:
-    """Train, and return what `metrics.json` says of training."""
+    """Train, and return what `metrics.json` says of training.
+
+    Raises:
+        ValueError: If the checkpoint to go on from is of another model or adapter.
+    """
     clock = TrainingClock()
     trainer.add_callback(clock)
     trained, total = _count_parameters(trainer.model)  # before FSDP shards it: packed 4-bit weights lose their count
-    result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    checkpoint = trainer.args.resume_from_checkpoint
+    try:
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+    except RuntimeError as error:
+        if checkpoint is None or "loading state_dict" not in str(error):
+            raise
+        raise ValueError(
+            f"The checkpoint {checkpoint!r} has weights of other shapes than this run. Go on with the arguments that "
+            "it was started with (model, lora_r, labels), or choose another output_dir."
+        ) from error
     metrics = {
         "train_loss": result.training_loss,
         "epochs": float(trainer.state.epoch or 0.0),
@@ -250,15 +263,6 @@ def head_metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, flo
     """Metrics of a head's logits, for a trainer's `compute_metrics`."""
     probabilities = head_probabilities(torch.as_tensor(prediction.predictions), multi_label)
     return classification_metrics(np.asarray(prediction.label_ids).astype(np.int64), probabilities)
-
-
-def _balanced_weights(data: ClassificationData) -> dict[str, list[float]]:
-    """Inverse-frequency weights of the training documents, as scikit-learn's "balanced"."""
-    gold, count = data.gold("train"), len(data.label_space)
-    if data.label_space.multi_label:
-        positive = gold.sum(axis=0).clip(min=1)
-        return {"pos_weight": ((len(gold) - positive) / positive).tolist()}
-    return {"class_weights": (len(gold) / (count * np.bincount(gold, minlength=count).clip(min=1))).tolist()}
 
 
 def _groups_lengths(arguments: EmbeddingTrainingArguments) -> bool:

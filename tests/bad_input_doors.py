@@ -166,7 +166,14 @@ def tokenizer_of_a_larger_model(folder):
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", pad_token="</s>").save_pretrained(folder)
 
 
+def checkpoint_of_another_rank(run):
+    """An unfinished run in the output folder, with an adapter of rank 4 where the case trains rank 8."""
+    shutil.copytree(run, run.parent / "out" / "checkpoint-2")
+    (run.parent / "out" / "checkpoint-2" / "trainer_state.json").write_text("{}")
+
+
 BUILDERS = {
+    "checkpoint of another rank": checkpoint_of_another_rank,
     "adapter weights cut in half": lambda run: truncate_to_half(run / WEIGHTS),
     "adapter weights empty": lambda run: (run / WEIGHTS).write_bytes(b""),
     "adapter weights removed": lambda run: (run / WEIGHTS).unlink(),
