@@ -69,7 +69,7 @@ def read_arguments(path: str, types: Sequence[type]) -> dict[str, Any]:
         hints = get_type_hints(kind)
         for name in (item.name for item in fields(kind) if item.name in values):
             if name not in _CHECK_THEMSELVES:
-                _check(path, name, values[name], hints[name])
+                values[name] = _checked(path, name, values[name], hints[name])
     return values
 
 
@@ -80,19 +80,26 @@ def with_hints(unknown: Iterable[Any], known: Iterable[str]) -> str:
     return ", ".join(f"{name!r}" + (f" (did you mean {hint[0]!r}?)" if hint else "") for name, hint in hints)
 
 
-def _check(path: str, name: str, value: Any, hint: Any) -> None:
+def _checked(path: str, name: str, value: Any, hint: Any) -> Any:
+    """Return a value of the type that an argument wants; a single one in place of a list stands for a list of it."""
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     allowed = {get_origin(kind) or kind: get_args(kind)[:1] for kind in kinds}
     if not set(allowed) <= set(_KINDS):  # enumerations and the like check themselves
-        return
+        return value
     items = allowed.get(list, ())
-    if type(value) in allowed and not (type(value) is list and items and not all(type(i) in items for i in value)):
-        return
-    if type(value) is int and float in allowed:
-        return
+    if type(value) is list and list in allowed and all(not items or _fits(item, items) for item in value):
+        return value
+    if type(value) is not list and _fits(value, allowed):
+        return value
+    if _fits(value, items):
+        return [value]
     if type(value) is str and list not in allowed:  # converted as on the command line
-        return
+        return value
     wanted = " or ".join(_KINDS[kind] + (" of texts" if kind is list and items == (str,) else "") for kind in allowed)
-    unquoted = str in (*allowed, *items) and type(value) is not str
+    unquoted = str in (*allowed, *items)
     quotes = " Put texts in quotes where YAML reads them as something else." if unquoted else ""
     raise ValueError(f"{path}: {name} must be {wanted}, got {value!r}.{quotes}")
+
+
+def _fits(value: Any, kinds: Iterable[type]) -> bool:
+    return any(type(value) is kind or (kind is float and type(value) is int) for kind in kinds)
