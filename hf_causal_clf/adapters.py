@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from .checkpoints import ADAPTER_CONFIG_FILE, check_weights
 from .run_files import find_file, read_json
 
-ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 
 
@@ -27,12 +29,10 @@ def find_adapter(source: str | PathLike[str], **hub_kwargs: Any) -> Path | None:
         return None
     weights = find_file(source, ADAPTER_WEIGHTS_FILE, **hub_kwargs)
     if weights is None:
-        raise ValueError(f"{str(source)!r} has an {ADAPTER_CONFIG_FILE} but no {ADAPTER_WEIGHTS_FILE}.")
-    try:
-        with safe_open(weights, framework="pt") as file:
-            file.keys()
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{weights} is damaged ({error}). Train the adapter or get it again.") from error
+        raise ValueError(
+            f"{str(source)!r} has an {ADAPTER_CONFIG_FILE} but no {ADAPTER_WEIGHTS_FILE}. Train or download it again."
+        )
+    check_weights(weights)
     return config
 
 
@@ -40,12 +40,19 @@ def read_base(config: Path) -> tuple[str, str | None]:
     """Return the base model's name or path and its revision from an adapter's configuration.
 
     Raises:
-        ValueError: If it names none.
+        FileNotFoundError: If it names a folder that is not there.
+        ValueError: If it names none, or one whose weights are damaged.
     """
     data = read_json(config)
     base = data.get("base_model_name_or_path")
     if not base:
-        raise ValueError(f"{config} does not name its base model (`base_model_name_or_path`).")
+        raise ValueError(f"{config} does not name its base model (`base_model_name_or_path`). Write it in.")
+    if os.path.isabs(base) and not os.path.isdir(base):
+        raise FileNotFoundError(
+            f"The base model {base!r} of {config} is not there. Put it back, or write its new folder or its Hub id "
+            "into `base_model_name_or_path`."
+        )
+    check_weights(base)
     return base, data.get("revision")
 
 
@@ -55,10 +62,8 @@ def load_adapter(model: PreTrainedModel, source: str | PathLike[str], **hub_kwar
     Raises:
         ValueError: If weights are missing or have other shapes than the base model asks for.
     """
-    try:
+    with misfit_named(source):
         found = model.load_adapter(str(source), adapter_kwargs=hub_kwargs)
-    except RuntimeError as error:
-        raise ValueError(f"{ADAPTER_WEIGHTS_FILE} of {str(source)!r} does not fit its base model: {error}") from error
     if found.missing_keys or found.mismatched_keys:
         names = sorted(map(str, [*found.missing_keys, *found.mismatched_keys]))
         raise ValueError(
@@ -67,6 +72,19 @@ def load_adapter(model: PreTrainedModel, source: str | PathLike[str], **hub_kwar
         )
     _restore_precision(model, source, **hub_kwargs)
     model.eval()
+
+
+@contextmanager
+def misfit_named(source: str | PathLike[str]) -> Iterator[None]:
+    """Say what is wrong where PEFT and transformers refuse an adapter for a model: each has its own way."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"The adapter {str(source)!r} does not fit its base model: weights are of another shape, or for layers "
+            f"that it does not have. {ADAPTER_WEIGHTS_FILE} is damaged, or base model or labels are not those of "
+            "training."
+        ) from error
 
 
 def _restore_precision(model: PreTrainedModel, source: str | PathLike[str], **hub_kwargs: Any) -> None:

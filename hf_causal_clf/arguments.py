@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
+from .config_files import read_arguments, with_hints
 from .configuration import POOLINGS
 from .labels import LabelSpace
 from .prompts import TRUNCATION_SIDES, PromptTemplate, check_truncation
@@ -80,6 +79,8 @@ class DataArguments:
         if self.label_delimiter is not None and not self.multi_label:
             raise ValueError("label_delimiter is for multi-label tasks: set multi_label to true, or leave it out.")
         check_wipo(self.ipc_level, self.ipc_fields)
+        if not 0 <= self.split_seed < 2**32:
+            raise ValueError(f"split_seed must be from 0 to 2**32 - 1, got {self.split_seed}.")
         for split in SPLITS:
             limit = getattr(self, f"max_{split}_samples")
             if limit is not None and limit < 1:
@@ -193,6 +194,11 @@ class PromptArguments:
                 raise ValueError(f"answers is not valid JSON ({error}): {self.answers!r}.") from error
             if not isinstance(given, dict):
                 raise ValueError(f"answers must map label names to answer texts, got {given!r}.")
+            wrong = {name: text for name, text in given.items() if type(text) not in (str, int, float)}
+            if wrong:
+                raise ValueError(
+                    f"answers must be texts, got {wrong}. In YAML, put words such as yes and no in quotes."
+                )
             self._answers = {str(name): str(text) for name, text in given.items()}
 
     def verbalizer(self, labels: LabelSpace) -> Verbalizer:
@@ -224,7 +230,7 @@ def parse_arguments(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file has a key that no argument has, or a value is not allowed.
+        ValueError: If an argument is unknown or given twice in the file, or a value is not allowed.
     """
     from argparse import RawDescriptionHelpFormatter
 
@@ -235,32 +241,11 @@ def parse_arguments(
     parser = TrlParser(types, description=description, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
     if "--config" in args:
         position = args.index("--config")
-        parser.set_defaults_with_config(**_read_config("".join(args[position + 1 : position + 2]), types))
+        parser.set_defaults_with_config(**read_arguments("".join(args[position + 1 : position + 2]), types))
         del args[position : position + 2]
-    return parser.parse_args_into_dataclasses(args=args)
-
-
-def _read_config(path: str, types: Sequence[type]) -> dict[str, Any]:
-    """Read a YAML file and check its keys."""
-    import yaml
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no configuration file {path!r}. Give --config the path of a YAML file.")
-    try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must be a mapping of argument names to values.")
-    known = {item.name: item.name for kind in types for item in fields(kind)}
-    for item in (item for kind in types for item in fields(kind)):
-        known |= {alias.removeprefix("--"): item.name for alias in item.metadata.get("aliases", [])}
-    unknown = [key for key in config if key not in known]
+    *parsed, unknown = parser.parse_args_into_dataclasses(args=args, return_remaining_strings=True)
     if unknown:
-        hints = [difflib.get_close_matches(str(key), known, n=1) for key in unknown]
-        listed = ", ".join(
-            f"{key!r}" + (f" (did you mean {hint[0]!r}?)" if hint else "")
-            for key, hint in zip(unknown, hints, strict=True)
-        )
-        raise ValueError(f"{path} has unknown arguments: {listed}. See --help for all of them.")
-    return {known[key]: value for key, value in config.items()}
+        known = [option for action in parser._actions for option in action.option_strings]
+        names = [part for part in unknown if part.startswith("--")] or unknown
+        raise ValueError(f"Unknown arguments: {with_hints(names, known)}. See --help for all of them.")
+    return tuple(parsed)

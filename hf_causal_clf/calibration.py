@@ -21,6 +21,7 @@ MIN_DOCUMENTS = 50  # with fewer validation documents, nothing is fitted
 MIN_EXAMPLES = 20  # a label with fewer positives or negatives takes the temperature and threshold fitted on all labels
 _BOUNDS = (0.05, 20.0)  # of a temperature
 _SMALLEST = 1e-12
+_ADVICE = " Set the entry to null in classification.json, or train or download the run again."
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,20 @@ class Calibration:
         """Turn calibrated probabilities into decisions, as `metrics.decide`."""
         return decide(probabilities, multi_label=multi_label, thresholds=self.thresholds)
 
+    def check(self, labels: int) -> None:
+        """Check that temperatures and thresholds make sense, and are as many as labels where they are several.
+
+        Raises:
+            ValueError: If they are not.
+        """
+        for name, value in (("temperatures", self.temperature), ("thresholds", self.thresholds)):
+            numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+            least = _SMALLEST if name == "temperatures" else 0.0
+            if any(not isinstance(number, int | float) or not least <= number < np.inf for number in numbers):
+                raise ValueError(f"The run's {name} must be positive numbers, got {value!r}.{_ADVICE}")
+            if isinstance(value, tuple) and len(value) != labels:
+                raise ValueError(f"The run has {len(value)} {name} for {labels} labels.{_ADVICE}")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the entries of `classification.json`."""
         temperature = list(self.temperature) if isinstance(self.temperature, tuple) else self.temperature
@@ -59,6 +74,8 @@ class Calibration:
         temperature, thresholds = data["temperature"], data["thresholds"]
         if isinstance(temperature, list):
             temperature = tuple(temperature)
+        elif isinstance(temperature, int):
+            temperature = float(temperature)
         return cls(temperature, None if thresholds is None else tuple(thresholds))
 
 

@@ -9,11 +9,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .adapters import find_adapter, load_adapter, read_base
 from .calibration import Calibration
+from .checkpoints import check_vocabulary, load_tokenizer
 from .collators import DocumentEncoder, length_batches, pad, padding_id
 from .decoding import generate_answers
 from .kernels import keep_exact_gradients, take_plain_attention
@@ -129,12 +130,14 @@ class TextClassifier:
             hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`.
 
         Raises:
-            FileNotFoundError: If there is no `classification.json`.
-            ValueError: If it is damaged or of another version.
+            FileNotFoundError: If there is no `classification.json`, or no base model.
+            ValueError: If a file is damaged or of another version, or files do not fit each other.
         """
         source = str(pretrained_model_name_or_path)
         run = read_run(source, **hub_kwargs)
         label_space = LabelSpace.from_dict(run["label_space"])
+        calibration = Calibration.from_dict(run)
+        calibration.check(len(label_space))
         trained = run["base_model"]
         kwargs: dict[str, Any] = {"dtype": trained["dtype"] if dtype == _AUTO else dtype}
         if isinstance(quantization_config, str):
@@ -147,7 +150,7 @@ class TextClassifier:
         scorer = load(source, run, kwargs, hub_kwargs, batch_size)
         if attn_implementation is None:
             take_plain_attention(scorer.model)
-        classifier = cls(scorer, label_space, Calibration.from_dict(run) if calibrated else None)
+        classifier = cls(scorer, label_space, calibration if calibrated else None)
         classifier.source = source
         return classifier
 
@@ -167,9 +170,17 @@ class TextClassifier:
         """Return the probability of each label, float32 `(n, labels)`, in the order of the texts.
 
         Raises:
-            ValueError: If `texts` is not a list of non-empty strings.
+            ValueError: If `texts` is not a list of non-empty strings, or the model gives no numbers for one.
         """
-        return self.calibration.apply(self.scorer.probabilities(_checked(texts)))
+        probabilities = self.scorer.probabilities(_checked(texts))
+        bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+        if len(bad):
+            raise ValueError(
+                f"The model gives no numbers (NaN) for {len(bad)} of {len(texts)} texts; the first are at "
+                f"{bad[:5].tolist()}. Its weights are damaged or its training diverged; or, if dtype is float16, that "
+                "is too narrow: try float32."
+            )
+        return self.calibration.apply(probabilities)
 
     def predict(self, texts: Sequence[str]) -> list[str] | list[list[str]]:
         """Return the label name of each text; in a multi-label space, the list of its label names."""
@@ -195,8 +206,9 @@ class TextClassifier:
 def _load_head(
     source: str, run: dict[str, Any], kwargs: dict[str, Any], hub_kwargs: dict[str, Any], batch_size: int
 ) -> HeadScorer:
+    tokenizer = load_tokenizer(source, **hub_kwargs)
     model = CausalLMForLastTokenClassification.from_pretrained(source, **kwargs, **hub_kwargs)
-    tokenizer = AutoTokenizer.from_pretrained(source, **hub_kwargs)
+    check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, source)
     encoder: DocumentEncoder | PromptEncoder
     if run.get("head_init") == "verbalizer":
         template, verbalizer = _prompt(run)
@@ -211,14 +223,16 @@ def _load_label_scorer(
 ) -> LabelScorer:
     adapter = find_adapter(source, **hub_kwargs)
     base, revision = (source, hub_kwargs.get("revision")) if adapter is None else read_base(adapter)
+    tokenizer = load_tokenizer(source, **hub_kwargs)
     model = AutoModelForCausalLM.from_pretrained(base, **kwargs, **{**hub_kwargs, "revision": revision})
     if adapter is not None:
         keep_exact_gradients(model)
         load_adapter(model, source, **hub_kwargs)
+    check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, source)
     template, verbalizer = _prompt(run)
     return LabelScorer(
         _placed(model, kwargs),
-        AutoTokenizer.from_pretrained(source, **hub_kwargs),
+        tokenizer,
         template=template,
         verbalizer=verbalizer,
         batch_size=batch_size,

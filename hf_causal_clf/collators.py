@@ -41,8 +41,19 @@ class DocumentEncoder:
         self._budget = None if max_length is None else max_length - special
 
     def encode(self, document: str) -> list[int]:
-        """Return the token ids of one document."""
-        return [*self._before, *truncate(self._plain.encode(document), self._budget, self._truncation), *self._after]
+        """Return the token ids of one document.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        ids = truncate(self._plain.encode(document), self._budget, self._truncation)
+        ids = [*self._before, *ids, *self._after]
+        if not ids:
+            raise ValueError(
+                f"The document {document[:60]!r} has no tokens with this tokenizer, so there is nothing to classify. "
+                "Remove it, or use a model whose tokenizer knows its characters."
+            )
+        return ids
 
 
 @dataclass

@@ -47,6 +47,14 @@ class ClassificationData:
         """Return the gold labels of a split: ids `(n,)`, or 0/1 `(n, labels)`."""
         return self.label_space.encode_batch(self.splits[split]["label"])
 
+    def balanced_weights(self) -> dict[str, list[float]]:
+        """Inverse-frequency weights of the training documents for the loss, as scikit-learn's "balanced"."""
+        gold, count = self.gold("train"), len(self.label_space)
+        if self.label_space.multi_label:
+            positive = gold.sum(axis=0).clip(min=1)
+            return {"pos_weight": ((len(gold) - positive) / positive).tolist()}
+        return {"class_weights": (len(gold) / (count * np.bincount(gold, minlength=count).clip(min=1))).tolist()}
+
 
 def load_data(arguments: DataArguments) -> ClassificationData:
     """Load the three splits, find the label space and check everything that can be checked without a model.
@@ -61,7 +69,7 @@ def load_data(arguments: DataArguments) -> ClassificationData:
     label_space = _label_space(splits, arguments.label_list or own_names, arguments)
     if "validation" not in splits:
         gold = label_space.encode_batch(splits["train"]["label"])
-        size = max(1, round(len(gold) * arguments.validation_fraction))  # type: ignore[operator]
+        size = min(max(1, round(len(gold) * arguments.validation_fraction)), len(gold) - 1)  # type: ignore[operator]
         chosen = stratified_sample(gold, size, arguments.split_seed)
         rest = np.setdiff1d(np.arange(len(gold)), chosen)
         splits["validation"], splits["train"] = splits["train"].select(chosen), splits["train"].select(rest)
@@ -89,7 +97,13 @@ def _load_splits(arguments: DataArguments) -> dict[str, Dataset]:
     if arguments.dataset_name:
         from datasets import load_dataset
 
-        available = load_dataset(arguments.dataset_name, arguments.dataset_config)
+        try:
+            available = load_dataset(arguments.dataset_name, arguments.dataset_config)
+        except OSError as error:
+            raise OSError(
+                f"The data set {arguments.dataset_name!r} cannot be loaded. Give dataset_name a Hub id or the path of "
+                f"a folder. {error}"
+            ) from error
         found = {split: available[split] for split in SPLITS if split in available}
         origin, names = f"The data set {arguments.dataset_name!r}", f" It has {sorted(available)}."
     else:
@@ -124,7 +138,9 @@ def _load_file(path: Path, arguments: DataArguments) -> Dataset:
         raise ValueError(f"{str(path)!r} is empty.")
     try:
         data = load_dataset(FORMATS[path.suffix], data_files=str(path), split="train")
-    except DatasetGenerationError as error:
+    except (DatasetGenerationError, ValueError) as error:
+        if "corresponds to no data" in str(error):  # what `datasets` says of a table without rows
+            raise ValueError(f"{str(path)!r} has no documents.") from error
         raise ValueError(
             f"{str(path)!r} cannot be read as {FORMATS[path.suffix]}: {error.__cause__ or error}"
         ) from error
@@ -136,14 +152,14 @@ def _rows(raw: Dataset, split: str, arguments: DataArguments) -> Dataset:
     """Bring a split into the columns `id`, `text` and `label`, with labels as names."""
     from datasets import Dataset
 
+    if len(raw) == 0:
+        raise ValueError(f"The {split} split has no documents.")
     for option in ("text_column", "label_column", "id_column"):
         column = getattr(arguments, option)
         if column is not None and column not in raw.column_names:
             raise ValueError(
                 f"The {split} split has no column {column!r}; it has {raw.column_names}. Set {option} to one of these."
             )
-    if len(raw) == 0:
-        raise ValueError(f"The {split} split has no documents.")
     texts = list(raw[arguments.text_column])
     bad = [row for row, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
     if bad:
@@ -185,7 +201,7 @@ def _label_converter(feature: Any, arguments: DataArguments) -> Callable[[Any], 
             if not value.strip():
                 raise ValueError("the label is empty.")
             return value.strip()
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value % 1 != 0:
             raise ValueError(f"the label {value!r} is neither a name nor an id.")
         if names is None:
             return str(int(value))
@@ -228,6 +244,8 @@ def _label_space(splits: dict[str, Dataset], given: Sequence[str] | None, argume
         untrained = sorted(set(counts) - set(found["train"]))
         if untrained:
             raise ValueError(f"The {split} split has labels that no training document has: {untrained}.")
+    if not names:
+        raise ValueError("No training document has a label: there is nothing to learn. Check label_column.")
     if len(names) < 2:
         raise ValueError(f"The training split has the single label {list(names)}: there is nothing to tell apart.")
     return LabelSpace(names, multi_label=arguments.multi_label)

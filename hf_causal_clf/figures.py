@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
+from unicodedata import category
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,8 +69,12 @@ def beside(axes: Axes, place: float, text: str) -> None:
 
 
 def shorten(names: Sequence[str], limit: int) -> list[str]:
-    """Names in one line, cut to `limit` characters: at the end, or in the middle where that keeps them apart."""
+    """Names in one line, cut to `limit` characters: at the end, or in the middle where that keeps them apart.
+
+    Control characters, which have no place in an SVG, become "�".
+    """
     lines = [" ".join(name.split()) for name in names]
+    lines = ["".join("�" if category(each) in ("Cc", "Cs") else each for each in line) for line in lines]
     ends = [line if len(line) <= limit else line[: limit - 1] + "…" for line in lines]
     times, tail = Counter(ends), limit // 2
     middles = [line if len(line) <= limit else line[: limit - tail - 1] + "…" + line[-tail:] for line in lines]

@@ -13,6 +13,10 @@ _AVERAGES = ("micro", "macro", "weighted")
 _SMALLEST = 1e-12  # probabilities are clipped to this before a logarithm
 
 
+METRICS = (*(f"{name}_{average}" for name in ("f1", "precision", "recall") for average in _AVERAGES), "accuracy")
+METRICS += ("nll", "brier", "ece")  # of `classification_metrics`
+
+
 def decide(
     probabilities: np.ndarray, *, multi_label: bool, thresholds: Sequence[float] | float | None = None
 ) -> np.ndarray:

@@ -5,6 +5,7 @@ The classes are TRL's and transformers' own with other defaults, so every name m
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -17,9 +18,18 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.pytorch_utils import Conv1D
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
+from .metrics import METRICS
+
 if TYPE_CHECKING:
     from peft import PeftConfig
 
+_LEAST = {
+    "learning_rate": 0,
+    "seed": 0,
+    "gradient_accumulation_steps": 1,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+}
 LOSSES = ("loss", "nll", "brier", "ece")  # metrics that should be small
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -52,6 +62,11 @@ class _ModelArguments(ModelConfig):
             self.lora_target_modules = [self.lora_target_modules]  # TRL makes one name a pattern for whole paths
         if not self.model_name_or_path:
             raise ValueError("No model is given. Set model_name_or_path to a Hub id or a folder.")
+        if self.lora_r < 1 or not 0 <= self.lora_dropout < 1:
+            raise ValueError(
+                "lora_r must be 1 or more and lora_dropout in [0, 1), got "
+                f"lora_r={self.lora_r} and lora_dropout={self.lora_dropout}."
+            )
         if (self.load_in_4bit or self.load_in_8bit) and find_spec("bitsandbytes") is None:
             raise ValueError("load_in_4bit and load_in_8bit need bitsandbytes: pip install bitsandbytes.")
         if (self.load_in_4bit or self.load_in_8bit) and not self.use_peft:
@@ -107,6 +122,7 @@ class EmbeddingTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
         _settle_best_metric(self)
         super().__post_init__()
 
@@ -141,6 +157,7 @@ class InstructionTrainingArguments(SFTConfig):
     def __post_init__(self) -> None:
         if self.bf16 is None and not torch.cuda.is_available():
             self.bf16: bool | None = False  # TRL's default, mixed precision, is refused without a GPU
+        _check_numbers(self)
         _settle_best_metric(self)
         super().__post_init__()
         if self.share_prefix and self.activation_checkpointing:
@@ -152,12 +169,27 @@ class InstructionTrainingArguments(SFTConfig):
         self.remove_unused_columns = False
 
 
+def _check_numbers(arguments: TrainingArguments) -> None:
+    """Name numbers with which training would fail after the model is loaded, or teach nothing."""
+    for name, least in _LEAST.items():
+        value = getattr(arguments, name)
+        if isinstance(value, (int, float)) and not least <= value < math.inf:
+            raise ValueError(f"{name} must be {least} or more, got {value}.")
+    if not 0 <= arguments.label_smoothing_factor < 1:
+        raise ValueError(f"label_smoothing_factor must be in [0, 1), got {arguments.label_smoothing_factor}.")
+    if not (arguments.max_steps > 0 or 0 < arguments.num_train_epochs < math.inf):
+        raise ValueError(f"num_train_epochs must be above 0, got {arguments.num_train_epochs}; or set max_steps.")
+
+
 def _settle_best_metric(arguments: TrainingArguments) -> None:
     if arguments.load_best_model_at_end and str(arguments.eval_strategy) == "no":
         raise ValueError(
             "load_best_model_at_end needs evaluations to tell which checkpoint is best: set eval_strategy to epoch or "
             "steps, or load_best_model_at_end to false."
         )
+    metric = str(arguments.metric_for_best_model or "loss").removeprefix("eval_")
+    if metric not in ("loss", *METRICS):
+        raise ValueError(f"metric_for_best_model must be loss or one of {list(METRICS)}, got {metric!r}.")
     if arguments.greater_is_better is None and arguments.metric_for_best_model:
         arguments.greater_is_better = not arguments.metric_for_best_model.endswith(LOSSES)
 
@@ -177,7 +209,24 @@ def peft_config(arguments: ModelConfig, model: PreTrainedModel) -> PeftConfig | 
         config.revision = base_revision(arguments)
         if config.target_modules is None:
             config.target_modules = set(lora_target_modules(model.base_model))
+        elif arguments.lora_target_modules != ["all-linear"]:
+            _check_targets(config.target_modules, model)
     return config
+
+
+def _check_targets(targets: Any, model: PreTrainedModel) -> None:
+    """Raise a `ValueError` for names of modules that the model does not have, which PEFT passes over in silence."""
+    names = [name for name, _ in model.named_modules()]
+    missing = [
+        target
+        for target in ([] if isinstance(targets, str) else sorted(targets))
+        if not any(name == target or name.endswith(f".{target}") for name in names)
+    ]
+    if missing:
+        raise ValueError(
+            f"lora_target_modules has {missing}, which the model does not have. It has "
+            f"{lora_target_modules(model.base_model)}; or leave it out."
+        )
 
 
 def loading_kwargs(arguments: ModelConfig) -> dict[str, Any]:

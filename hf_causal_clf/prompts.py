@@ -27,6 +27,7 @@ MULTI_LABEL_INSTRUCTION = (
 PLAIN_FRAME = ("\n\nDocument:\n", "\n\nLabel:")  # between instruction, document and answer, without a chat template
 # Some chat templates state today's date; a run would be prompted in another way tomorrow
 _FIXED_DATE = "{% macro strftime_now(format) %}01 Jan 2025{% endmacro %}"
+_CHAT_ADVICE = "Leave `use_chat_template` off, or set another `tokenizer.chat_template`."
 _DOCUMENT_SLOT = "\ue000document\ue001"
 _ANSWER_SLOT = "\ue000answer\ue001"
 
@@ -258,7 +259,7 @@ def _chat_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tuple[s
         messages = [{"role": "user", "content": f"{instruction}\n\n{_DOCUMENT_SLOT}"}]
         rendered = _render(tokenizer, messages)
     if rendered is None or rendered.count(_DOCUMENT_SLOT) != 1:
-        raise ValueError("The tokenizer's chat template does not place the user's text exactly once.")
+        raise ValueError(f"The tokenizer's chat template does not place the user's text exactly once. {_CHAT_ADVICE}")
     before, after = rendered.split(_DOCUMENT_SLOT)
     closed = _render(tokenizer, [*messages, {"role": "assistant", "content": _ANSWER_SLOT}], answered=True) or ""
     closing = _encode(tokenizer, closed.split(_ANSWER_SLOT)[-1]) if _ANSWER_SLOT in closed else []
@@ -272,7 +273,7 @@ def _chat_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tuple[s
 def _render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], *, answered: bool = False
 ) -> str | None:
-    from jinja2 import TemplateError
+    from jinja2 import TemplateError, TemplateSyntaxError
 
     try:
         return tokenizer.apply_chat_template(
@@ -282,5 +283,7 @@ def _render(
             enable_thinking=False,
             chat_template=_FIXED_DATE + tokenizer.get_chat_template(),
         )
+    except TemplateSyntaxError as error:
+        raise ValueError(f"The tokenizer's chat template is not valid Jinja ({error}). {_CHAT_ADVICE}") from error
     except TemplateError:  # a template's own `raise_exception`, for roles that it does not know
         return None

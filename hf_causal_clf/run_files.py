@@ -25,6 +25,8 @@ FIGURES_FOLDER = "figures"
 CONFIG_FOLDER = "config"  # beside an adapter, a config.json would make it look like a whole model
 CARD_FILE = "README.md"
 SCHEMA_VERSION = 1
+_COMMON = ("approach", "label_space", "truncation", "temperature", "thresholds", "base_model")
+_OWN = {"embedding": ("pooling",), "instruction": ("prompt_template", "verbalizer")}  # of each approach
 
 _FULL = 2**16  # free bytes; a file of this size is not worth an error of its own
 _locks: dict[Path, Any] = {}
@@ -59,11 +61,13 @@ def lock_folder(folder: str | PathLike[str]) -> None:
 
     Raises:
         OSError: If files cannot be written there.
-        ValueError: If another process has it.
+        ValueError: If another process has it, or it is a file.
     """
     from filelock import FileLock, Timeout
 
     folder = Path(folder).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{str(folder)!r} is a file, not a folder. Choose another output_dir.")
     lock = FileLock(folder.with_name(f".{folder.name}.lock"), is_singleton=True, blocking=False)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +150,7 @@ def read_run(source: str | PathLike[str], **hub_kwargs: Any) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is damaged or of another schema version.
+        ValueError: If it is damaged, of another schema version, or lacks an entry.
     """
     path = find_file(source, CLASSIFICATION_FILE, **hub_kwargs)
     if path is None:
@@ -159,5 +163,13 @@ def read_run(source: str | PathLike[str], **hub_kwargs: Any) -> dict[str, Any]:
         raise ValueError(
             f"{path} has schema version {data.get('schema_version')!r}, but this version of hf_causal_clf reads "
             f"{SCHEMA_VERSION}. Install the version of hf_causal_clf that wrote it."
+        )
+    approach = data.get("approach")
+    if approach not in _OWN:
+        raise ValueError(f"{path} has the approach {approach!r}; known are {list(_OWN)}. Train or download it again.")
+    missing = [name for name in (*_COMMON, *_OWN[approach]) if name not in data]
+    if missing:
+        raise ValueError(
+            f"{path} lacks {missing}, which a run of approach {approach!r} has. Train or download it again."
         )
     return data

@@ -110,10 +110,14 @@ def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: 
 
     Files are written aside and moved in when all are whole; only then are the results of an earlier run in the folder
     removed.
+
+    Raises:
+        ValueError: If training has diverged; then the earlier results are kept.
     """
     output = Path(trainer.args.output_dir)
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     weights = gather_weights(trainer, model)
+    _check_finite(model, weights)
     if trainer.is_world_process_zero():
         output.mkdir(parents=True, exist_ok=True)
         with naming_full_disk(output), tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as name:
@@ -151,6 +155,17 @@ def _move_in(aside: Path, output: Path) -> None:
         os.replace(path, target)
 
 
+def _check_finite(model: Any, weights: dict[str, torch.Tensor] | None) -> None:
+    """Raise a `ValueError` if training has diverged, while the results of an earlier run are still there."""
+    trained = weights or {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    bad = [name for name, weight in trained.items() if not weight.isfinite().all()]
+    if bad:
+        raise ValueError(
+            f"Training diverged: {len(bad)} of {len(trained)} trained weights are not finite, such as {bad[0]}. Lower "
+            "learning_rate. Nothing was saved."
+        )
+
+
 def evaluate_run(
     output: Path,
     data: ClassificationData,
@@ -177,7 +192,7 @@ def evaluate_run(
     raw = {}
     for split in ("validation", "test"):
         start = time.perf_counter()
-        raw[split] = over_processes(classifier.predict_proba, data.texts(split))
+        raw[split] = over_processes(classifier.scorer.probabilities, data.texts(split))
         training["predict_samples_per_second"] = len(raw[split]) / (time.perf_counter() - start)
     if not math.isfinite(training["train_loss"]) or not all(np.isfinite(matrix).all() for matrix in raw.values()):
         raise ValueError(

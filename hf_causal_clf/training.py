@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedModel,
@@ -22,19 +20,20 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import set_seed
 from transformers.utils import logging
 
 from .answer_rows import answer_rows, read_output_embeddings
 from .arguments import HeadArguments, RunArguments
 from .callbacks import LabelScoringCallback, TrainingClock, peak_memory_bytes
+from .checkpoints import check_vocabulary, load_tokenizer, read_decoder_config
 from .classifier import head_probabilities
 from .collators import ClassificationCollator, DocumentEncoder, VerbalizerCollator, padding_id
 from .data import ClassificationData
 from .distributed import check_launch, sharding
 from .hub import publish_runs
-from .kernels import keep_exact_gradients, take_plain_attention
+from .kernels import keep_exact_gradients, project_answers_only, take_plain_attention
 from .metrics import classification_metrics
 from .modeling import CausalLMForLastTokenClassification
 from .presets import EmbeddingTrainingArguments, InstructionTrainingArguments, loading_kwargs, peft_config
@@ -54,25 +53,21 @@ def prepare(model_arguments: ModelConfig, training_arguments: TrainingArguments)
 
     Raises:
         OSError: If there is no such model, or nothing can be written into the output folder.
-        ValueError: If the model is not decoder-only, `max_length` is beyond its context, one process sees several GPUs,
-            or the output folder has checkpoints of an unfinished run or is in use.
+        ValueError: If the model is not decoder-only or its files are damaged, `max_length` is beyond its context, one
+            process sees several GPUs, or the output folder has checkpoints of an unfinished run or is in use.
     """
     path = model_arguments.model_name_or_path
     if os.path.isdir(path):
         model_arguments.model_name_or_path = path = os.path.abspath(path)
-    try:
-        config = AutoConfig.from_pretrained(path, revision=model_arguments.model_revision)
-    except OSError as error:
-        raise OSError(f"The model {path!r} cannot be read. Give a Hub id or the path of a folder. {error}") from error
-    if config.is_encoder_decoder or config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        raise ValueError(f"{path!r} is not a decoder-only model, but of type {config.model_type!r}. Use another one.")
+    config = read_decoder_config(path, model_arguments.model_revision).get_text_config()
     if training_arguments.n_gpu > 1:
         raise ValueError(
             f"One process sees {training_arguments.n_gpu} GPUs. Start one process for each with accelerate launch "
             "--multi_gpu, or show it one with CUDA_VISIBLE_DEVICES=0."
         )
     check_launch(training_arguments)
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    get_reporting_integration_callbacks(training_arguments.report_to)  # names those that it does not know
+    context = getattr(config, "max_position_embeddings", None)
     max_length = training_arguments.max_length
     if context is not None and max_length is not None and max_length > context:
         raise ValueError(f"max_length={max_length} is beyond the model's context of {context} tokens. Lower it.")
@@ -81,16 +76,22 @@ def prepare(model_arguments: ModelConfig, training_arguments: TrainingArguments)
     with training_arguments.main_process_first(desc="looking for checkpoints"):
         last = next(reversed(whole_checkpoints(training_arguments.output_dir)), None)
     resume = training_arguments.resume_from_checkpoint
+    if str(resume).lower() == "false":
+        resume = training_arguments.resume_from_checkpoint = None
     if str(resume).lower() == "true":
         if last is None:
             raise ValueError(f"There is no checkpoint to resume from in {training_arguments.output_dir!r}.")
         training_arguments.resume_from_checkpoint = str(last)
+    elif resume and not os.path.isdir(resume):
+        raise ValueError(f"There is no checkpoint {resume!r}. Give its folder, or true for the last of output_dir.")
     elif last is not None and not resume:
         raise ValueError(
             f"{training_arguments.output_dir!r} has checkpoints of a run that did not finish, the last is "
             f"{last.name}. Go on with --resume_from_checkpoint true, or choose another output_dir."
         )
-    return AutoTokenizer.from_pretrained(path, revision=model_arguments.model_revision)
+    tokenizer = load_tokenizer(path, revision=model_arguments.model_revision)
+    check_vocabulary(tokenizer, getattr(config, "vocab_size", None), path)
+    return tokenizer
 
 
 def embedding_trainer(
@@ -117,7 +118,7 @@ def embedding_trainer(
         label_space=label_space,
         pooling=head_arguments.pooling,
         label_smoothing=training_arguments.label_smoothing_factor,
-        **(_balanced_weights(data) if head_arguments.class_weight == "balanced" else {}),
+        **(data.balanced_weights() if head_arguments.class_weight == "balanced" else {}),
         **loading_kwargs(model_arguments),
     )
     if model_arguments.attn_implementation is None:
@@ -157,7 +158,7 @@ def instruction_trainer(
     Raises:
         ValueError: If `share_prefix` is set and the model or the arguments do not allow it.
     """
-    _project_answers_only()
+    project_answers_only()
     collator = VerbalizerCollator(tokenizer, template, verbalizer)
     set_seed(training_arguments.seed)
     model: Any = AutoModelForCausalLM.from_pretrained(
@@ -209,25 +210,26 @@ def _sft_trainer_class(model: PreTrainedModel, arguments: InstructionTrainingArg
     return SFTTrainer if obstacle is not None or arguments.share_prefix is False else SharedPrefixSFTTrainer
 
 
-def _project_answers_only() -> None:
-    """Let TRL's fused LM head project the answers' positions only, on a CPU too.
-
-    TRL leaves out the positions without a label on GPUs; elsewhere it projects every position of the prompt to the
-    vocabulary and masks the results, which more than doubles a training step there. Seen with TRL 1.16.
-    """
-    from trl.trainer import utils
-
-    if hasattr(utils, "_use_triton"):  # what decides it, and nothing else
-        utils._use_triton = lambda device: True
-
-
 def train(trainer: Trainer) -> dict[str, float]:
-    """Train, and return what `metrics.json` says of training."""
+    """Train, and return what `metrics.json` says of training.
+
+    Raises:
+        ValueError: If the checkpoint to go on from is of another model or adapter.
+    """
     clock = TrainingClock()
     trainer.add_callback(clock)
     trained, total = _count_parameters(trainer.model)  # before FSDP shards it: packed 4-bit weights lose their count
-    with naming_full_disk(trainer.args.output_dir):
-        result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    checkpoint = trainer.args.resume_from_checkpoint
+    try:
+        with naming_full_disk(trainer.args.output_dir):
+            result = trainer.train(resume_from_checkpoint=checkpoint)
+    except RuntimeError as error:
+        if checkpoint is None or "loading state_dict" not in str(error):
+            raise
+        raise ValueError(
+            f"The checkpoint {checkpoint!r} has weights of other shapes than this run. Go on with the arguments that "
+            "it was started with (model, lora_r, labels), or choose another output_dir."
+        ) from error
     metrics = {
         "train_loss": result.training_loss,
         "epochs": float(trainer.state.epoch or 0.0),
@@ -262,15 +264,6 @@ def head_metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, flo
     """Metrics of a head's logits, for a trainer's `compute_metrics`."""
     probabilities = head_probabilities(torch.as_tensor(prediction.predictions), multi_label)
     return classification_metrics(np.asarray(prediction.label_ids).astype(np.int64), probabilities)
-
-
-def _balanced_weights(data: ClassificationData) -> dict[str, list[float]]:
-    """Inverse-frequency weights of the training documents, as scikit-learn's "balanced"."""
-    gold, count = data.gold("train"), len(data.label_space)
-    if data.label_space.multi_label:
-        positive = gold.sum(axis=0).clip(min=1)
-        return {"pos_weight": ((len(gold) - positive) / positive).tolist()}
-    return {"class_weights": (len(gold) / (count * np.bincount(gold, minlength=count).clip(min=1))).tolist()}
 
 
 def _groups_lengths(arguments: EmbeddingTrainingArguments) -> bool:

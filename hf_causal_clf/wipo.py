@@ -50,7 +50,8 @@ def read_wipo(folder: Path, *, level: str = "section", fields: Sequence[str] = (
         shown = "; ".join(bad[:10]) + (" …" if len(bad) > 10 else "")
         logger.warning(f"{len(bad)} of {len(bad) + len(rows)} files in {folder} are left out: {shown}")
     if not rows:
-        raise ValueError(f"{str(folder)!r} has no readable WIPO-Alpha record (*.xml).")
+        reason = f": {bad[0]}" if bad else "."
+        raise ValueError(f"{str(folder)!r} has no readable WIPO-Alpha record (*.xml){reason}")
     return list(rows.values())
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace
-from hf_causal_clf.adapters import find_adapter, load_adapter, read_base
+from hf_causal_clf.adapters import find_adapter, load_adapter, misfit_named, read_base
 from hf_causal_clf.arguments import parse_arguments
 from hf_causal_clf.calibration import Calibration
+from hf_causal_clf.checkpoints import load_tokenizer
 from hf_causal_clf.collators import padding_id
 from hf_causal_clf.onnx_export import ONNX_FILE, export_onnx, onnx_logits, open_onnx, require_onnx
 from hf_causal_clf.run_files import CLASSIFICATION_FILE, read_run, write_json
@@ -65,8 +66,9 @@ class ExportArguments:
             raise ValueError(f"dtype must be one of {list(TOLERANCE)}, got {self.dtype!r}.")
         if self.onnx and self.dtype != "float32":
             raise ValueError(f"onnx is written in float32 only, got dtype {self.dtype!r}. Leave one of the two out.")
-        if Path(self.output_dir).exists() and any(Path(self.output_dir).iterdir()):
-            raise ValueError(f"{self.output_dir!r} is not empty. Choose another output_dir.")
+        output = Path(self.output_dir)
+        if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+            raise ValueError(f"{self.output_dir!r} is not an empty folder. Choose another output_dir.")
 
 
 def main() -> None:
@@ -79,7 +81,7 @@ def main() -> None:
         raise SystemExit(f"{source!r} has {run['pooling']} pooling; stock classes read the last token only.")
     if arguments.fold_temperature and run["approach"] != "embedding":
         raise SystemExit("fold_temperature is for the embedding-based approach: leave it out.")
-    tokenizer = AutoTokenizer.from_pretrained(source, **hub_kwargs)
+    tokenizer = load_tokenizer(source, **hub_kwargs)
     stock = merged(source, run, hub_kwargs)
     padding = padding_id(tokenizer)
     batches = sample_batches(stock.get_input_embeddings().num_embeddings, padding, arguments.onnx)
@@ -127,7 +129,8 @@ def merged(source: str, run: dict[str, Any], hub_kwargs: dict[str, Any]) -> Any:
     if adapter is not None:
         base, revision = read_base(adapter)
         model = auto.from_pretrained(base, revision=revision, dtype=torch.float32, **label_kwargs)
-        return PeftModel.from_pretrained(model, source, **hub_kwargs).merge_and_unload().eval()
+        with misfit_named(source):
+            return PeftModel.from_pretrained(model, source, **hub_kwargs).merge_and_unload().eval()
     if run["approach"] == "instruction":
         return auto.from_pretrained(source, dtype=torch.float32, **hub_kwargs).eval()
     ours = CausalLMForLastTokenClassification.from_pretrained(source, dtype=torch.float32, **hub_kwargs)

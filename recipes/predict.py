@@ -61,6 +61,7 @@ def main() -> None:
     (arguments,) = parse_arguments((PredictArguments,), __doc__)
     state = process_state()
     output = Path(arguments.output_dir)
+    total = check_documents(arguments)
     names = read_run(arguments.model_name_or_path, revision=arguments.model_revision)["label_space"]["names"]
     keys = ("model_name_or_path", "model_revision", "test_file", "dataset_name", "dataset_config", "dataset_split")
     keys += ("text_column", "id_column", "shard_size", "dtype", "calibrated")
@@ -80,7 +81,7 @@ def main() -> None:
         shard_size=arguments.shard_size,
         process=state.process_index,
         processes=state.num_processes,
-        total=number_of_rows(arguments),
+        total=total,
     )
     state.wait_for_everyone()
     if state.is_main_process:
@@ -101,21 +102,36 @@ def stream(arguments: PredictArguments) -> Any:
 def documents(arguments: PredictArguments) -> Iterator[tuple[Any, Any]]:
     """Yield id and text of each document, in the order of the file."""
     for row, example in enumerate(stream(arguments)):
-        for column in filter(None, (arguments.text_column, arguments.id_column)):
-            if column not in example:
-                raise ValueError(
-                    f"There is no column {column!r}; there are {list(example)}. Set text_column, id_column."
-                )
         yield row if arguments.id_column is None else example[arguments.id_column], example[arguments.text_column]
 
 
-def number_of_rows(arguments: PredictArguments) -> int | None:
-    """Number of documents, for the remaining time; `None` where only reading a remote data set would tell."""
-    data = stream(arguments)
-    known = (data.info.splits or {}).get(arguments.dataset_split)
-    if known is not None and known.num_examples:
-        return known.num_examples
-    return sum(1 for _ in data) if arguments.test_file else None
+def check_documents(arguments: PredictArguments) -> int | None:
+    """Check that there are documents with the columns that are asked for, before anything is written.
+
+    Returns:
+        Their number, for the remaining time; `None` where only reading a remote data set would tell.
+
+    Raises:
+        ValueError: If they cannot be read, there are none, or a column is missing.
+    """
+    source = arguments.test_file or arguments.dataset_name
+    try:
+        data = stream(arguments)
+        first = next(iter(data), None)
+        known = (data.info.splits or {}).get(arguments.dataset_split)
+        total = known.num_examples if known is not None else None
+        total = sum(1 for _ in data) if arguments.test_file and not total else total
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{source!r} cannot be read: {error}") from error
+    if first is None:
+        raise ValueError(f"{source!r} has no documents. Check test_file or dataset_name.")
+    for option in ("text_column", "id_column"):
+        column = getattr(arguments, option)
+        if column is not None and column not in first:
+            raise ValueError(
+                f"{source!r} has no column {column!r}; it has {list(first)}. Set {option} to one of these."
+            )
+    return total or None
 
 
 if __name__ == "__main__":

@@ -89,5 +89,5 @@ def test_what_cannot_be_exported(checkpoint, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="mean pooling; stock classes read the last token only"):
         export(monkeypatch, tmp_path / "run", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ValueError, match="is not empty"):
+    with pytest.raises(ValueError, match="is not an empty folder"):
         export(monkeypatch, tmp_path / "run", tmp_path / "run")

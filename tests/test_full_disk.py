@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +14,7 @@ from test_recipes import arguments
 from test_recipes import run as run_recipe
 
 from hf_causal_clf import TextClassifier
-from hf_causal_clf.run_files import lock_folder, naming_full_disk, whole_checkpoints
+from hf_causal_clf.run_files import naming_full_disk, whole_checkpoints
 
 MEGABYTE = 2**20
 
@@ -137,10 +136,3 @@ def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
         assert found.value is error
     with pytest.raises(OSError, match=r"The disk of .* is full"), naming_full_disk(tmp_path):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
-
-
-def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
-    (tmp_path / "run").write_text(json.dumps({}))
-    with pytest.raises(OSError, match=r"Nothing can be written into '.*run' \(Not a directory\)\. Choose another"):
-        lock_folder(tmp_path / "run")
-    assert (tmp_path / "run").read_text() == "{}"

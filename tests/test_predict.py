@@ -81,7 +81,7 @@ def test_goes_on_and_keeps_what_is_finished(job, tmp_path, monkeypatch):
         ({"test_file": "nowhere.jsonl"}, "There is no file 'nowhere.jsonl'"),
         ({"dataset_name": "x"}, "either test_file or dataset_name"),
         ({"shard_size": "0"}, "shard_size must be at least 1"),
-        ({"text_column": "body"}, "There is no column 'body'; there are"),
+        ({"text_column": "body"}, "has no column 'body'; it has"),
     ],
 )
 def test_mistakes(job, monkeypatch, change, message):

@@ -442,7 +442,7 @@ def test_the_best_metric_is_large_or_small_by_its_name(tmp_path, kind):
 
 
 def test_diverged_training_says_so(checkpoint, files, tmp_path):
-    with pytest.raises(ValueError, match=r"Training diverged \(train_loss=.*Lower learning_rate"):
+    with pytest.raises(ValueError, match=r"Training diverged.*Lower learning_rate"):
         run_embedding(checkpoint, tmp_path / "run", files, num_train_epochs=1, learning_rate=1e30, max_grad_norm=0)
     assert not (tmp_path / "run" / "metrics.json").exists()
 
