@@ -96,7 +96,8 @@ def naming_full_disk(folder: str | PathLike[str]) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        if not full and shutil.disk_usage(folder).free >= _FULL:
+        existing = next(path for path in (Path(folder).resolve(), *Path(folder).resolve().parents) if path.exists())
+        if not full and shutil.disk_usage(existing).free >= _FULL:
             raise
         reason = (
             f"The disk of {str(folder)!r} is full. What was finished before is as it was. Free some space, and start "

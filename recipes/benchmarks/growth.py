@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,6 +137,10 @@ def _reset_peak() -> int:
     """Set the high-water mark of this process back to what it uses now, and return that."""
     import torch
 
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc: gives what is free back to the machine
+    if trim is not None:
+        trim(0)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     elif _RESET.exists():
