@@ -1,6 +1,8 @@
 # Each target does its own set-up in .venv. Python 3.11 or newer and pip are all it needs.
 PYTHON ?= python3
 BIN := .venv/bin
+# A process a core, each with one thread; a file stays in one process, for what its tests share
+PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help quickstart test test-slow test-minimum mutation coverage quality clean
 .DEFAULT_GOAL := help
@@ -12,21 +14,21 @@ quickstart: .venv/installed  ## Fine-tune a real model both ways on real article
 	$(BIN)/python recipes/quickstart.py
 
 test: .venv/installed  ## Run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
 
 test-slow: .venv/installed  ## Run what takes hours: kills at random moments, mutation testing, lowest versions
 	$(BIN)/python -m pytest -m slow
 	$(MAKE) mutation test-minimum
 
 test-minimum: .venv-minimum/installed  ## Run the tests with the lowest versions that pyproject.toml allows
-	.venv-minimum/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv-minimum/bin/python $(PYTEST)
 
 mutation: .venv/installed  ## Change the code in small ways and see whether tests notice; fails below 85 %
-	$(BIN)/mutmut run --max-children 2
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
 	$(BIN)/python tests/mutation_score.py
 
 coverage: .venv/installed  ## Run the tests and print what they cover; fails below 95 % of lines and branches
-	$(BIN)/python -m pytest --cov=hf_causal_clf --cov-branch --cov-report=term-missing --cov-fail-under=95
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) --cov=hf_causal_clf --cov-branch --cov-report=term-missing --cov-fail-under=95
 
 quality: .venv/installed  ## Check style and types
 	$(BIN)/ruff check .

@@ -23,10 +23,10 @@ def word(draw, length=16):
     return "".join(draw.choices(string.ascii_lowercase, k=length))
 
 
-@pytest.fixture(params=[0, 1])
-def planted(request, checkpoint, tmp_path):
-    """A Hub with the base model, a home folder, and what nobody else may ever see: by name, another at each seed."""
-    draw = random.Random(request.param)
+@pytest.fixture
+def planted(recipe, checkpoint, tmp_path):
+    """A Hub with the base model, a home folder, and what nobody else may ever see, by name: drawn for each recipe."""
+    draw = random.Random(recipe)
     home = tmp_path / f"home-of-{word(draw)}"
     home.mkdir()
     with HubServer() as server:
