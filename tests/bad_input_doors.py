@@ -143,6 +143,11 @@ def truncate_to_half(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def truncate_to_first_key(path):
+    """Cut JSON within its first key: what it holds, folders of this machine too, does not move the place."""
+    path.write_bytes(path.read_bytes()[:8])
+
+
 def change_weights(path, change):
     weights = load_file(path)
     save_file({name: change(name, weight).contiguous() for name, weight in weights.items()}, path)
@@ -185,17 +190,17 @@ BUILDERS = {
     ),
     "adapter of another width": lambda run: change_weights(run / WEIGHTS, lambda _, weight: weight[:, :16]),
     "adapter weights are NaN": lambda run: change_weights(run / WEIGHTS, lambda _, weight: weight * np.nan),
-    "classification.json cut in half": lambda run: truncate_to_half(run / "classification.json"),
+    "classification.json cut off": lambda run: truncate_to_first_key(run / "classification.json"),
     "classification.json is a list": lambda run: (run / "classification.json").write_text("[]"),
     "classification.json removed": lambda run: (run / "classification.json").unlink(),
-    "adapter_config.json cut in half": lambda run: truncate_to_half(run / "adapter_config.json"),
-    "tokenizer.json cut in half": lambda run: truncate_to_half(run / "tokenizer.json"),
+    "adapter_config.json cut off": lambda run: truncate_to_first_key(run / "adapter_config.json"),
+    "tokenizer.json cut off": lambda run: truncate_to_first_key(run / "tokenizer.json"),
     "tokenizer files removed": lambda run: [path.unlink() for path in run.glob("tokenizer*")],
     "tokenizer with few words": tokenizer_with_few_words,
     "tokenizer of a larger model": tokenizer_of_a_larger_model,
     "model weights cut in half": lambda model: truncate_to_half(model / "model.safetensors"),
     "model weights removed": lambda model: (model / "model.safetensors").unlink(),
-    "model config cut in half": lambda model: truncate_to_half(model / "config.json"),
+    "model config cut off": lambda model: truncate_to_first_key(model / "config.json"),
     "model config removed": lambda model: (model / "config.json").unlink(),
     "model of encoder type": lambda model: (model / "config.json").write_text('{"model_type": "bert"}'),
     "model of encoder-decoder type": lambda model: (model / "config.json").write_text('{"model_type": "t5"}'),
