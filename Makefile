@@ -16,7 +16,7 @@ quickstart: .venv/installed  ## Fine-tune a real model both ways on real article
 test: .venv/installed  ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
 
-test-slow: .venv/installed  ## Run what takes hours: kills at random moments, mutation testing, lowest versions
+test-slow: .venv/installed  ## Run what takes about an hour: kills at random moments, mutation testing, lowest versions
 	$(BIN)/python -m pytest -m slow
 	$(MAKE) mutation test-minimum
 

@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
@@ -79,6 +80,8 @@ def misfit_named(source: str | PathLike[str]) -> Iterator[None]:
     """Say what is wrong where PEFT and transformers refuse an adapter for a model: each has its own way."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"The adapter {str(source)!r} does not fit its base model: weights are of another shape, or for layers "

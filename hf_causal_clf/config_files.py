@@ -27,6 +27,7 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that is given twice, of which YAML takes the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Compose a mapping, and raise a `yaml.MarkedYAMLError` for a key that it has twice."""
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):

@@ -195,6 +195,7 @@ def _label_converter(feature: Any, arguments: DataArguments) -> Callable[[Any], 
     names = names or arguments.label_list
 
     def one(value: Any) -> str:
+        """Turn a name or an id into a name."""
         if value is None or (isinstance(value, float) and math.isnan(value)):
             raise ValueError("the label is missing (null).")
         if isinstance(value, str):
@@ -210,6 +211,7 @@ def _label_converter(feature: Any, arguments: DataArguments) -> Callable[[Any], 
         return names[int(value)]
 
     def many(value: Any) -> list[str]:
+        """Turn the labels of a multi-label document into names."""
         if arguments.label_delimiter is not None and (value is None or isinstance(value, str)):
             value = [part for part in (value or "").split(arguments.label_delimiter) if part.strip()]
         if not isinstance(value, list):
@@ -220,6 +222,7 @@ def _label_converter(feature: Any, arguments: DataArguments) -> Callable[[Any], 
         return labels
 
     def single(value: Any) -> str:
+        """Turn the label of a single-label document into a name."""
         if isinstance(value, list):
             raise ValueError(
                 f"the label is the list {value!r}. For several labels a document, set multi_label to true."

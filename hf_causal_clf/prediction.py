@@ -5,7 +5,6 @@ Documents are cut into shards by their row number alone, so a run may go on with
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from transformers.utils import logging
 
 from .classifier import TextClassifier
-from .run_files import lock_folder, naming_full_disk, read_json, write_json
+from .run_files import lock_folder, naming_full_disk, read_json, write_json, written_aside
 
 PREDICTION_FILE = "prediction.json"
 
@@ -136,13 +135,8 @@ def _write(path: Path, classifier: TextClassifier, shard: list[tuple[Any, Any]])
         "predicted": classifier.decide(probabilities),
         "probabilities": probabilities.tolist(),
     }
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with naming_full_disk(path.parent):
-            Dataset.from_dict(columns).to_parquet(aside)
-            os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with naming_full_disk(path.parent), written_aside(path) as aside:
+        Dataset.from_dict(columns).to_parquet(aside)
 
 
 def _sizes(total: int, shard_size: int, process: int, processes: int) -> dict[int, int]:

@@ -5,7 +5,6 @@ Knows the matrix of probabilities, whichever approach or baseline it comes from.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from .calibration import Calibration, fit_calibration
 from .data import ClassificationData
 from .labels import LabelSpace
 from .metrics import classification_metrics, document_nll
-from .run_files import FIGURES_FOLDER, METRICS_FILE, PREDICTIONS_FILE, read_json, write_json
+from .run_files import FIGURES_FOLDER, METRICS_FILE, PREDICTIONS_FILE, read_json, write_json, written_aside
 from .significance import mean_interval
 
 Metrics = dict[str, dict[str, float]]
@@ -171,9 +170,5 @@ def _write_predictions(
         "predicted": [label_space.decode(decision) for decision in predicted],
         "probabilities": probabilities.tolist(),
     }
-    aside = path.with_name(f".{path.name}")
-    try:
+    with written_aside(path) as aside:
         Dataset.from_dict(rows).to_parquet(aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -53,6 +53,17 @@ def write_text(path: str | PathLike[str], text: str) -> None:
         raise
 
 
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Give a path beside a file to write to; it takes the file's place when that is done, or goes away."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def lock_folder(folder: str | PathLike[str]) -> None:
     """Keep other processes from writing into an output folder for as long as this process lives.
 

@@ -129,7 +129,7 @@ def measures() -> dict:
 
     functions = (
         *(scoring.one_forward_a_label, scoring.greedy_generation, scoring.head, scoring.more_labels),
-        partial(memory.measured_apart, training.head_training),  # takes 12 GB
+        partial(memory.in_child, training.head_training),  # takes 12 GB
         *(training.answer_training, memory.peak_memory),
         *(prediction.mixed_lengths, memory.import_time, prediction.frozen_backbone),
     )

@@ -6,6 +6,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -85,3 +87,20 @@ def write_splits(folder: Path, multi_label: bool) -> dict[str, str]:
         f"{split}_file": write_jsonl(folder / f"{split}.jsonl", make_rows(size, offset, multi_label))
         for split, (size, offset) in sizes.items()
     }
+
+
+def run_in_two_processes(script: str, folder: Path, *arguments: str) -> None:
+    """Run Python code, which may import from the tests, in two CPU processes with one thread each."""
+    (folder / "script.py").write_text(script)
+    tests = Path(__file__).parent
+    path = os.pathsep.join([str(tests.parent), str(tests), os.environ.get("PYTHONPATH", "")])
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    done = subprocess.run(
+        [*launch, "script.py", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -85,12 +85,18 @@ def test_few_documents_are_not_overfitted(multi_label, caplog):
     assert found.apply(probabilities) is probabilities
 
 
+def one_scarce_label(seed, labels, common):
+    """Gold labels and probabilities of 400 documents; all but one too few have the same gold value of the last label."""
+    draw = np.random.default_rng(seed)
+    probabilities = draw.uniform(size=(400, labels))
+    gold = (draw.uniform(size=(400, labels)) < probabilities).astype(int)
+    gold[:, -1] = common
+    gold[: MIN_EXAMPLES - 1, -1] = 1 - common
+    return gold, probabilities
+
+
 def test_a_rare_label_takes_what_fits_all_labels(caplog):
-    draw = np.random.default_rng(4)
-    probabilities = draw.uniform(size=(400, 3))
-    gold = (draw.uniform(size=(400, 3)) < probabilities).astype(int)
-    gold[:, 2] = 0
-    gold[: MIN_EXAMPLES - 1, 2] = 1
+    gold, probabilities = one_scarce_label(seed=4, labels=3, common=0)
     found = fit_calibration(gold, probabilities)
     assert "1 of 3 labels have fewer than 20 positive or negative" in caplog.text
     calibrated = found.apply(probabilities)
@@ -178,11 +184,7 @@ def test_as_many_documents_as_are_needed_are_enough(caplog):
 
 
 def test_a_label_that_is_nearly_everywhere_is_scarce_too(caplog):
-    draw = np.random.default_rng(8)
-    probabilities = draw.uniform(size=(400, 2))
-    gold = (draw.uniform(size=(400, 2)) < probabilities).astype(int)
-    gold[:, 1] = 1
-    gold[: MIN_EXAMPLES - 1, 1] = 0
+    gold, probabilities = one_scarce_label(seed=8, labels=2, common=1)
     found = fit_calibration(gold, probabilities)
     common = fit_calibration(gold.reshape(-1, 1), probabilities.reshape(-1, 1))
     assert found.temperature[1] == pytest.approx(common.temperature[0])

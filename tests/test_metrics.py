@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import f1_score, log_loss
 
 from hf_causal_clf.metrics import (
+    METRICS,
     bin_index,
     classification_metrics,
     decide,
@@ -149,3 +150,8 @@ def test_bins():
     assert bin_index(np.array([0.5]), 4, "mass").tolist() == [0]
     assert bin_index(np.array([0.3, 0.1, 0.2, 0.4]), 2, "mass").tolist() == [1, 0, 0, 1]
     assert bin_index(np.array([]), 2, "mass").tolist() == []
+
+
+@pytest.mark.parametrize("gold", [np.array([0, 1, 1]), np.array([[1, 0], [0, 1], [1, 1]])])
+def test_the_names_that_a_best_model_can_be_chosen_by_are_those_of_the_metrics(gold):
+    assert set(METRICS) == set(classification_metrics(gold, np.full((3, 2), 0.5)))

@@ -1,17 +1,15 @@
 """Training with a shared prefix is TRL's training, only faster."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import tiny
 import torch
+from conftest import run_in_two_processes
 from datasets import Dataset
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file
-from test_recipes import ROOT, arguments, run
+from test_recipes import arguments, run
 from test_training import FirstGradients
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Gemma2Config
 from trl import SFTConfig, SFTTrainer
@@ -350,16 +348,6 @@ torch.save({name.removeprefix("module."): value for name, value in gradients.ite
 
 def test_two_processes_have_the_gradients_of_one(tokenizer, tmp_path, monkeypatch, lengths):
     expected = first_gradients(SFTTrainer, 4, 1, tokenizer, tmp_path, monkeypatch)
-    (tmp_path / "script.py").write_text(SCRIPT)
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [*(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"), "script.py", "."],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_in_two_processes(SCRIPT, tmp_path, ".")
     for rank in "01":
         check_gradients(torch.load(tmp_path / rank), expected)

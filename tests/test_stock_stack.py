@@ -4,19 +4,14 @@ These tests assert that it still fails, on the versions of `constraints.txt`: wh
 upstream has mended it, and what this package does about it may go.
 """
 
-import os
-import subprocess
-import sys
-
 import pytest
 import tiny
 import torch
 from bitsandbytes.functional import has_avx512bf16
-from conftest import SUBJECTS, make_rows
+from conftest import SUBJECTS, make_rows, run_in_two_processes
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from test_modeling import LABELS, NF4, tiny_model
-from test_recipes import ROOT
 from test_training import first_gradients
 from transformers import (
     AutoModelForCausalLM,
@@ -136,18 +131,7 @@ torch.save(gradient, os.environ["RANK"])
 
 def test_stock_class_has_gradients_that_grow_with_processes(checkpoint, tmp_path):
     whole = first_gradients(stock(checkpoint), LABELS, tmp_path, 8, 1)["score.weight"]
-    (tmp_path / "script.py").write_text(SCRIPT)
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    done = subprocess.run(
-        [*launch, "script.py", checkpoint],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_in_two_processes(SCRIPT, tmp_path, checkpoint)
     torch.testing.assert_close(torch.load(tmp_path / "0"), 2 * whole, rtol=1e-3, atol=1e-4)
 
 

@@ -34,27 +34,16 @@ def process_peak() -> int:
     return peak_memory_bytes()
 
 
-def in_child(function: Callable[..., Any], *args: Any) -> Any:
-    """Run a function of a module in a new process and return what it returns."""
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *args).result()
+def in_child(function: Callable[..., Any], setting: Setting, *args: Any) -> Any:
+    """Run a function of a module in a new process, whose memory the machine has back afterwards."""
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"), initializer=setting.prepare) as pool:
+        return pool.submit(function, setting, *args).result()
 
 
-def measured_apart(function: Callable[[Setting], dict[str, Any]], setting: Setting) -> dict[str, Any]:
-    """Measure a row in a process of its own, whose memory is given back to the machine for the rows that follow."""
-    return in_child(_prepared, function, setting)
-
-
-def _prepared(function: Callable[[Setting], dict[str, Any]], setting: Setting) -> dict[str, Any]:
-    setting.prepare()
-    return function(setting)
-
-
-def training_peak(builder: str, setting: Setting, documents: int, max_length: int) -> int:
+def training_peak(setting: Setting, builder: str, documents: int, max_length: int) -> int:
     """Train one side for an epoch and return the peak memory of this process."""
     from . import training
 
-    setting.prepare()
     training.TrainingSide(getattr(training, builder), setting, documents, max_length)()
     return process_peak()
 
@@ -72,7 +61,7 @@ def peak_memory(setting: Setting) -> dict[str, Any]:
         sides: tuple[list[float], list[float]] = ([], [])
         for _ in range(setting.pairs):
             for side, builder in zip(sides, builders, strict=True):
-                side.append(in_child(training_peak, builder, setting, size, length))
+                side.append(in_child(training_peak, setting, builder, size, length))
         found[name] = Measurement(*sides)
     ratios = {name: median(measured.ratios("at most")) for name, measured in found.items()}
     worst = max(ratios, key=lambda name: ratios[name])
