@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 PLAIN_ATTENTION = "plain_bfloat16"
 _MAX_WEIGHTS = 2**23  # attention weights at once: 16 MiB, a layer in training
 _CACHED_WEIGHTS = 10**6  # of more at once, the softmax would leave the CPU's cache
+_SPAN = 96  # queries at least that share a number of keys
 
 
 def keep_exact_gradients(model: nn.Module) -> None:
@@ -74,16 +75,16 @@ def plain_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    rows, heads, queries, size = query.shape
+    queries, size = query.shape[2:]
     scaling = size**-0.5 if scaling is None else scaling
     bias = _bias(attention_mask, query, key, kwargs.get("is_causal", getattr(module, "is_causal", True)))
-    step = max(1, _CACHED_WEIGHTS // (heads * queries * key.shape[2]))
+    if bias is None or torch.is_grad_enabled() or queries < 2 * _SPAN:  # gradients of slices cost more than is saved
+        return _by_rows(query, key, value, bias, scaling), None
     parts = []
-    for start in range(0, rows, step):
-        part = slice(start, start + step)
-        part_bias = bias if bias is None or bias.shape[0] == 1 else bias[part]
-        parts.append(_attend(query[part], key[part], value[part], part_bias, scaling))
-    return torch.cat(parts), None
+    for span, end in _spans(bias):
+        part_bias = bias[:, :, span, :end]
+        parts.append(_by_rows(query[:, :, span], key[:, :, :end], value[:, :, :end], part_bias, scaling))
+    return torch.cat(parts, dim=1), None
 
 
 def _is_plain(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, kwargs: dict[str, Any]) -> bool:
@@ -109,6 +110,34 @@ def _bias(mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor, cau
     if mask.dtype != torch.bool:
         return mask.to(query.dtype)
     return torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, torch.finfo(query.dtype).min)
+
+
+def _spans(bias: torch.Tensor) -> list[tuple[slice, int]]:
+    """Spans of queries, each with the number of keys up to the last one that any of its queries sees.
+
+    Half of causal attention is masked; so what comes later is left out.
+    """
+    seen = bias.amax(dim=(0, 1)) > torch.finfo(bias.dtype).min  # by any row and head, (queries, keys)
+    queries, keys = seen.shape
+    count, spans = queries // _SPAN, []
+    for index in range(count):
+        span = slice(queries * index // count, queries * (index + 1) // count)
+        columns = seen[span].any(dim=0).nonzero()
+        spans.append((span, int(columns[-1]) + 1 if len(columns) else keys))
+    return spans
+
+
+def _by_rows(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None, scaling: float
+) -> torch.Tensor:
+    rows, heads, queries, _ = query.shape
+    step = max(1, _CACHED_WEIGHTS // (heads * queries * key.shape[2]))
+    parts = []
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        part_bias = bias if bias is None or bias.shape[0] == 1 else bias[part]
+        parts.append(_attend(query[part], key[part], value[part], part_bias, scaling))
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def _attend(

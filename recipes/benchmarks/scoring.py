@@ -144,7 +144,7 @@ def head_scorer(setting: Setting, document_tokens: int) -> HeadScorer:
 
 def head(setting: Setting) -> dict[str, Any]:
     """S3: the instruction does not list the labels, as in S4."""
-    documents = texts(setting, setting.documents)
+    documents = texts(setting, 4 * setting.documents)  # the instruction is run once for all
     scorer, peer = label_scorer(setting, FEW, LONG, instruction=UNLISTED), head_scorer(setting, LONG)
     measurement = interleave(
         lambda pair: scorer.log_probs(documents), lambda pair: peer.probabilities(documents), setting.pairs
