@@ -34,6 +34,7 @@ from hf_causal_clf.data import ClassificationData, load_data
 from hf_causal_clf.distributed import launch_command
 from hf_causal_clf.encoder import fine_tuned_encoder
 from hf_causal_clf.features import model_content
+from hf_causal_clf.log_records import hide_home_folder
 from hf_causal_clf.presets import EmbeddingModelArguments
 from hf_causal_clf.report import render_report
 from hf_causal_clf.results import Results, measure, read_results, write_results
@@ -45,6 +46,7 @@ RECIPES = {"embedding": "embed.py", "instruction": "instruct.py"}
 
 
 def main() -> None:
+    hide_home_folder()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SystemExit("Start this script once, without accelerate launch: it launches each run itself.")
     types = (ComparisonArguments, DataArguments, PromptArguments)

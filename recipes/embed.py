@@ -11,6 +11,7 @@ from hf_causal_clf.collators import DocumentEncoder
 from hf_causal_clf.data import load_data
 from hf_causal_clf.distributed import start_cpu_processes
 from hf_causal_clf.hub import take_over_push
+from hf_causal_clf.log_records import hide_home_folder
 from hf_causal_clf.presets import EmbeddingModelArguments, EmbeddingTrainingArguments
 from hf_causal_clf.runs import describe_run, embedding, evaluate_run, save_run
 from hf_causal_clf.tracking import RunTracking
@@ -20,6 +21,7 @@ from hf_causal_clf.training_facts import training_facts
 
 def main() -> None:
     start_cpu_processes()
+    hide_home_folder()
     types = (
         *(DataArguments, EmbeddingModelArguments, HeadArguments, PromptArguments, RunArguments),
         EmbeddingTrainingArguments,

@@ -23,6 +23,7 @@ from hf_causal_clf.arguments import parse_arguments
 from hf_causal_clf.calibration import Calibration
 from hf_causal_clf.checkpoints import load_tokenizer
 from hf_causal_clf.collators import padding_id
+from hf_causal_clf.log_records import hide_home_folder
 from hf_causal_clf.onnx_export import ONNX_FILE, export_onnx, onnx_logits, open_onnx, require_onnx
 from hf_causal_clf.run_files import CLASSIFICATION_FILE, read_run, write_json
 
@@ -72,6 +73,7 @@ class ExportArguments:
 
 
 def main() -> None:
+    hide_home_folder()
     (arguments,) = parse_arguments((ExportArguments,), __doc__)
     if arguments.onnx:
         require_onnx()

@@ -14,6 +14,7 @@ from hf_causal_clf.arguments import DataArguments, PromptArguments, RunArguments
 from hf_causal_clf.data import load_data
 from hf_causal_clf.distributed import start_cpu_processes
 from hf_causal_clf.hub import take_over_push
+from hf_causal_clf.log_records import hide_home_folder
 from hf_causal_clf.presets import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.runs import describe_run, evaluate_run, instruction, save_run
 from hf_causal_clf.tracking import RunTracking
@@ -23,6 +24,7 @@ from hf_causal_clf.training_facts import training_facts
 
 def main() -> None:
     start_cpu_processes()
+    hide_home_folder()
     types = (DataArguments, InstructionModelArguments, PromptArguments, RunArguments, InstructionTrainingArguments)
     data_args, model_args, prompt_args, run_args, training_args = parse_arguments(types, __doc__)
 

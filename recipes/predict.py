@@ -18,6 +18,7 @@ from hf_causal_clf import TextClassifier
 from hf_causal_clf.arguments import parse_arguments
 from hf_causal_clf.data import FORMATS
 from hf_causal_clf.distributed import process_state, start_cpu_processes
+from hf_causal_clf.log_records import hide_home_folder
 from hf_causal_clf.prediction import finish_prediction, predict_shards, start_prediction
 from hf_causal_clf.run_files import read_run
 
@@ -58,6 +59,7 @@ class PredictArguments:
 
 def main() -> None:
     start_cpu_processes()
+    hide_home_folder()
     (arguments,) = parse_arguments((PredictArguments,), __doc__)
     state = process_state()
     output = Path(arguments.output_dir)

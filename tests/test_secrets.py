@@ -1,8 +1,11 @@
 """Planted secrets: in nothing that a run writes, logs or publishes."""
 
 import base64
+import os
 import random
 import string
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -77,11 +80,29 @@ def test_every_form_is_found():
         assert form in shown[number]
 
 
+@pytest.mark.parametrize(
+    ("home", "message", "shown"),
+    [
+        ("/home/ada", "read %s/run, not %s", "read ~/run, not ~"),
+        ("/home/ada", "/home/adam/run %s", "/home/adam/run ~"),
+        ("/", "read /run, not %s", "read /run, not /"),
+    ],
+)
+def test_log_messages_name_the_home_folder_by_its_sign(home, message, shown):
+    code = (
+        "import logging, sys; from hf_causal_clf.log_records import hide_home_folder; hide_home_folder(); "
+        "logging.warning(sys.argv[1], *[sys.argv[2]] * sys.argv[1].count('%'))"
+    )
+    command = [sys.executable, "-c", code, message, home]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HOME": home}, check=True)
+    assert done.stderr == f"WARNING:root:{shown}\n"
+
+
 @pytest.mark.parametrize("recipe", ["embed", "instruct"])
 def test_a_run_tells_nothing(planted, tmp_path, recipe):
     server, home, files, secrets = planted
     options = {"num_train_epochs": "1", "hub_model_id": REPO, "push_to_hub": "true", "hub_token": server.token}
-    options |= {"report_to": "tensorboard", "logging_steps": "1"}
+    options |= {"report_to": "tensorboard", "logging_steps": "1", "log_level": "info"}
     command = [str(ROOT / "recipes" / f"{recipe}.py"), *arguments(recipe, BASE, files, "run", **options)]
     variables = {"HOME": str(home), **{name: secrets[name] for name in VARIABLES}}
     done = hub_client.run(server, command, home / "hub", server.token, variables, cwd=home)
