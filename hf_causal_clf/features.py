@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from .collators import DocumentEncoder, length_batches, pad
 from .configuration import POOLINGS
 from .modeling import pool
 from .presets import base_revision, quantization_settings
+from .run_files import written_aside
 from .scoring import evaluation_mode
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ def cached(
     arrays = compute(model)
     seconds = time.perf_counter() - start
     folder.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, aside, {"seconds": str(seconds)})
-    os.replace(aside, path)
+    with written_aside(path) as aside:
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        save_file(contiguous, aside, {"seconds": str(seconds)})
     return arrays, seconds
 
 

@@ -10,7 +10,7 @@ _FOLDER = os.path.expanduser("~").rstrip(os.sep)  # empty for users whose home i
 _HOME = re.compile(re.escape(_FOLDER) + r"(?![\w.-])")  # but not a neighbour that begins alike
 
 
-class HomelessRecord(logging.LogRecord):
+class HomeHidingRecord(logging.LogRecord):
     """A record whose message names the home folder as ``~``."""
 
     def getMessage(self) -> str:
@@ -25,4 +25,4 @@ def hide_home_folder() -> None:
     Logs are pasted into bug reports, and at ``--log_level info`` transformers logs the whole path of each file that
     it reads.
     """
-    logging.setLogRecordFactory(HomelessRecord)
+    logging.setLogRecordFactory(HomeHidingRecord)

@@ -9,7 +9,6 @@ what it has. An existing JSON file is written anew.
 """
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -34,6 +33,8 @@ def main() -> None:
     from benchmarks.setting import Setting
     from benchmarks.timing import table_head, table_line
 
+    from hf_causal_clf.run_files import write_json
+
     setting = Setting(
         model=arguments.model_name_or_path,
         news=Path(arguments.news),
@@ -48,18 +49,19 @@ def main() -> None:
     setting.prepare()
     results: dict = {"about": about(arguments)}
     output = Path(arguments.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
     print(table_head(), flush=True)
     for name, measure in measures().items():
         if name in arguments.only:
             results[name] = measure(setting)
-            write(output, results)
+            write_json(output, results)
             print(table_line(name, results[name]), flush=True)
     if arguments.growth:
         from benchmarks.growth import measure_growth
 
         for name, found in measure_growth(setting, output.parent / "figures"):
             results.setdefault("growth", {})[name] = found
-            write(output, results)
+            write_json(output, results)
     print(f"Written to {output}", file=sys.stderr)
 
 
@@ -146,14 +148,6 @@ def about(arguments: argparse.Namespace) -> dict:
         "model": Path(arguments.model_name_or_path).name,
         **{name: getattr(arguments, name) for name in ("threads", "dtype", "pairs", "documents", "batch_size")},
     }
-
-
-def write(path: Path, results: dict) -> None:
-    """Write the JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    os.replace(aside, path)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import make_rows, write_jsonl
+from safetensors.torch import save
 from test_classifier import save_folder
 from test_recipes import arguments
 from test_recipes import run as run_recipe
@@ -78,6 +79,28 @@ def test_training_on_a_full_disk_loses_nothing_and_goes_on(
         TextClassifier.from_pretrained(folder).predict_proba(texts) for folder in (disk / "run", tmp_path / "whole")
     )
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["embed", "instruct"])
+def test_weights_that_find_no_room_lose_nothing(checkpoint, files, tmp_path, monkeypatch, recipe):
+    """As above where no file system can be mounted: half of the adapter is written, then there is no more room."""
+    command = arguments(recipe, checkpoint, files, tmp_path / "run")
+    run_recipe(recipe, command, monkeypatch)
+    earlier = contents(tmp_path / "run")
+
+    def half(tensors, path, **kwargs):
+        whole = save(tensors, **kwargs)
+        Path(path).write_bytes(whole[: len(whole) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("peft.peft_model.safe_save_file", half)
+        with pytest.raises(OSError, match=r"The disk of '.*run' is full"):
+            run_recipe(recipe, command, monkeypatch)
+    left = contents(tmp_path / "run")
+    assert {name: left.get(name) for name in earlier} == earlier
+    run_recipe(recipe, command, monkeypatch)
+    TextClassifier.from_pretrained(tmp_path / "run")
 
 
 def test_saving_on_a_full_disk_keeps_the_earlier_run(checkpoint, files, disk, monkeypatch):

@@ -185,14 +185,15 @@ def gradients(trainer):
     return torch.cat([gradient.flatten().float() for gradient in found])
 
 
-@pytest.mark.skipif(not has_avx512bf16(), reason="bitsandbytes repacks weights on CPUs with AVX512-BF16 only")
 @pytest.mark.parametrize("build", [stock_trainer, trl_trainer])
 def test_stock_nf4_training_loses_its_gradients_after_an_evaluation(build, wide, tokenizer, tmp_path):
+    """Where the CPU has AVX512-BF16, for which bitsandbytes repacks weights; elsewhere they stay."""
     trainer = build(wide, tokenizer, tmp_path, NF4)
     before = gradients(trainer)
     torch.testing.assert_close(gradients(trainer), before)
     trainer.evaluate()
-    assert torch.nn.functional.cosine_similarity(gradients(trainer), before, dim=0) < 0.9
+    similarity = torch.nn.functional.cosine_similarity(gradients(trainer), before, dim=0)
+    assert similarity < 0.9 if has_avx512bf16() else similarity > 0.999
 
 
 def test_trl_rounds_the_adapter_of_an_nf4_model_to_bfloat16(wide, tokenizer, tmp_path):
