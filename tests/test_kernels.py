@@ -168,20 +168,22 @@ def test_models_that_cannot_take_it_are_left_alone():
 def test_head_has_the_same_loss_and_gradients_within_bfloat16(checkpoint):
     ids = pad([list(range(5, 5 + length)) for length in (9, 30, 21)], 2)
     found = {}
-    for plain in (False, True):
+    for kind in ("exact", "fused", "plain"):
         torch.manual_seed(0)
-        model = CausalLMForLastTokenClassification.from_pretrained(
-            checkpoint, label_space=LabelSpace(["a", "b"]), dtype=torch.bfloat16
-        ).train()
-        if plain:
+        dtype = torch.float32 if kind == "exact" else torch.bfloat16
+        labels = LabelSpace(["a", "b"])
+        model = CausalLMForLastTokenClassification.from_pretrained(checkpoint, label_space=labels, dtype=dtype).train()
+        if kind == "plain":
             take_plain_attention(model)
             assert model.config.get_text_config()._attn_implementation == PLAIN_ATTENTION
         loss = model(**ids, labels=torch.tensor([0, 1, 0])).loss
         loss.backward()
         gradient = torch.cat([parameter.grad.float().flatten() for parameter in model.parameters()])
-        found[plain] = loss.item(), gradient
-    assert found[True][0] == pytest.approx(found[False][0], rel=2e-2)
-    assert F.cosine_similarity(found[True][1], found[False][1], dim=0) > 0.999
+        found[kind] = loss.item(), gradient
+    for kind in ("fused", "plain"):  # each rounds in its own way, which depends on the processor
+        assert found[kind][0] == pytest.approx(found["exact"][0], rel=5e-2)
+        assert F.cosine_similarity(found[kind][1], found["exact"][1], dim=0) > 0.99
+    assert F.cosine_similarity(found["plain"][1], found["fused"][1], dim=0) > 0.999
 
 
 def test_it_is_not_written_into_checkpoints(checkpoint, tmp_path):
