@@ -16,7 +16,7 @@ from transformers.utils import logging
 from .arguments import SPLITS, DataArguments
 from .data_files import FORMATS, Table, load_file, open_dataset
 from .labels import LabelSpace
-from .sampling import stratified_sample
+from .sampling import stratified_sample, stratified_split
 from .wipo import read_wipo
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def load_data(arguments: DataArguments) -> ClassificationData:
     if "validation" not in splits:
         gold = label_space.encode_batch(splits["train"]["label"])
         size = min(max(1, round(len(gold) * arguments.validation_fraction)), len(gold) - 1)  # type: ignore[operator]
-        chosen = stratified_sample(gold, size, arguments.split_seed)
+        texts = _normalized(splits["train"]["text"])
+        chosen = stratified_split(gold, texts, size, arguments.split_seed)
         rest = np.setdiff1d(np.arange(len(gold)), chosen)
         splits["validation"], splits["train"] = splits["train"].select(chosen), splits["train"].select(rest)
         lost = sorted(set(_count_labels(splits["validation"]["label"])) - set(_count_labels(splits["train"]["label"])))
@@ -84,7 +85,7 @@ def load_data(arguments: DataArguments) -> ClassificationData:
         if limit is not None and limit < len(splits[split]):
             gold = label_space.encode_batch(splits[split]["label"])
             splits[split] = splits[split].select(stratified_sample(gold, limit, arguments.split_seed))
-    _check_training_labels(splits["train"], label_space)
+    _check_labels_in_use(splits, label_space)
     _say_labels(splits["train"], label_space)
     overlap = _overlap(splits)
     for pair, count in overlap.items():
@@ -267,13 +268,16 @@ def _numbers_first(name: str) -> tuple[int, int, str]:
     return (0, int(name), "") if name.isdecimal() else (1, 0, name)
 
 
-def _check_training_labels(train: Dataset, label_space: LabelSpace) -> None:
-    counts = _count_labels(train["label"])
+def _check_labels_in_use(splits: dict[str, Dataset], label_space: LabelSpace) -> None:
+    counts = _count_labels(splits["train"]["label"])
     if len(counts) < 2:
         raise ValueError(f"The training documents in use have the single label {sorted(counts)}. Use more of them.")
-    missing = [name for name in label_space.names if name not in counts]
-    if missing:
-        logger.warning(f"No training document in use has these labels: {missing}.")
+    for split in SPLITS:
+        found = _count_labels(splits[split]["label"])
+        missing = [name for name in label_space.names if name not in found]
+        if missing:
+            kind = {"train": "training"}.get(split, split)
+            logger.warning(f"No {kind} document in use has these labels: {missing}.")
 
 
 def _say_labels(train: Dataset, label_space: LabelSpace, limit: int = 20) -> None:
@@ -285,8 +289,13 @@ def _say_labels(train: Dataset, label_space: LabelSpace, limit: int = 20) -> Non
         print(f"{len(label_space)} labels, each with its id and its training documents: {', '.join(shown)}")
 
 
+def _normalized(texts: Iterable[str]) -> list[str]:
+    """Texts up to case and spacing."""
+    return [" ".join(text.casefold().split()) for text in texts]
+
+
 def _overlap(splits: dict[str, Dataset]) -> dict[str, int]:
     """Count the documents whose text, up to case and spacing, is also in another split."""
-    texts = {split: [" ".join(text.casefold().split()) for text in splits[split]["text"]] for split in SPLITS}
+    texts = {split: _normalized(splits[split]["text"]) for split in SPLITS}
     pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
     return {f"{a}/{b}": sum(text in known for text in texts[b]) for a, b in pairs for known in [set(texts[a])]}
