@@ -48,12 +48,19 @@ class ClassificationData:
         return self.label_space.encode_batch(self.splits[split]["label"])
 
     def balanced_weights(self) -> dict[str, list[float]]:
-        """Inverse-frequency weights of the training documents for the loss, as scikit-learn's "balanced"."""
+        """Inverse-frequency weights of the training documents for the loss, as scikit-learn's "balanced".
+
+        Labels that all documents have, or none, cannot be balanced: their weight is 1.
+        """
         gold, count = self.gold("train"), len(self.label_space)
         if self.label_space.multi_label:
-            positive = gold.sum(axis=0).clip(min=1)
-            return {"pos_weight": ((len(gold) - positive) / positive).tolist()}
-        return {"class_weights": (len(gold) / (count * np.bincount(gold, minlength=count).clip(min=1))).tolist()}
+            positive = gold.sum(axis=0)
+            negative = len(gold) - positive
+            weights = np.where(positive * negative > 0, negative / positive.clip(min=1), 1.0)
+            return {"pos_weight": weights.tolist()}
+        found = np.bincount(gold, minlength=count)
+        weights = np.where(found > 0, len(gold) / ((found > 0).sum() * found.clip(min=1)), 1.0)
+        return {"class_weights": weights.tolist()}
 
 
 def load_data(arguments: DataArguments) -> ClassificationData:
