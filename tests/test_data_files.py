@@ -124,6 +124,12 @@ def test_many_labels_are_printed_in_part(tmp_path, capsys):
     assert "9 'label 09' (1), …, 20 'label 20' (1)" in line
 
 
+def test_the_mapping_is_printed_by_one_process(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    load_data(DataArguments(**splits(tmp_path, make_rows(6))))
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("delimiter", [";", "\t", "|", ","])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_delimiters_and_encodings_are_found(tmp_path, delimiter, encoding):
