@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,16 +14,15 @@ import numpy as np
 from transformers.utils import logging
 
 from .arguments import SPLITS, DataArguments
+from .data_files import FORMATS, Table, load_file, open_dataset
 from .labels import LabelSpace
-from .sampling import stratified_sample
+from .sampling import stratified_sample, stratified_split
 from .wipo import read_wipo
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.get_logger(__name__)
-
-FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,19 @@ class ClassificationData:
         return self.label_space.encode_batch(self.splits[split]["label"])
 
     def balanced_weights(self) -> dict[str, list[float]]:
-        """Inverse-frequency weights of the training documents for the loss, as scikit-learn's "balanced"."""
+        """Inverse-frequency weights of the training documents for the loss, as scikit-learn's "balanced".
+
+        Labels that all documents have, or none, cannot be balanced: their weight is 1.
+        """
         gold, count = self.gold("train"), len(self.label_space)
         if self.label_space.multi_label:
-            positive = gold.sum(axis=0).clip(min=1)
-            return {"pos_weight": ((len(gold) - positive) / positive).tolist()}
-        return {"class_weights": (len(gold) / (count * np.bincount(gold, minlength=count).clip(min=1))).tolist()}
+            positive = gold.sum(axis=0)
+            negative = len(gold) - positive
+            weights = np.where(positive * negative > 0, negative / positive.clip(min=1), 1.0)
+            return {"pos_weight": weights.tolist()}
+        found = np.bincount(gold, minlength=count)
+        weights = np.where(found > 0, len(gold) / ((found > 0).sum() * found.clip(min=1)), 1.0)
+        return {"class_weights": weights.tolist()}
 
 
 def load_data(arguments: DataArguments) -> ClassificationData:
@@ -65,12 +72,13 @@ def load_data(arguments: DataArguments) -> ClassificationData:
     """
     loaded = _load_splits(arguments)
     splits = {split: _rows(raw, split, arguments) for split, raw in loaded.items()}
-    own_names = _class_names(loaded["train"].features[arguments.label_column])
+    own_names = loaded["train"].class_names.get(arguments.label_column)
     label_space = _label_space(splits, arguments.label_list or own_names, arguments)
     if "validation" not in splits:
         gold = label_space.encode_batch(splits["train"]["label"])
         size = min(max(1, round(len(gold) * arguments.validation_fraction)), len(gold) - 1)  # type: ignore[operator]
-        chosen = stratified_sample(gold, size, arguments.split_seed)
+        texts = _normalized(splits["train"]["text"])
+        chosen = stratified_split(gold, texts, size, arguments.split_seed)
         rest = np.setdiff1d(np.arange(len(gold)), chosen)
         splits["validation"], splits["train"] = splits["train"].select(chosen), splits["train"].select(rest)
         lost = sorted(set(_count_labels(splits["validation"]["label"])) - set(_count_labels(splits["train"]["label"])))
@@ -84,7 +92,8 @@ def load_data(arguments: DataArguments) -> ClassificationData:
         if limit is not None and limit < len(splits[split]):
             gold = label_space.encode_batch(splits[split]["label"])
             splits[split] = splits[split].select(stratified_sample(gold, limit, arguments.split_seed))
-    _check_training_labels(splits["train"], label_space)
+    _check_labels_in_use(splits, label_space)
+    _say_labels(splits["train"], label_space)
     overlap = _overlap(splits)
     for pair, count in overlap.items():
         if count:
@@ -92,19 +101,12 @@ def load_data(arguments: DataArguments) -> ClassificationData:
     return ClassificationData(label_space, {split: splits[split] for split in SPLITS}, overlap)
 
 
-def _load_splits(arguments: DataArguments) -> dict[str, Dataset]:
+def _load_splits(arguments: DataArguments) -> dict[str, Table]:
     cut = arguments.validation_fraction is not None
     if arguments.dataset_name:
-        from datasets import load_dataset
-
-        try:
-            available = load_dataset(arguments.dataset_name, arguments.dataset_config)
-        except OSError as error:
-            raise OSError(
-                f"The data set {arguments.dataset_name!r} cannot be loaded. Give dataset_name a Hub id or the path of "
-                f"a folder. {error}"
-            ) from error
-        found = {split: available[split] for split in SPLITS if split in available}
+        available = open_dataset(arguments.dataset_name, arguments.dataset_config)
+        columns = _columns(arguments)
+        found = {split: Table.from_dataset(available[split], columns) for split in SPLITS if split in available}
         origin, names = f"The data set {arguments.dataset_name!r}", f" It has {sorted(available)}."
     else:
         files = {split: getattr(arguments, f"{split}_file") for split in SPLITS}
@@ -124,75 +126,75 @@ def _load_splits(arguments: DataArguments) -> dict[str, Dataset]:
     return found
 
 
-def _load_file(path: Path, arguments: DataArguments) -> Dataset:
-    from datasets import Dataset, load_dataset
-    from datasets.exceptions import DatasetGenerationError
+def _columns(arguments: DataArguments) -> list[str]:
+    named = (arguments.text_column, arguments.label_column, arguments.id_column)
+    return list(dict.fromkeys(name for name in named if name is not None))
 
+
+def _load_file(path: Path, arguments: DataArguments) -> Table:
+    columns = _columns(arguments)
     if path.is_dir():
-        return Dataset.from_list(read_wipo(path, level=arguments.ipc_level, fields=arguments.ipc_fields))
+        return Table.from_rows(read_wipo(path, level=arguments.ipc_level, fields=arguments.ipc_fields), columns)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}. Check train_file, validation_file and test_file.")
     if path.suffix not in FORMATS:
         raise ValueError(f"{str(path)!r} has the ending {path.suffix!r}; known are {', '.join(FORMATS)}.")
     if path.stat().st_size == 0:
         raise ValueError(f"{str(path)!r} is empty.")
-    try:
-        data = load_dataset(FORMATS[path.suffix], data_files=str(path), split="train")
-    except (DatasetGenerationError, ValueError) as error:
-        if "corresponds to no data" in str(error):  # what `datasets` says of a table without rows
-            raise ValueError(f"{str(path)!r} has no documents.") from error
-        raise ValueError(
-            f"{str(path)!r} cannot be read as {FORMATS[path.suffix]}: {error.__cause__ or error}"
-        ) from error
-    assert isinstance(data, Dataset)
-    return data
+    table = load_file(path, columns)
+    if not table.rows:
+        raise ValueError(f"{str(path)!r} has no documents.")
+    return table
 
 
-def _rows(raw: Dataset, split: str, arguments: DataArguments) -> Dataset:
+def _rows(raw: Table, split: str, arguments: DataArguments) -> Dataset:
     """Bring a split into the columns `id`, `text` and `label`, with labels as names."""
     from datasets import Dataset
 
-    if len(raw) == 0:
+    if not raw.rows:
         raise ValueError(f"The {split} split has no documents.")
     for option in ("text_column", "label_column", "id_column"):
         column = getattr(arguments, option)
-        if column is not None and column not in raw.column_names:
+        if column is not None and column not in raw.columns:
             raise ValueError(
-                f"The {split} split has no column {column!r}; it has {raw.column_names}. Set {option} to one of these."
+                f"The {split} split has no column {column!r}; it has {list(raw.names)}. Set {option} to one of these."
             )
-    texts = list(raw[arguments.text_column])
+    texts = raw.columns[arguments.text_column]
     bad = [row for row, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
     if bad:
         raise ValueError(
             f"{len(bad)} documents of the {split} split have no text in {arguments.text_column!r} (empty, null or not "
             f"a string); the first are rows {bad[:5]}, counted from 0. Fill them in or remove them."
         )
-    convert = _label_converter(raw.features[arguments.label_column], arguments)
+    convert = _label_converter(raw.class_names.get(arguments.label_column), arguments)
     labels = []
-    for row, value in enumerate(raw[arguments.label_column]):
+    for row, value in enumerate(raw.columns[arguments.label_column]):
         try:
             labels.append(convert(value))
         except ValueError as error:
             raise ValueError(f"Row {row} of the {split} split, counted from 0: {error}") from error
-    ids = list(raw[arguments.id_column]) if arguments.id_column else list(range(len(raw)))
+    ids = raw.columns[arguments.id_column] if arguments.id_column else range(raw.rows)
     if len(set(ids)) < len(ids):
         raise ValueError(f"The ids in column {arguments.id_column!r} of the {split} split are not unique.")
-    return Dataset.from_dict({"id": ids, "text": texts, "label": labels})
-
-
-def _class_names(feature: Any) -> list[str] | None:
-    """Label names of a `ClassLabel` column or of a list of them, in the order of their ids; `None` for others."""
-    return getattr(getattr(feature, "feature", feature), "names", None)
-
-
-def _label_converter(feature: Any, arguments: DataArguments) -> Callable[[Any], Any]:
-    """Return the function from a raw label value to a name, or to a list of names."""
-    names = _class_names(feature)
-    if names and arguments.label_list and list(names) != list(arguments.label_list):
+    kinds = sorted({type(value).__name__ for value in ids})
+    if len(kinds) > 1 or kinds == ["NoneType"]:
         raise ValueError(
-            f"label_list={arguments.label_list} contradicts the data set's own names {names}. Leave it out."
+            f"The ids in column {arguments.id_column!r} of the {split} split are of several kinds: {kinds}. Write all "
+            "of them as texts; none may be empty."
         )
-    names = names or arguments.label_list
+    return Dataset.from_dict({"id": list(ids), "text": texts, "label": labels})
+
+
+def _label_converter(own_names: Sequence[str] | None, arguments: DataArguments) -> Callable[[Any], Any]:
+    """Return the function from a raw label value to a name, or to a list of names.
+
+    A text is a name; an integer is an id where there are names for it.
+    """
+    if own_names and arguments.label_list and list(own_names) != list(arguments.label_list):
+        raise ValueError(
+            f"label_list={arguments.label_list} contradicts the data set's own names {list(own_names)}. Leave it out."
+        )
+    names = own_names or arguments.label_list
 
     def one(value: Any) -> str:
         """Turn a name or an id into a name."""
@@ -208,7 +210,13 @@ def _label_converter(feature: Any, arguments: DataArguments) -> Callable[[Any], 
             return str(int(value))
         if not 0 <= value < len(names):
             raise ValueError(f"the label id {value!r} is not one of the {len(names)} labels {list(names)}.")
-        return names[int(value)]
+        name, digits = names[int(value)], str(int(value))
+        if not own_names and digits in names and digits != name:
+            raise ValueError(
+                f"the number {digits} may be the id of {name!r} or the name {digits!r} of label_list. Write the labels "
+                "as texts if they are names; leave label_list out if numbers are all the names there are."
+            )
+        return name
 
     def many(value: Any) -> list[str]:
         """Turn the labels of a multi-label document into names."""
@@ -240,9 +248,10 @@ def _label_space(splits: dict[str, Dataset], given: Sequence[str] | None, argume
         unknown = sorted(set(counts) - set(names))
         if unknown:
             source = "label_list does not list" if arguments.label_list else "the training split does not have"
+            hint = " A number as text, as in every CSV file, is a name and no id." if _are_digits(unknown) else ""
             raise ValueError(
                 f"The {split} split has labels that {source}: {unknown}. Add training documents for them, remove these "
-                "documents, or correct the labels."
+                f"documents, or correct the labels.{hint if arguments.label_list else ''}"
             )
         untrained = sorted(set(counts) - set(found["train"]))
         if untrained:
@@ -258,21 +267,42 @@ def _count_labels(values: Any) -> Counter[str]:
     return Counter(label for value in values for label in (value if isinstance(value, list) else [value]))
 
 
+def _are_digits(names: Iterable[str]) -> bool:
+    return all(name.isdecimal() for name in names)
+
+
 def _numbers_first(name: str) -> tuple[int, int, str]:
     return (0, int(name), "") if name.isdecimal() else (1, 0, name)
 
 
-def _check_training_labels(train: Dataset, label_space: LabelSpace) -> None:
-    counts = _count_labels(train["label"])
+def _check_labels_in_use(splits: dict[str, Dataset], label_space: LabelSpace) -> None:
+    counts = _count_labels(splits["train"]["label"])
     if len(counts) < 2:
         raise ValueError(f"The training documents in use have the single label {sorted(counts)}. Use more of them.")
-    missing = [name for name in label_space.names if name not in counts]
-    if missing:
-        logger.warning(f"No training document in use has these labels: {missing}.")
+    for split in SPLITS:
+        found = _count_labels(splits[split]["label"])
+        missing = [name for name in label_space.names if name not in found]
+        if missing:
+            kind = {"train": "training"}.get(split, split)
+            logger.warning(f"No {kind} document in use has these labels: {missing}.")
+
+
+def _say_labels(train: Dataset, label_space: LabelSpace, limit: int = 20) -> None:
+    """Print which id stands for which name, once for all processes."""
+    counts = _count_labels(train["label"])
+    shown = [f"{index} {name!r} ({counts[name]:,})" for index, name in enumerate(label_space.names)]
+    shown = shown if len(shown) <= limit else [*shown[: limit // 2], "…", *shown[-limit // 2 :]]
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"{len(label_space)} labels, each with its id and its training documents: {', '.join(shown)}")
+
+
+def _normalized(texts: Iterable[str]) -> list[str]:
+    """Texts up to case and spacing."""
+    return [" ".join(text.casefold().split()) for text in texts]
 
 
 def _overlap(splits: dict[str, Dataset]) -> dict[str, int]:
     """Count the documents whose text, up to case and spacing, is also in another split."""
-    texts = {split: [" ".join(text.casefold().split()) for text in splits[split]["text"]] for split in SPLITS}
+    texts = {split: _normalized(splits[split]["text"]) for split in SPLITS}
     pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
     return {f"{a}/{b}": sum(text in known for text in texts[b]) for a, b in pairs for known in [set(texts[a])]}

@@ -25,9 +25,13 @@ class Interval:
 def align(ids: Sequence[Hashable], other_ids: Sequence[Hashable]) -> np.ndarray:
     """Return the rows of the second run in the order of the first, joined by document id.
 
+    Where one has numbers and the other texts, as of a CSV file and a JSON file, the number 7 is the text "7".
+
     Raises:
         ValueError: If the two do not hold the same documents, each once.
     """
+    if {type(identifier) for identifier in ids} != {type(identifier) for identifier in other_ids}:
+        ids, other_ids = [str(identifier) for identifier in ids], [str(identifier) for identifier in other_ids]
     place = {identifier: row for row, identifier in enumerate(other_ids)}
     missing = sorted(map(str, set(ids) ^ set(place)))
     if missing or len(ids) != len(place) or len(other_ids) != len(place):

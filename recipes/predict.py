@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from hf_causal_clf import TextClassifier
 from hf_causal_clf.arguments import parse_arguments
-from hf_causal_clf.data import FORMATS
+from hf_causal_clf.data_files import FORMATS, open_dataset, stream_file
 from hf_causal_clf.distributed import process_state, start_cpu_processes
 from hf_causal_clf.log_records import hide_home_folder
 from hf_causal_clf.prediction import finish_prediction, predict_shards, start_prediction
@@ -93,12 +93,12 @@ def main() -> None:
 
 def stream(arguments: PredictArguments) -> Any:
     """Open the documents without loading them."""
-    from datasets import load_dataset
-
     if arguments.test_file:
-        kind = FORMATS[Path(arguments.test_file).suffix]
-        return load_dataset(kind, data_files=arguments.test_file, split="train", streaming=True)
-    return load_dataset(arguments.dataset_name, arguments.dataset_config, split=arguments.dataset_split, streaming=True)
+        named = (arguments.text_column, arguments.id_column)
+        return stream_file(Path(arguments.test_file), [name for name in named if name is not None])
+    assert arguments.dataset_name is not None
+    name, config = arguments.dataset_name, arguments.dataset_config
+    return open_dataset(name, config, split=arguments.dataset_split, streaming=True)
 
 
 def documents(arguments: PredictArguments) -> Iterator[tuple[Any, Any]]:
@@ -124,7 +124,8 @@ def check_documents(arguments: PredictArguments) -> int | None:
         total = known.num_examples if known is not None else None
         total = sum(1 for _ in data) if arguments.test_file and not total else total
     except (ValueError, OSError) as error:
-        raise ValueError(f"{source!r} cannot be read: {error}") from error
+        named = str(error) if repr(source) in str(error) else f"{source!r} cannot be read: {error}"
+        raise ValueError(named) from error
     if first is None:
         raise ValueError(f"{source!r} has no documents. Check test_file or dataset_name.")
     for option in ("text_column", "id_column"):

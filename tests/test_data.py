@@ -3,8 +3,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_rows, write_jsonl
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
+from sklearn.utils.class_weight import compute_class_weight
 
 from hf_causal_clf.arguments import DataArguments
 from hf_causal_clf.data import load_data
@@ -135,6 +137,32 @@ def test_labels_are_those_of_the_whole_training_split(tmp_path):
 def test_overlap_is_reported(tmp_path):
     data = load_data(arguments(tmp_path, {"test": [*make_rows(2), {"text": "The CAT", "label": "sport"}]}))
     assert data.overlap == {"train/validation": 0, "train/test": 2, "validation/test": 0}
+
+
+def test_a_label_that_every_document_has_is_learned_with_balanced_weights(tmp_path):
+    rows = [{"text": f"text {row}", "label": ["a"] + ["b"] * (row < 2)} for row in range(8)]
+    args = arguments(
+        tmp_path,
+        dict.fromkeys(("train", "validation", "test"), rows),
+        multi_label=True,
+        label_list=["a", "b", "c"],
+    )
+    data = load_data(args)
+    weights = torch.tensor(data.balanced_weights()["pos_weight"])
+    assert weights.tolist() == [1, 3, 1]  # b: 6 documents without, 2 with
+    logits = torch.zeros(8, 3, requires_grad=True)
+    targets = torch.tensor(data.gold("train"), dtype=torch.float32)
+    torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights).backward()
+    assert (logits.grad[:, 0] < 0).all()  # towards the label
+
+
+def test_a_label_without_documents_does_not_weigh_on_the_others(tmp_path):
+    rows = [{"text": f"text {row}", "label": "a" if row < 6 else "c"} for row in range(8)]
+    splits = dict.fromkeys(("train", "validation", "test"), rows)
+    data = load_data(arguments(tmp_path, splits, label_list=["a", "b", "c"]))
+    a, b, c = data.balanced_weights()["class_weights"]
+    assert [a, c] == pytest.approx(compute_class_weight("balanced", classes=np.array([0, 2]), y=data.gold("train")))
+    assert b == 1
 
 
 @pytest.mark.parametrize("size", [1, 7, 50, 99])

@@ -75,6 +75,21 @@ def test_goes_on_and_keeps_what_is_finished(job, tmp_path, monkeypatch):
         predict(monkeypatch, {**options, "shard_size": "6"})
 
 
+@pytest.mark.parametrize("folder", [False, True])
+def test_cells_of_a_table_are_texts(job, tmp_path, monkeypatch, folder):
+    rows = [
+        {"key": key, "text": text}
+        for key, text in (("01", "1e5"), ("1", "None"), ("1e0", "true"), ("NA", "2021-01-05"))
+    ]
+    (tmp_path / "tables").mkdir()
+    table = tmp_path / "tables" / "test.csv"
+    delimiter = "," if folder else ";"
+    table.write_text("".join(delimiter.join(cells) + "\n" for cells in (rows[0], *(row.values() for row in rows))))
+    source = {"dataset_name": str(table.parent)} if folder else {"test_file": str(table)}
+    predict(monkeypatch, {**{name: value for name, value in job[1].items() if name != "test_file"}, **source})
+    check(rows, tmp_path, str(tmp_path / "cache"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

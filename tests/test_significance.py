@@ -98,6 +98,7 @@ def test_interval_has_its_nominal_coverage():
 
 def test_runs_are_joined_by_document():
     assert align([3, 1, 2], [1, 2, 3]).tolist() == [2, 0, 1]
+    assert align(["3", "1", "2"], [1, 2, 3]).tolist() == align([3, 1, 2], ["1", "2", "3"]).tolist() == [2, 0, 1]
     for ids in ([1, 2], [1, 2, 4], [1, 2, 3, 3]):
         with pytest.raises(ValueError, match="not tested on the same documents"):
             align([3, 1, 2], ids)

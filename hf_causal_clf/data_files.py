@@ -1,0 +1,256 @@
+"""Files and data sets of documents, opened as they are: text stays text, whatever it looks like. Knows no labels."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+from transformers.utils import logging
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+logger = logging.get_logger(__name__)
+
+FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
+ENCODINGS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+JSON_FORM = "Write one object a line, or one array of objects."
+LONGEST_CELL = 2**31 - 1  # the largest limit that `csv` takes on every system; its own would refuse long documents
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of a split, as they were read.
+
+    Attributes:
+        columns: Values of the columns that were asked for and are there.
+        names: Names of all columns.
+        rows: Number of rows.
+        class_names: Label names, in the order of their ids, of the `ClassLabel` columns.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    names: Sequence[str]
+    rows: int
+    class_names: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def from_dataset(cls, data: Dataset, columns: Iterable[str]) -> Table:
+        """Take columns from a data set, whose features say what is an id.
+
+        Raises:
+            ValueError: If one of them mixes texts and numbers, which `datasets` does not keep apart.
+        """
+        from datasets import Json
+
+        found = [name for name in columns if name in data.column_names]
+        mixed = [name for name in found if isinstance(data.features[name], Json)]
+        if mixed:
+            raise ValueError(f"The columns {mixed} mix texts with other values. Write all of them as texts.")
+        class_names = {name: _class_names(data.features[name]) for name in found}
+        return cls(
+            {name: list(data[name]) for name in found},
+            data.column_names,
+            len(data),
+            {name: names for name, names in class_names.items() if names},
+        )
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> Table:
+        """Take columns from rows; what a row does not have is `None`."""
+        values: dict[str, list[Any]] = {name: [] for name in columns}
+        names: dict[str, None] = {}
+        count = 0
+        for row in rows:
+            count += 1
+            names.update(dict.fromkeys(row))
+            for name, cells in values.items():
+                cells.append(row.get(name))
+        return cls({name: cells for name, cells in values.items() if name in names}, list(names), count, {})
+
+
+def load_file(path: Path, columns: Sequence[str]) -> Table:
+    """Read columns of a CSV, JSON, JSONL or Parquet file.
+
+    Args:
+        path: The file; its ending says what it is.
+        columns: Names of the columns that are needed.
+
+    Raises:
+        ValueError: If the file is not what its ending says, or not UTF-8.
+    """
+    if FORMATS[path.suffix] != "parquet":
+        return Table.from_rows(_read(path, columns), columns)
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        return Table.from_dataset(load_dataset("parquet", data_files=str(path), split="train"), columns)
+    except (DatasetGenerationError, ValueError) as error:
+        if "corresponds to no data" in str(error):  # what `datasets` says of a table without rows
+            return Table.from_rows((), columns)
+        raise ValueError(f"{str(path)!r} cannot be read as parquet: {error.__cause__ or error}") from error
+
+
+def stream_file(path: Path, columns: Sequence[str]) -> IterableDataset:
+    """Open a file as `load_file` does, row by row; rows have all of its columns.
+
+    Raises:
+        ValueError: As `load_file`; for what is wrong further down, while iterating.
+    """
+    from datasets import IterableDataset, load_dataset
+
+    if FORMATS[path.suffix] == "parquet":
+        return load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+    return IterableDataset.from_generator(_read, gen_kwargs={"path": path, "columns": tuple(columns)})
+
+
+def open_dataset(name: str, config: str | None, *, split: str | None = None, streaming: bool = False) -> Any:
+    """Open a data set on the Hub, or of its folder, with the cells of CSV files as text.
+
+    A data set that declares its features is taken at its word.
+
+    Args:
+        name: Hub id, or path of the folder.
+        config: Configuration of the data set.
+        split: The only split to open.
+        streaming: Whether to read while iterating.
+
+    Returns:
+        The split, or a mapping of all splits.
+
+    Raises:
+        OSError: If it cannot be found.
+        ValueError: If it cannot be read.
+    """
+    from datasets import Features, Value, load_dataset, load_dataset_builder
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        builder = load_dataset_builder(name, config)
+        options: dict[str, Any] = {}
+        if builder.name == "csv" and builder.info.features is None:
+            opened = load_dataset(name, config, streaming=True)
+            first: dict[str, Any] = next(iter(next(iter(opened.values()))), {})
+            if "__index_level_0__" in first:  # pandas takes the first cell of longer rows for an index
+                raise ValueError("the rows of a CSV file have more cells than its header.")
+            texts = Features({column: Value("string") for column in first})
+            options = {"features": texts, "keep_default_na": False, "na_values": [""]}
+        return load_dataset(name, config, split=split, streaming=streaming, **options)
+    except OSError as error:
+        raise OSError(
+            f"The data set {name!r} cannot be loaded. Give dataset_name a Hub id or the path of a folder. {error}"
+        ) from error
+    except (DatasetGenerationError, ValueError) as error:
+        raise ValueError(f"The data set {name!r} cannot be read: {error.__cause__ or error}") from error
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    """Label names of a `ClassLabel` column or of a list of them, in the order of their ids; `None` for others."""
+    return getattr(getattr(feature, "feature", feature), "names", None)
+
+
+def _read(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a CSV or JSON file.
+
+    Raises:
+        ValueError: If it is not what its ending says, or not UTF-8.
+    """
+    with path.open("rb") as file:
+        start = file.read(4)
+    encoding = next((name for mark, name in ENCODINGS.items() if start.startswith(mark)), "utf-8")
+    if encoding == "utf-16":
+        logger.warning_once(f"{str(path)!r} is read as UTF-16, which its first bytes say it is.")
+    try:
+        yield from _csv_rows(path, encoding, columns) if path.suffix == ".csv" else _json_rows(path, encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(_not_unicode(path, error)) from error
+
+
+def _not_unicode(path: Path, error: UnicodeDecodeError) -> str:
+    before = error.object[max(0, error.start - 20) : error.start].decode("cp1252", errors="replace")
+    after = error.object[error.start : error.start + 20].decode("cp1252", errors="replace")
+    command = f"iconv -f cp1252 -t UTF-8 {quote(path.name)} > {quote(f'{path.stem}-utf8{path.suffix}')}"
+    return (
+        f"{str(path)!r} is not in {error.encoding.upper()}: it has the byte {error.object[error.start]:#04x}. In "
+        f"cp1252, {(before.splitlines() or [''])[-1] + after.splitlines()[0]!r} would stand there; if that is right, "
+        f"`{command}` writes it in UTF-8, and another encoding likewise."
+    )
+
+
+def _csv_rows(path: Path, encoding: str, columns: Sequence[str]) -> Iterator[dict[str, str | None]]:
+    """Yield the rows of a table with a header; only an empty cell is `None`."""
+    csv.field_size_limit(LONGEST_CELL)
+    delimiter = _delimiter(path, encoding, columns)
+    with path.open(encoding=encoding, newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            header = next(reader, [])
+            twice = sorted({name for name in columns if header.count(name) > 1})
+            if twice:
+                raise ValueError(f"{str(path)!r} has these columns more than once: {twice}. Rename the others.")
+            for cells in reader:
+                if len(cells) == len(header):
+                    yield dict(zip(header, (cell or None for cell in cells), strict=True))
+                elif cells:
+                    raise ValueError(
+                        f"{str(path)!r} cannot be read as csv: the row that ends in line {reader.line_num} has "
+                        f"{len(cells)} cells, the header {len(header)}. Put a cell with the delimiter {delimiter!r} or "
+                        "a line break in it into double quotes."
+                    )
+        except csv.Error as error:
+            raise ValueError(
+                f"{str(path)!r} cannot be read as csv: {error}, in line {reader.line_num}. Write a double quote within "
+                "a quoted cell twice."
+            ) from error
+
+
+def _delimiter(path: Path, encoding: str, columns: Sequence[str]) -> str:
+    """The delimiter with which the header has the most of the columns that are needed; at a tie, a comma."""
+    headers = {}
+    for delimiter in DELIMITERS:
+        with path.open(encoding=encoding, newline="") as file:
+            headers[delimiter] = next(csv.reader(file, delimiter=delimiter), [])
+    best = max(headers, key=lambda key: (len(set(columns) & set(headers[key])), len(headers[key])))
+    if best != ",":
+        logger.warning_once(f"{str(path)!r} is read with {DELIMITERS[best]} between its cells, as in its header.")
+    return best
+
+
+def _json_rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
+    """Yield the objects of JSON lines, or of one array."""
+    with path.open(encoding=encoding) as file:
+        lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+        first = next(lines, None)
+        if first is not None and first[1].lstrip().startswith("["):
+            found = _parse(path, first[1] + file.read(), first[0])
+            yield from (_object(path, row, f"entry {index}, counted from 0,") for index, row in enumerate(found))
+        elif first is not None:
+            for number, line in chain([first], lines):
+                yield _object(path, _parse(path, line, number), f"line {number}")
+
+
+def _parse(path: Path, text: str, line: int) -> Any:
+    try:
+        value = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        return value
+    except ValueError as error:
+        reason = getattr(error, "msg", None) or str(error)
+        where = line + getattr(error, "lineno", 1) - 1
+        raise ValueError(f"{str(path)!r} cannot be read as json: {reason}, in line {where}. {JSON_FORM}") from error
+
+
+def _object(path: Path, value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{str(path)!r} cannot be read as json: {where} is no object, but {value!r:.80}. {JSON_FORM}")
+    return value
