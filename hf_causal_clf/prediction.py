@@ -10,12 +10,16 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+from pyarrow import parquet
 from transformers.utils import logging
 
 from .classifier import TextClassifier
+from .prediction_tables import answer_column, probability_column
 from .run_files import lock_folder, naming_full_disk, read_json, write_json, written_aside
 
 PREDICTION_FILE = "prediction.json"
+_ID_TYPES = {int: pa.int64(), str: pa.string()}
 
 
 def shard_path(output: Path, index: int) -> Path:
@@ -86,16 +90,17 @@ def predict_shards(
         The number of documents of all shards.
 
     Raises:
-        ValueError: If a document has no text.
+        ValueError: If a document has no text, or its id is of another type than the first one's.
     """
     classifier: TextClassifier | None = None
-    seen = 0
+    seen, id_type = 0, type(None)
     sizes = {} if total is None else _sizes(total, shard_size, process, processes)
     done = sum(size for index, size in sizes.items() if shard_path(output, index).is_file())  # not part of the rate
     options = {"total": sum(sizes.values()) or None, "initial": done, "disable": process > 0 or None}
     with logging.tqdm(desc="Predicting", unit="doc", **options) as bar:
         for index, shard in enumerate(_shards(rows, shard_size)):
-            _check(shard, seen)
+            id_type = type(shard[0][0]) if index == 0 else id_type
+            _check(shard, seen, id_type)
             seen += len(shard)
             if index % processes != process:
                 continue
@@ -103,7 +108,7 @@ def predict_shards(
             if path.is_file():
                 continue
             classifier = classifier or load()
-            _write(path, classifier, shard)
+            _write(path, classifier, shard, id_type)
             bar.update(len(shard))
     return seen
 
@@ -117,8 +122,15 @@ def _shards(rows: Iterable[tuple[Any, Any]], size: int) -> Iterator[list[tuple[A
         yield shard
 
 
-def _check(shard: list[tuple[Any, Any]], first: int) -> None:
+def _check(shard: list[tuple[Any, Any]], first: int, id_type: type) -> None:
     for row, (identifier, text) in enumerate(shard, start=first):
+        if type(identifier) is not id_type or id_type not in _ID_TYPES:
+            raise ValueError(
+                f"Row {row}, counted from 0, has the id {identifier!r}. Ids have to be all texts or all whole numbers: "
+                "correct it, or leave out id_column, which takes the row number."
+            )
+        if isinstance(identifier, int) and not -(2**63) <= identifier < 2**63:
+            raise ValueError(f"Row {row}, counted from 0, has the id {identifier}, over 64 bits. Make ids texts.")
         if not isinstance(text, str) or not text.strip():
             raise ValueError(
                 f"Row {row} (id {identifier!r}), counted from 0, has no text: {text!r}. Fill it in or remove it; the "
@@ -126,17 +138,15 @@ def _check(shard: list[tuple[Any, Any]], first: int) -> None:
             )
 
 
-def _write(path: Path, classifier: TextClassifier, shard: list[tuple[Any, Any]]) -> None:
-    from datasets import Dataset
-
+def _write(path: Path, classifier: TextClassifier, shard: list[tuple[Any, Any]], id_type: type) -> None:
     probabilities = classifier.predict_proba([text for _, text in shard])
     columns = {
-        "id": [identifier for identifier, _ in shard],
-        "predicted": classifier.decide(probabilities),
-        "probabilities": probabilities.tolist(),
+        "id": pa.array([identifier for identifier, _ in shard], _ID_TYPES[id_type]),
+        "predicted": answer_column(classifier.decide(probabilities), classifier.label_space),
+        "probabilities": probability_column(probabilities),
     }
     with naming_full_disk(path.parent), written_aside(path) as aside:
-        Dataset.from_dict(columns).to_parquet(aside)
+        parquet.write_table(pa.table(columns), aside)
 
 
 def _sizes(total: int, shard_size: int, process: int, processes: int) -> dict[int, int]:

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 from datasets import Dataset, load_dataset
+from pyarrow import parquet
 
 from hf_causal_clf import LabelSpace, TextClassifier
 from hf_causal_clf.prediction import finish_prediction, predict_shards, shard_path, start_prediction
@@ -106,6 +107,55 @@ def test_a_document_without_text_is_named_and_finished_shards_stay(tmp_path):
         predict_shards(lambda: TextClassifier(ByLength(), LABELS), rows, tmp_path, shard_size=10)
     assert shard_path(tmp_path, 0).is_file()
     assert [path.name for path in tmp_path.iterdir()] == [shard_path(tmp_path, 0).name]
+
+
+class Given:
+    """Gives the probabilities that the texts name."""
+
+    batch_size = 4
+
+    def probabilities(self, texts):
+        return np.array([[float(number) for number in text.split()] for text in texts], dtype=np.float32)
+
+
+MULTI = LabelSpace(["a", "b"], multi_label=True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "texts", "expected"),
+    [
+        (MULTI, ["0.1 0.2", "0 0", "0.9 0.2", "0.8 0.9"], [[], [], ["a"], ["a", "b"]]),
+        (MULTI, ["0.9 0.2", "0.8 0.9", "0.1 0.2", "0 0"], [["a"], ["a", "b"], [], []]),
+        (MULTI, ["0.1 0.2"] * 4, [[]] * 4),
+        (LabelSpace(["a", "b"]), ["0.1 0.9"] * 4, ["b"] * 4),
+    ],
+)
+@pytest.mark.parametrize("ids", [[1, 2, 3, 4], ["1", "2", "3", "x"]])
+def test_all_shards_have_the_same_columns(tmp_path, labels, texts, expected, ids):
+    rows = list(zip(ids, texts, strict=True))
+    predict_shards(lambda: TextClassifier(Given(), labels), rows, tmp_path, shard_size=2)
+    first, second = (parquet.read_schema(shard_path(tmp_path, index)) for index in range(2))
+    assert first.equals(second)
+    data = load_dataset("parquet", data_files=str(tmp_path / "shard-*.parquet"), split="train")
+    assert list(data["predicted"]) == expected
+    assert list(data["id"]) == ids
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([1, 2, 3, "4"], r"Row 3, counted from 0, has the id '4'\. Ids have to be all texts or all whole numbers"),
+        (["1", "2", "3", None], r"Row 3, counted from 0, has the id None"),
+        ([None] * 4, r"Row 0, counted from 0, has the id None"),
+        ([1.0, 2.0, 3.0, 4.0], r"Row 0, counted from 0, has the id 1\.0"),
+        ([True, False, 1, 2], r"Row 0, counted from 0, has the id True"),
+        ([1, 2, 3, 2**63], r"Row 3, counted from 0, has the id 9223372036854775808, over 64 bits"),
+    ],
+)
+def test_ids_of_several_types_are_refused(tmp_path, ids, message):
+    rows = [(identifier, "0.1 0.9") for identifier in ids]
+    with pytest.raises(ValueError, match=message):
+        predict_shards(lambda: TextClassifier(Given(), MULTI), rows, tmp_path, shard_size=2)
 
 
 def test_other_settings_are_refused_and_a_finished_folder_is_noted(tmp_path):
