@@ -5,6 +5,7 @@ Knows strings and their containers. Knows no model, and imports none of the libr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -55,15 +56,14 @@ def read_texts(given: Any, *, empty: Empty = "error") -> Texts:
         raise ValueError(f"empty must be one of {list(EMPTY)}, got {empty!r}.")
     single = isinstance(given, str)
     values = [given] if single else _values(given)
-    missing = [_is_missing(value) for value in values]
-    wrong = [index for index, value in enumerate(values) if not missing[index] and not isinstance(value, str)]
+    blank = [index for index, value in enumerate(values) if is_empty(value)]
+    wrong = [index for index in sorted(set(range(len(values))) - set(blank)) if not isinstance(values[index], str)]
     if wrong:
         first = values[wrong[0]]
         raise ValueError(
             f"{len(wrong)} of {len(values)} texts are not strings; the first are at {wrong[:5]}: "
             f"{_shortened(first)} is of type {type(first).__name__}. Give strings."
         )
-    blank = [index for index, value in enumerate(values) if missing[index] or not value.strip()]
     if blank and empty == "error":
         raise ValueError(
             f"{len(blank)} of {len(values)} texts are empty; the first are at {blank[:5]}. Leave them out, or set "
@@ -71,6 +71,14 @@ def read_texts(given: Any, *, empty: Empty = "error") -> Texts:
         )
     positions = sorted(set(range(len(values))) - set(blank))
     return Texts([str(values[index]) for index in positions], positions, len(values), single)
+
+
+def is_empty(value: Any) -> bool:
+    """Whether it has nothing but white space, or is what a table has in the place of a missing text."""
+    if isinstance(value, str):
+        return not value.strip()
+    missing = type(value).__name__ in ("NAType", "NaTType")  # pandas' own
+    return value is None or missing or (isinstance(value, float) and math.isnan(value))
 
 
 def _values(given: Any) -> list[Any]:
@@ -95,13 +103,6 @@ def _values(given: Any) -> list[Any]:
     elif isinstance(given, Iterable):
         return list(given)
     raise ValueError(f"These are no texts, but of type {kind}. {advice}.")
-
-
-def _is_missing(value: Any) -> bool:
-    """Whether it is what a table has in the place of a missing text: `None`, NaN, or pandas' own."""
-    return (
-        value is None or (isinstance(value, float) and np.isnan(value)) or type(value).__name__ in ("NAType", "NaTType")
-    )
 
 
 def _shortened(value: Any) -> str:
