@@ -119,16 +119,21 @@ def check_content(output: Path, content: dict[str, dict[str, str]]) -> None:
     found = read_json(output / PREDICTION_FILE).get("content", {})
     for kind, now in content.items():
         was = found.get(kind, {})
-        changes = [
-            f"{name} {'is new' if name not in was else 'is missing' if name not in now else 'has changed'}"
-            for name in sorted({*was, *now})
-            if was.get(name) != now.get(name)
-        ]
-        if changes:
+        changes = [_change(name, was.get(name), now.get(name)) for name in sorted({*was, *now})]
+        if any(changes):
             raise ValueError(
-                f"{output} has predictions of other {kind}: {'; '.join(changes)}. Its rows would no longer fit "
-                "together. Choose another output_dir, or put back what it was started with."
+                f"{output} was started with {'other' if kind == 'documents' else 'another'} {kind}: "
+                f"{'; '.join(filter(None, changes))}. Its rows would not fit together. Choose another output_dir, or "
+                "give what it was started with (a commit as dataset_revision or model_revision)."
             )
+
+
+def _change(name: str, was: str | None, now: str | None) -> str | None:
+    if was == now:
+        return None
+    if was is None or now is None:
+        return f"{name} is {'new' if was is None else 'missing'}"
+    return f"{name} has changed" if now.startswith("sha256:") else f"{name} was {was}, now {now}"
 
 
 def progress(output: Path, total: int | None, shard_size: int) -> str | None:

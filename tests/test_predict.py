@@ -6,11 +6,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import hub_client
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_rows, write_jsonl
+from conftest import make_rows, run_in_two_processes, write_jsonl
 from datasets import load_dataset
+from hub_server import HubServer
+from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from test_classifier import save_folder
 from test_recipes import launch
@@ -119,9 +122,9 @@ def with_a_base_model_trained_again(job, tmp_path):
         (grown, r"other documents: documents\.jsonl has changed\."),
         (with_a_row_in_front, r"other documents: documents\.jsonl has changed\."),
         (with_a_text_changed, r"other documents: documents\.jsonl has changed\."),
-        (trained_again, r"other classifier: adapter_model\.safetensors has changed\."),
-        (calibrated_otherwise, r"other classifier: classification\.json has changed\."),
-        (with_a_base_model_trained_again, r"other classifier: base model: model\.safetensors has changed\."),
+        (trained_again, r"another classifier: adapter_model\.safetensors has changed\."),
+        (calibrated_otherwise, r"another classifier: classification\.json has changed\."),
+        (with_a_base_model_trained_again, r"another classifier: base model: model\.safetensors has changed\."),
     ],
 )
 def test_does_not_go_on_with_other_content(job, tmp_path, monkeypatch, change, message):
@@ -170,6 +173,23 @@ def test_two_processes_do_not_go_on_with_other_content(job, tmp_path, monkeypatc
     assert "other documents: documents.jsonl has changed." in done.stderr
 
 
+WAITING = """
+import time
+from datetime import timedelta
+import torch.distributed.distributed_c10d as processes
+processes._get_default_timeout = lambda backend: timedelta(seconds=1)  # in the place of half an hour
+from hf_causal_clf.distributed import process_state
+state = process_state()
+assert state.num_processes == 2
+time.sleep(4 * state.process_index)
+state.wait_for_everyone()
+"""
+
+
+def test_a_process_waits_for_another_that_has_more_to_do(tmp_path):
+    run_in_two_processes(WAITING, tmp_path)
+
+
 def test_documents_without_text_are_kept_and_counted(job, tmp_path, monkeypatch, capsys):
     rows, options = job
     write_jsonl(
@@ -197,6 +217,46 @@ def test_a_folder_of_documents_is_identified_by_its_files(job, tmp_path, monkeyp
         predict(monkeypatch, options)
     with pytest.raises(ValueError, match="lies in the folder of the data set"):
         predict(monkeypatch, {**options, "output_dir": str(tmp_path / "data" / "out")})
+
+
+def push_rows(rows, folder):
+    """Push documents to the Hub; return the commit."""
+    file = write_jsonl(folder / "pushed.jsonl", rows)
+    push = {"path_or_fileobj": file, "path_in_repo": "test.jsonl", "repo_type": "dataset"}
+    return HfApi().upload_file(repo_id="alice/rows", **push).oid
+
+
+def test_on_the_hub_it_goes_on_with_the_same_commits_only(job, tmp_path, monkeypatch):
+    rows, options = job
+    with HubServer() as server, hub_client.using(server, tmp_path / "home", server.token):
+        api = HfApi()
+        api.create_repo("alice/rows", repo_type="dataset")
+        api.create_repo("alice/run")
+        data = push_rows(rows, tmp_path)
+        config = tmp_path / "run" / "adapter_config.json"
+        settings = json.loads(config.read_text())
+        api.create_repo("alice/base")
+        base = api.upload_folder(repo_id="alice/base", folder_path=settings[BASE]).oid
+        config.write_text(json.dumps({**settings, BASE: "alice/base"}))
+        run = api.upload_folder(repo_id="alice/run", folder_path=tmp_path / "run", ignore_patterns="README.md").oid
+        options |= {"model_name_or_path": "alice/run", "dataset_name": "alice/rows", "shard_size": "5"}
+        del options["test_file"]
+        predict(monkeypatch, options)
+        check(rows, tmp_path, str(tmp_path / "cache"))
+        content = json.loads((tmp_path / "out" / "_prediction.json").read_text())["content"]
+        assert content["documents"] == {"commit": data}
+        assert content["classifier"] == {"commit": run, "base model": base}
+        (tmp_path / "out" / "shard-000001.parquet").unlink()
+        push_rows(rows[::-1], tmp_path)
+        with pytest.raises(ValueError, match=rf"other documents: commit was {data}, now "):
+            predict(monkeypatch, options)
+        predict(monkeypatch, {**options, "dataset_revision": data})
+        check(rows, tmp_path, str(tmp_path / "cache"))
+        trained_again(job, tmp_path)
+        api.upload_folder(repo_id="alice/run", folder_path=tmp_path / "run", ignore_patterns="README.md")
+        with pytest.raises(ValueError, match=rf"another classifier: commit was {run}, now "):
+            predict(monkeypatch, {**options, "dataset_revision": data})
+        predict(monkeypatch, {**options, "dataset_revision": data, "model_revision": run})
 
 
 @pytest.mark.parametrize(

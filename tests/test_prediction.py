@@ -199,12 +199,12 @@ def test_other_settings_are_refused_and_a_finished_folder_is_noted(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"documents": {"rows.csv": "sha256:x"}}, r"predictions of other documents: rows\.csv has changed\. "),
+        ({"documents": {"rows.csv": "sha256:x"}}, r"started with other documents: rows\.csv has changed\. "),
         (
             {"documents": {"others.csv": "sha256:1"}},
-            r"of other documents: others\.csv is new; rows\.csv is missing\. ",
+            r"with other documents: others\.csv is new; rows\.csv is missing\. ",
         ),
-        ({"classifier": {"weights": "sha256:x"}}, r"predictions of other classifier: weights has changed\. "),
+        ({"classifier": {"weights": "sha256:x"}}, r"another classifier: weights has changed\. "),
     ],
 )
 def test_other_content_is_refused_by_name(tmp_path, content, message):
