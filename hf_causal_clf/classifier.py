@@ -174,7 +174,7 @@ class TextClassifier:
             texts: A list, tuple, iterator, NumPy or Arrow array of texts, or a column of a table or data set. A single
                 text gives a single row, `(labels,)`.
             empty: What a text that is missing or has nothing but white space gives: an `"error"`, or NaN for each label
-                (`"null"`).
+                (`"keep"`).
 
         Raises:
             ValueError: If `texts` is something else, or the model gives no numbers for one.
@@ -198,7 +198,7 @@ class TextClassifier:
     def predict(self, texts: str | Iterable[str], *, empty: Empty = "error") -> Any:
         """Return the label name of each text; in a multi-label space, the list of its label names.
 
-        A single text gives a single answer. An empty text gives `None` where `empty` is `"null"`. Arguments and errors
+        A single text gives a single answer. An empty text gives `None` where `empty` is `"keep"`. Arguments and errors
         are those of `predict_proba`.
         """
         probabilities = self.predict_proba(texts, empty=empty)

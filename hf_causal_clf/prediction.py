@@ -225,7 +225,7 @@ def predict_shards(
         process: Number of this process; it works on every `processes`-th shard.
         processes: Number of processes.
         total: Number of documents, for the progress bar.
-        empty: What a document without text is: an `"error"`, or a row whose answer is null (`"null"`).
+        empty: What a document without text is: an `"error"`, or a row with a null answer (`"keep"`).
 
     Returns:
         The rows of all shards, of every process.
@@ -284,7 +284,7 @@ def _check(shard: list[tuple[Any, Any]], first: int, id_type: type, empty: Empty
         if is_empty(text):
             if empty == "error":
                 raise ValueError(
-                    f"{place} has no text: {text!r}. Fill it in, remove it, or set empty to null; the shards that are "
+                    f"{place} has no text: {text!r}. Fill it in, remove it, or set empty to keep; the shards that are "
                     "finished are kept."
                 )
         elif not isinstance(text, str):

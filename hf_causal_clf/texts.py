@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-Empty = Literal["error", "null"]
-EMPTY: tuple[Empty, ...] = ("error", "null")
+Empty = Literal["error", "keep"]
+EMPTY: tuple[Empty, ...] = ("error", "keep")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ def read_texts(given: Any, *, empty: Empty = "error") -> Texts:
     Args:
         given: A text, or texts: a list, tuple, iterator, NumPy or Arrow array, column of a pandas or polars table or of
             a data set.
-        empty: What an empty text (`None`, NaN, nothing but white space) is: an `"error"`, or left out (`"null"`).
+        empty: Whether an empty text (`None`, NaN, nothing but white space) is an `"error"`, or keeps its place
+            (`"keep"`).
 
     Raises:
         ValueError: If it is something else, or a text is not a string or not allowed to be empty.
@@ -67,7 +68,7 @@ def read_texts(given: Any, *, empty: Empty = "error") -> Texts:
     if blank and empty == "error":
         raise ValueError(
             f"{len(blank)} of {len(values)} texts are empty; the first are at {blank[:5]}. Leave them out, or set "
-            "empty='null' to keep their place."
+            "empty='keep' to keep their place."
         )
     positions = sorted(set(range(len(values))) - set(blank))
     return Texts([str(values[index]) for index in positions], positions, len(values), single)

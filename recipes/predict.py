@@ -58,14 +58,20 @@ class PredictArguments:
         metadata={"help": "Column that identifies a document: texts or whole numbers. Default: its row number."},
     )
     empty: str = field(
-        default="null",
+        default="keep",
         metadata={
-            "help": "What a document without text gets: a row whose answer is 'null', or an 'error'.",
+            "help": "A document without text: 'keep' its row, with a null answer, or end with an 'error'.",
             "choices": list(EMPTY),
         },
     )
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Documents a device and forward pass."})
-    shard_size: int = field(default=1000, metadata={"help": "Documents a shard; what a kill can cost at most."})
+    shard_size: int = field(
+        default=1000,
+        metadata={
+            "help": "Documents a shard; what a kill can cost at most. It decides which documents share a batch, and so "
+            "how bfloat16 rounds."
+        },
+    )
     dtype: str = field(default="auto", metadata={"help": "Data type of the base model's weights; auto: of training."})
     calibrated: bool = field(default=True, metadata={"help": "Whether to apply the fitted temperature and thresholds."})
 
@@ -82,6 +88,8 @@ class PredictArguments:
                 f"output_dir {self.output_dir!r} lies in the folder of the data set, which would have the shards for "
                 "documents. Choose another output_dir."
             )
+        if self.empty not in EMPTY:
+            raise ValueError(f"empty must be one of {list(EMPTY)}, got {self.empty!r}.")
         for name in ("shard_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")

@@ -54,10 +54,10 @@ def test_results_are_in_input_order_whatever_the_batch_size(run):
     np.testing.assert_allclose(classifier.predict_proba(TEXTS[::-1])[::-1], together, atol=1e-5)
     assert classifier.predict(TEXTS) == [LABELS.names[index] for index in together.argmax(1)]
     assert classifier.predict_proba([]).shape == (0, 3)
-    kept = classifier.predict_proba([TEXTS[0], " ", *TEXTS[1:], None], empty="null")
+    kept = classifier.predict_proba([TEXTS[0], " ", *TEXTS[1:], None], empty="keep")
     np.testing.assert_allclose(kept[[0, 2, 3, 4]], together, atol=1e-5)
     assert np.isnan(kept[[1, 5]]).all()
-    assert np.isnan(classifier.predict_proba([""], empty="null")).all()
+    assert np.isnan(classifier.predict_proba([""], empty="keep")).all()
 
 
 @pytest.mark.parametrize("approach", ["embedding", "instruction"])

@@ -317,7 +317,7 @@ def test_many_labels_are_counted_in_short(tmp_path):
 @pytest.mark.parametrize("labels", [MULTI, LabelSpace(["a", "b"])])
 def test_documents_without_text_keep_their_row(tmp_path, labels):
     texts = ["0.9 0.1", None, "", "\t\n", "0.1 0.2", "0.8 0.1"]  # the second of three shards is all empty
-    found = summary(tmp_path, labels, texts, empty="null")
+    found = summary(tmp_path, labels, texts, empty="keep")
     assert (found.rows, found.unanswered) == (6, 3)
     data = parquet.read_table(tmp_path / "out").to_pylist()
     nothing = [] if labels.multi_label else "b"
@@ -334,4 +334,4 @@ def test_documents_without_text_keep_their_row(tmp_path, labels):
 
 def test_a_text_of_another_type_is_an_error_also_where_empty_ones_are_not(tmp_path):
     with pytest.raises(ValueError, match=r"Row 1 \(id 1\), counted from 0, has 5 of type int instead of a text"):
-        summary(tmp_path, MULTI, ["0.9 0.1", 5], empty="null")
+        summary(tmp_path, MULTI, ["0.9 0.1", 5], empty="keep")

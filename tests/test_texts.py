@@ -111,7 +111,7 @@ def test_a_single_text_gives_a_single_answer():
         (["aaaa", b"b"], "b'b' is of type bytes"),
         (pd.Series([1, 2]), "2 of 2 texts are not strings"),
         (pa.array([1, 2]), "2 of 2 texts are not strings"),
-        ("", r"1 of 1 texts are empty; the first are at \[0\]. Leave them out, or set empty='null'"),
+        ("", r"1 of 1 texts are empty; the first are at \[0\]. Leave them out, or set empty='keep'"),
         (["a", None, float("nan"), pd.NA, "\n\t ", "b"], r"4 of 6 texts are empty; the first are at \[1, 2, 3, 4\]"),
     ],
     ids=lambda value: type(value).__name__,
@@ -127,13 +127,13 @@ def test_what_is_no_text_is_refused_by_name(given, message):
 def test_an_empty_text_keeps_its_place_where_that_is_asked_for(nothing, multi_label):
     given = ["aaaa", nothing, "a" * 7]
     model = classifier(multi_label)
-    probabilities = model.predict_proba(given, empty="null")
+    probabilities = model.predict_proba(given, empty="keep")
     assert (probabilities.shape, probabilities.dtype) == ((3, 3), np.float32)
     np.testing.assert_allclose(probabilities[[0, 2]], model.predict_proba(["aaaa", "a" * 7]))
     assert np.isnan(probabilities[1]).all()
     expected = [["short"], None, ["long", "also"]] if multi_label else ["short", None, "long"]
-    assert model.predict(given, empty="null") == expected
-    assert model.predict([nothing], empty="null") == [None]
+    assert model.predict(given, empty="keep") == expected
+    assert model.predict([nothing], empty="keep") == [None]
 
 
 def test_no_label_differs_from_no_answer():
@@ -142,14 +142,14 @@ def test_no_label_differs_from_no_answer():
             return np.zeros((len(texts), 3), dtype=np.float32)
 
     model = TextClassifier(Nothing(), LabelSpace(["a", "b", "c"], multi_label=True))
-    assert model.predict(["x", "", "y"], empty="null") == [[], None, []]
+    assert model.predict(["x", "", "y"], empty="keep") == [[], None, []]
     assert model.predict("x") == []
-    assert model.predict(" ", empty="null") is None
-    assert np.isnan(model.predict_proba(" ", empty="null")).tolist() == [True] * 3
+    assert model.predict(" ", empty="keep") is None
+    assert np.isnan(model.predict_proba(" ", empty="keep")).tolist() == [True] * 3
 
 
 def test_other_ways_to_treat_an_empty_text():
-    with pytest.raises(ValueError, match=r"empty must be one of \['error', 'null'\], got 'skip'"):
+    with pytest.raises(ValueError, match=r"empty must be one of \['error', 'keep'\], got 'skip'"):
         classifier().predict(TEXTS, empty="skip")
 
 
@@ -160,4 +160,4 @@ def test_a_model_without_numbers_is_told_from_an_empty_text():
 
     model = TextClassifier(Diverged(), LabelSpace(["a", "b", "c"]))
     with pytest.raises(ValueError, match=r"\(NaN\) for 2 of 3 texts; the first are at \[0, 2\]"):
-        model.predict(["x", "", "y"], empty="null")
+        model.predict(["x", "", "y"], empty="keep")
