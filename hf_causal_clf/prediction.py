@@ -302,7 +302,7 @@ def _write(path: Path, classifier: TextClassifier, shard: list[tuple[Any, Any]],
         "probabilities": named_probability_column(probabilities, classifier.label_space),
     }
     with naming_full_disk(path.parent), written_aside(path) as aside:
-        parquet.write_table(pa.table(columns), aside)
+        parquet.write_table(pa.table(columns), aside, use_dictionary=False)
 
 
 def _sizes(total: int, shard_size: int, process: int, processes: int) -> dict[int, int]:
