@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from .modeling import CausalLMForLastTokenClassification
 from .prompts import PromptEncoder, PromptTemplate
 from .run_files import read_run
 from .scoring import LabelScorer, evaluation_mode
+from .texts import Empty, read_texts
 from .verbalizer import ParsedAnswer, Verbalizer
 
 _AUTO = "auto"
@@ -166,41 +167,77 @@ class TextClassifier:
             raise ValueError(f"Only a classifier that was loaded from a run's folder is pushed, not {self.source!r}.")
         return push_run(self.source, repo_id, **kwargs)
 
-    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+    def predict_proba(self, texts: str | Iterable[str], *, empty: Empty = "error") -> np.ndarray:
         """Return the probability of each label, float32 `(n, labels)`, in the order of the texts.
 
+        Args:
+            texts: A list, tuple, iterator, NumPy or Arrow array of texts, or a column of a table or data set. A single
+                text gives a single row, `(labels,)`.
+            empty: What a text that is missing or has nothing but white space gives: an `"error"`, or NaN for each label
+                (`"keep"`).
+
         Raises:
-            ValueError: If `texts` is not a list of non-empty strings, or the model gives no numbers for one.
+            ValueError: If `texts` is something else, or the model gives no numbers for one.
         """
-        probabilities = self.scorer.probabilities(_checked(texts))
+        given = read_texts(texts, empty=empty)
+        probabilities = self.scorer.probabilities(given.texts)
         bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
         if len(bad):
             raise ValueError(
-                f"The model gives no numbers (NaN) for {len(bad)} of {len(texts)} texts; the first are at "
-                f"{bad[:5].tolist()}. Its weights are damaged or its training diverged; or, if dtype is float16, that "
-                "is too narrow: try float32."
+                f"The model gives no numbers (NaN) for {len(bad)} of {given.count} texts; the first are at "
+                f"{[given.positions[row] for row in bad[:5]]}. Its weights are damaged or its training diverged; or, "
+                "if dtype is float16, that is too narrow: try float32."
             )
-        return self.calibration.apply(probabilities)
+        return given.spread(self.calibration.apply(probabilities))
 
-    def predict(self, texts: Sequence[str]) -> list[str] | list[list[str]]:
-        """Return the label name of each text; in a multi-label space, the list of its label names."""
-        return self.decide(self.predict_proba(texts))
+    @overload
+    def predict(self, texts: str, *, empty: Empty = "error") -> str | list[str] | None: ...  # type: ignore[overload-overlap]
+    @overload
+    def predict(self, texts: Iterable[str], *, empty: Empty = "error") -> list[Any]: ...
 
-    def decide(self, probabilities: np.ndarray) -> list[str] | list[list[str]]:
-        """Turn probabilities `(n, labels)` of `predict_proba` into label names, by the thresholds of the run."""
+    def predict(self, texts: str | Iterable[str], *, empty: Empty = "error") -> Any:
+        """Return the label name of each text; in a multi-label space, the list of its label names.
+
+        A single text gives a single answer. An empty text gives `None` where `empty` is `"keep"`. Arguments and errors
+        are those of `predict_proba`.
+        """
+        probabilities = self.predict_proba(texts, empty=empty)
+        return self.decide(probabilities[None])[0] if probabilities.ndim == 1 else self.decide(probabilities)
+
+    def decide(self, probabilities: np.ndarray) -> list[str | None] | list[list[str] | None]:
+        """Turn probabilities `(n, labels)` of `predict_proba` into label names, by the thresholds of the run.
+
+        A row of NaN, which an empty text has, gives `None`.
+        """
         decisions = self.calibration.decide(probabilities, multi_label=self.label_space.multi_label)
-        return [self.label_space.decode(decision) for decision in decisions]  # type: ignore[return-value]
+        answered = ~np.isnan(probabilities).any(axis=1)
+        return [  # type: ignore[return-value]
+            self.label_space.decode(decision) if known else None
+            for decision, known in zip(decisions, answered, strict=True)
+        ]
 
-    def generate(self, texts: Sequence[str]) -> list[ParsedAnswer]:
+    @overload
+    def generate(self, texts: str) -> ParsedAnswer: ...  # type: ignore[overload-overlap]
+    @overload
+    def generate(self, texts: Iterable[str]) -> list[ParsedAnswer]: ...
+
+    def generate(self, texts: str | Iterable[str]) -> ParsedAnswer | list[ParsedAnswer]:
         """Answer by plain greedy generation instead of label scoring (instruction-based approach only).
 
+        Args:
+            texts: As for `predict_proba`.
+
+        Returns:
+            A `ParsedAnswer` for each text; for a single text, its own.
+
         Raises:
-            ValueError: If the run is of the embedding-based approach, or `texts` is not a list of non-empty strings.
+            ValueError: If the run is of the embedding-based approach, or `texts` are no texts or one is empty.
         """
         if not isinstance(self.scorer, LabelScorer):
             raise ValueError("Only the instruction-based approach generates answers.")
-        scorer = self.scorer
-        return generate_answers(scorer.model, scorer.encoder, _checked(texts), batch_size=scorer.batch_size)
+        scorer, given = self.scorer, read_texts(texts)
+        answers = generate_answers(scorer.model, scorer.encoder, given.texts, batch_size=scorer.batch_size)
+        return answers[0] if given.single else answers
 
 
 def _load_head(
@@ -255,13 +292,3 @@ def _device() -> torch.device:
     from accelerate import PartialState
 
     return PartialState().device
-
-
-def _checked(texts: Sequence[str]) -> list[str]:
-    if isinstance(texts, str):
-        raise ValueError("Give a list of texts, not a single string: predict([text]).")
-    texts = list(texts)
-    bad = [index for index, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
-    if bad:
-        raise ValueError(f"{len(bad)} of {len(texts)} texts are empty or not strings; the first are at {bad[:5]}.")
-    return texts

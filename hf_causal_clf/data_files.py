@@ -113,7 +113,9 @@ def stream_file(path: Path, columns: Sequence[str]) -> IterableDataset:
     return IterableDataset.from_generator(_read, gen_kwargs={"path": path, "columns": tuple(columns)})
 
 
-def open_dataset(name: str, config: str | None, *, split: str | None = None, streaming: bool = False) -> Any:
+def open_dataset(
+    name: str, config: str | None, *, revision: str | None = None, split: str | None = None, streaming: bool = False
+) -> Any:
     """Open a data set on the Hub, or of its folder, with the cells of CSV files as text.
 
     A data set that declares its features is taken at its word.
@@ -121,6 +123,7 @@ def open_dataset(name: str, config: str | None, *, split: str | None = None, str
     Args:
         name: Hub id, or path of the folder.
         config: Configuration of the data set.
+        revision: Branch, tag or commit of the repository.
         split: The only split to open.
         streaming: Whether to read while iterating.
 
@@ -135,16 +138,16 @@ def open_dataset(name: str, config: str | None, *, split: str | None = None, str
     from datasets.exceptions import DatasetGenerationError
 
     try:
-        builder = load_dataset_builder(name, config)
+        builder = load_dataset_builder(name, config, revision=revision)
         options: dict[str, Any] = {}
         if builder.name == "csv" and builder.info.features is None:
-            opened = load_dataset(name, config, streaming=True)
+            opened = load_dataset(name, config, revision=revision, streaming=True)
             first: dict[str, Any] = next(iter(next(iter(opened.values()))), {})
             if "__index_level_0__" in first:  # pandas takes the first cell of longer rows for an index
                 raise ValueError("the rows of a CSV file have more cells than its header.")
             texts = Features({column: Value("string") for column in first})
             options = {"features": texts, "keep_default_na": False, "na_values": [""]}
-        return load_dataset(name, config, split=split, streaming=streaming, **options)
+        return load_dataset(name, config, revision=revision, split=split, streaming=streaming, **options)
     except OSError as error:
         raise OSError(
             f"The data set {name!r} cannot be loaded. Give dataset_name a Hub id or the path of a folder. {error}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,8 @@ import torch
 if TYPE_CHECKING:
     from accelerate import PartialState
     from transformers import Trainer, TrainingArguments
+
+_LONGEST_WAIT = timedelta(days=20)  # its milliseconds still fit 32 bits
 
 
 def over_processes(function: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> Any:
@@ -116,12 +119,14 @@ def launch_command(script: str, config: str, gpu: str = "0") -> list[str]:
 def process_state() -> PartialState:
     """Return the state of this process, for scripts that have no `TrainingArguments` to set it up.
 
-    Left to itself, `PartialState` takes each of several CPU processes for the only one where no GPU is seen.
+    Left to itself, `PartialState` takes each of several CPU processes for the only one where no GPU is seen, and has
+    processes wait for each other for half an hour at most (ten minutes on GPUs). Here they wait as long as it takes:
+    their shares of the work may differ by hours, and the launcher ends all of them where one fails.
     """
     from accelerate import PartialState
 
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    return PartialState(cpu=on_cpu)
+    return PartialState(cpu=on_cpu, timeout=_LONGEST_WAIT)
 
 
 def start_cpu_processes() -> None:

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
 
 from . import plots
 from .calibration import Calibration, fit_calibration
 from .data import ClassificationData
 from .labels import LabelSpace
 from .metrics import classification_metrics, document_nll
+from .prediction_tables import answer_column, probability_column
 from .run_files import FIGURES_FOLDER, METRICS_FILE, PREDICTIONS_FILE, read_json, write_json, written_aside
 from .significance import mean_interval
 
@@ -160,15 +163,13 @@ def _draw(
 def _write_predictions(
     path: Path, data: ClassificationData, calibration: Calibration, probabilities: np.ndarray
 ) -> None:
-    from datasets import Dataset
-
     label_space, test = data.label_space, data.splits["test"]
     predicted = calibration.decide(probabilities, multi_label=label_space.multi_label)
     rows = {
         "id": list(test["id"]),
-        "gold": [label_space.decode(label_space.encode(value)) for value in test["label"]],
-        "predicted": [label_space.decode(decision) for decision in predicted],
-        "probabilities": probabilities.tolist(),
+        "gold": answer_column([label_space.decode(label_space.encode(value)) for value in test["label"]], label_space),
+        "predicted": answer_column([label_space.decode(decision) for decision in predicted], label_space),
+        "probabilities": probability_column(probabilities),
     }
     with written_aside(path) as aside:
-        Dataset.from_dict(rows).to_parquet(aside)
+        parquet.write_table(pa.table(rows), aside)

@@ -4,7 +4,9 @@ r"""Classify the documents of a file or Hub data set of any size with a finished
         --output_dir predictions
 
 Documents are streamed, shared out over the processes, and written as Parquet shards with `id`, `predicted` and
-`probabilities`. Started again, it goes on where it stopped: finished shards are kept, no row is repeated or lost.
+`probabilities`, which has a field for each label: `pandas.read_parquet("predictions")` reads them all. Started again,
+it goes on where it stopped: finished shards are kept, no row is repeated or lost. Where the documents or the classifier
+have changed meanwhile, it stops with what differs.
 """
 
 from collections.abc import Iterator
@@ -14,15 +16,28 @@ from typing import Any
 
 from transformers.utils import logging
 
-from hf_causal_clf import TextClassifier
+from hf_causal_clf import LabelSpace, TextClassifier
 from hf_causal_clf.arguments import parse_arguments
 from hf_causal_clf.data_files import FORMATS, open_dataset, stream_file
 from hf_causal_clf.distributed import process_state, start_cpu_processes
+from hf_causal_clf.identity import identify_dataset, identify_file, identify_run, pinned
 from hf_causal_clf.log_records import hide_home_folder
-from hf_causal_clf.prediction import finish_prediction, predict_shards, start_prediction
-from hf_causal_clf.run_files import read_run
+from hf_causal_clf.prediction import (
+    PREDICTION_FILE,
+    check_content,
+    finish_prediction,
+    predict_shards,
+    progress,
+    start_prediction,
+)
+from hf_causal_clf.run_files import read_json, read_run
+from hf_causal_clf.texts import EMPTY
 
 logger = logging.get_logger(__name__)
+
+# What a folder of shards was started with: what has to be the same to go on, and what is noted beside it
+SETTINGS = ("dataset_config", "dataset_split", "text_column", "id_column", "empty", "shard_size", "dtype", "calibrated")
+NAMES = ("model_name_or_path", "model_revision", "test_file", "dataset_name", "dataset_revision")
 
 
 @dataclass
@@ -36,12 +51,27 @@ class PredictArguments:
     dataset_name: str | None = field(default=None, metadata={"help": "Data set on the Hub, or its folder."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
     dataset_split: str = field(default="test", metadata={"help": "Split of the data set."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the data set."})
     text_column: str = field(default="text", metadata={"help": "Column of the document text."})
     id_column: str | None = field(
-        default=None, metadata={"help": "Column that identifies a document. Default: its row number."}
+        default=None,
+        metadata={"help": "Column that identifies a document: texts or whole numbers. Default: its row number."},
+    )
+    empty: str = field(
+        default="keep",
+        metadata={
+            "help": "A document without text: 'keep' its row, with a null answer, or end with an 'error'.",
+            "choices": list(EMPTY),
+        },
     )
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Documents a device and forward pass."})
-    shard_size: int = field(default=1000, metadata={"help": "Documents a shard; what a kill can cost at most."})
+    shard_size: int = field(
+        default=1000,
+        metadata={
+            "help": "Documents a shard; what a kill can cost at most. It decides which documents share a batch, and so "
+            "how bfloat16 rounds."
+        },
+    )
     dtype: str = field(default="auto", metadata={"help": "Data type of the base model's weights; auto: of training."})
     calibrated: bool = field(default=True, metadata={"help": "Whether to apply the fitted temperature and thresholds."})
 
@@ -52,6 +82,14 @@ class PredictArguments:
             raise FileNotFoundError(f"There is no file {self.test_file!r}. Check test_file.")
         if self.test_file and Path(self.test_file).suffix not in FORMATS:
             raise ValueError(f"{self.test_file!r} has an unknown ending; known are {', '.join(FORMATS)}.")
+        folder = Path(self.dataset_name or "")
+        if self.dataset_name and folder.is_dir() and Path(self.output_dir).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"output_dir {self.output_dir!r} lies in the folder of the data set, which would have the shards for "
+                "documents. Choose another output_dir."
+            )
+        if self.empty not in EMPTY:
+            raise ValueError(f"empty must be one of {list(EMPTY)}, got {self.empty!r}.")
         for name in ("shard_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -64,13 +102,15 @@ def main() -> None:
     state = process_state()
     output = Path(arguments.output_dir)
     total = check_documents(arguments)
-    names = read_run(arguments.model_name_or_path, revision=arguments.model_revision)["label_space"]["names"]
-    keys = ("model_name_or_path", "model_revision", "test_file", "dataset_name", "dataset_config", "dataset_split")
-    keys += ("text_column", "id_column", "shard_size", "dtype", "calibrated")
+    run = read_run(arguments.model_name_or_path, revision=arguments.model_revision)
+    label_space = LabelSpace.from_dict(run["label_space"])
     with state.main_process_first():
         if state.is_main_process:
-            start_prediction(output, {"labels": names, **{key: getattr(arguments, key) for key in keys}})
-    rows = predict_shards(
+            settings = {"labels": list(label_space.names), **{name: getattr(arguments, name) for name in SETTINGS}}
+            start_prediction(output, settings, identify(arguments), {name: getattr(arguments, name) for name in NAMES})
+            print(progress(output, total, arguments.shard_size) or f"Predictions go to {output}")
+    pin(arguments, output)
+    shards = predict_shards(
         lambda: TextClassifier.from_pretrained(
             arguments.model_name_or_path,
             revision=arguments.model_revision,
@@ -84,11 +124,29 @@ def main() -> None:
         process=state.process_index,
         processes=state.num_processes,
         total=total,
+        empty=arguments.empty,
     )
     state.wait_for_everyone()
     if state.is_main_process:
-        finish_prediction(output, rows, arguments.shard_size)
-        print(f"{rows:,} documents are classified in {output}")
+        check_content(output, identify(arguments))  # a file may have grown meanwhile
+        summary = finish_prediction(output, shards, label_space)
+        print(f"{summary.rows:,} documents are classified in {output}: {summary}")
+
+
+def identify(arguments: PredictArguments) -> dict[str, dict[str, str]]:
+    """What the documents and the classifier are, by content."""
+    if arguments.test_file:
+        found = identify_file(arguments.test_file)
+    else:
+        found = identify_dataset(arguments.dataset_name, arguments.dataset_config, arguments.dataset_revision)
+    return {"documents": found, "classifier": identify_run(arguments.model_name_or_path, arguments.model_revision)}
+
+
+def pin(arguments: PredictArguments, output: Path) -> None:
+    """Read on from the commits that the main process has noted, in every process, whatever is pushed meanwhile."""
+    content = read_json(output / PREDICTION_FILE)["content"]
+    arguments.model_revision = pinned(content["classifier"]) or arguments.model_revision
+    arguments.dataset_revision = pinned(content["documents"]) or arguments.dataset_revision
 
 
 def stream(arguments: PredictArguments) -> Any:
@@ -98,7 +156,8 @@ def stream(arguments: PredictArguments) -> Any:
         return stream_file(Path(arguments.test_file), [name for name in named if name is not None])
     assert arguments.dataset_name is not None
     name, config = arguments.dataset_name, arguments.dataset_config
-    return open_dataset(name, config, split=arguments.dataset_split, streaming=True)
+    revision = arguments.dataset_revision
+    return open_dataset(name, config, revision=revision, split=arguments.dataset_split, streaming=True)
 
 
 def documents(arguments: PredictArguments) -> Iterator[tuple[Any, Any]]:

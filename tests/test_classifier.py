@@ -54,6 +54,10 @@ def test_results_are_in_input_order_whatever_the_batch_size(run):
     np.testing.assert_allclose(classifier.predict_proba(TEXTS[::-1])[::-1], together, atol=1e-5)
     assert classifier.predict(TEXTS) == [LABELS.names[index] for index in together.argmax(1)]
     assert classifier.predict_proba([]).shape == (0, 3)
+    kept = classifier.predict_proba([TEXTS[0], " ", *TEXTS[1:], None], empty="keep")
+    np.testing.assert_allclose(kept[[0, 2, 3, 4]], together, atol=1e-5)
+    assert np.isnan(kept[[1, 5]]).all()
+    assert np.isnan(classifier.predict_proba([""], empty="keep")).all()
 
 
 @pytest.mark.parametrize("approach", ["embedding", "instruction"])
@@ -98,6 +102,10 @@ def test_generate(checkpoint, tmp_path):
     answers = TextClassifier.from_pretrained(tmp_path / "run").generate(TEXTS)
     assert len(answers) == len(TEXTS)
     assert all((answer.error is None) == bool(answer.labels) for answer in answers)
+    classifier = TextClassifier.from_pretrained(tmp_path / "run")
+    assert classifier.generate(TEXTS[1]) == classifier.generate(iter(TEXTS[1:2]))[0] == answers[1]
+    with pytest.raises(ValueError, match="It has no order"):
+        classifier.generate(set(TEXTS))
     save_folder(tmp_path / "head", checkpoint, "embedding")
     with pytest.raises(ValueError, match="Only the instruction-based approach generates"):
         TextClassifier.from_pretrained(tmp_path / "head").generate(TEXTS)
@@ -123,8 +131,8 @@ def test_generation_is_that_of_the_model(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ("a text", "not a single string"),
-        (["a", "", None], r"2 of 3 texts are empty or not strings; the first are at \[1, 2\]"),
+        ({"text": ["a"]}, r"of type dict. It has \['text'\]: give the one that holds the texts"),
+        (["a", "", None], r"2 of 3 texts are empty; the first are at \[1, 2\]"),
     ],
 )
 def test_bad_texts(run, texts, message):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import hub_client
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from conftest import make_rows, write_jsonl
@@ -153,7 +154,7 @@ def test_prediction(checkpoint, tmp_path):
     )
     assert [row for part in found for row in part["id"]] == list(range(400))
     for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(list(one["probabilities"]), list(other["probabilities"]), atol=1e-6)
+        np.testing.assert_allclose(*(pd.DataFrame(list(part["probabilities"])) for part in (one, other)), atol=1e-6)
 
 
 def test_comparison(checkpoint, files, tmp_path):

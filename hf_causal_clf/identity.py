@@ -1,0 +1,88 @@
+"""What documents and classifiers are, told by content: hashes of files, commits of repositories.
+
+Knows files and where they come from. Knows nothing of what is done with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from os import PathLike
+from pathlib import Path
+
+from huggingface_hub.constants import REGEX_COMMIT_OID
+from transformers.utils.hub import extract_commit_hash, resolve_revision
+
+from .adapters import find_adapter, read_base
+from .run_files import CLASSIFICATION_FILE, METRICS_FILE, find_file
+
+_RUN_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt")
+_COMMIT = "commit"
+
+
+def identify_file(path: str | PathLike[str]) -> dict[str, str]:
+    """Return the hash of a file by its name."""
+    path = Path(path)
+    return {path.name: _hash(path)}
+
+
+def identify_dataset(name: str, config: str | None = None, revision: str | None = None) -> dict[str, str]:
+    """Return the hash of each file of a data set's folder, or the commit of a data set on the Hub.
+
+    Raises:
+        OSError: If there is none.
+    """
+    if os.path.isdir(name):
+        folder = Path(name)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        names = {path: path.relative_to(folder) for path in files}
+        return {
+            str(name): _hash(path)
+            for path, name in names.items()
+            if not any(part.startswith(".") for part in name.parts)
+        }
+    from datasets import load_dataset_builder
+
+    return {_COMMIT: str(load_dataset_builder(name, config, revision=revision).hash)}
+
+
+def identify_run(source: str | PathLike[str], revision: str | None = None) -> dict[str, str]:
+    """Return the hash of each file that predictions depend on, or the commit of a run on the Hub.
+
+    The base model of an adapter is a part of it, in the same way.
+
+    Raises:
+        FileNotFoundError: If its base model is not there.
+        ValueError: If weights are missing or damaged.
+    """
+    adapter = find_adapter(source, revision=revision)
+    found = {} if adapter is None else _identify_base(*read_base(adapter))
+    if os.path.isdir(source):
+        return found | _hash_run(Path(source), "")
+    path = find_file(source, CLASSIFICATION_FILE, revision=revision)
+    commit = extract_commit_hash(str(path), None)
+    return found | ({} if commit is None else {_COMMIT: commit})
+
+
+def pinned(identity: dict[str, str]) -> str | None:
+    """Return the commit of a data set or run on the Hub, to load just that; `None` for files."""
+    commit = identity.get(_COMMIT, "")
+    return commit if REGEX_COMMIT_OID.match(commit) else None  # datasets has a hash of its own for a cached copy
+
+
+def _identify_base(name: str, revision: str | None) -> dict[str, str]:
+    if os.path.isdir(name):
+        return _hash_run(Path(name), "base model: ")
+    commit = resolve_revision(name, revision)
+    return {"base model": str(getattr(commit, "resolved", commit))}
+
+
+def _hash_run(folder: Path, prefix: str) -> dict[str, str]:
+    files = sorted(path for pattern in _RUN_FILES for path in folder.glob(pattern))
+    read = [path for path in files if path.name != METRICS_FILE and not path.name.startswith("_")]
+    return {f"{prefix}{path.name}": _hash(path) for path in read}
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
