@@ -116,41 +116,55 @@ def bootstrap_f1(
 ) -> tuple[np.ndarray, np.ndarray]:
     """F1 of each run, and of each run on each of the same bootstrap samples of the documents.
 
+    Every sample averages over the same labels. Of one that no document of a sample has, the sample says nothing: it
+    keeps its F1 on all documents there.
+
     Returns:
-        Float64 `(runs,)` and float64 `(runs, resamples)`; differences of rows are paired.
+        Float64 `(runs,)`, the F1 of `metrics.decision_metrics`; and float64 `(runs, resamples)`, of which differences
+        of rows are paired.
+    """
+    truth, hits = _hits(gold, runs, average)
+    scores = [_f1(truth.sum(axis=0), each.sum(axis=0)) for each in hits]
+    samples = []
+    for counts in _resampling(len(gold), resamples, seed):
+        drawn = counts @ truth
+        sums = [(counts @ each.reshape(len(gold), -1)).reshape(len(counts), 2, -1) for each in hits]
+        found = [np.where(drawn > 0, _f1(drawn, each), on_all) for each, on_all in zip(sums, scores, strict=True)]
+        samples.append([_mean(each) for each in found])
+    return np.array([_mean(each) for each in scores]), np.concatenate(samples, axis=1)
+
+
+def _hits(gold: np.ndarray, runs: Sequence[np.ndarray], average: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """What the F1 of documents is counted from.
+
+    Columns are the labels that some document has (macro), or one for all labels together (micro).
+
+    Returns:
+        How many labels of a column a document has, float32 `(n, columns)`; and of each run, twice the true positives
+        and the predicted ones, float32 `(n, 2, columns)`.
     """
     if average not in ("macro", "micro"):
         raise ValueError(f"`average` must be 'macro' or 'micro', got {average!r}.")
-    multi_label, size = gold.ndim == 2, len(gold)
-    hits = [_hits(gold, predicted) for predicted in runs]
-    values = np.array([_f1(each.sum(axis=0), multi_label, average) for each in hits], dtype=np.float64)
-    samples = []
-    for counts in _resampling(size, resamples, seed):
-        sums = [(counts @ each.reshape(size, -1)).reshape(len(counts), 2, -1) for each in hits]
-        samples.append(np.stack([_f1(each, multi_label, average) for each in sums]))
-    return values, np.concatenate(samples, axis=1).astype(np.float64)
-
-
-def _hits(gold: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Float32 `(n, 2, labels)`: for each document, twice the true positives, and gold plus predicted."""
     if gold.ndim == 1:
-        labels = np.arange(max(gold.max(), predicted.max()) + 1)
-        gold, predicted = gold[:, None] == labels, predicted[:, None] == labels
-    gold, predicted = gold.astype(np.float32), predicted.astype(np.float32)
-    return np.stack([2 * gold * predicted, gold + predicted], axis=1)
+        labels = np.arange(max(gold.max(), *(run.max() for run in runs)) + 1)
+        gold, runs = gold[:, None] == labels, [run[:, None] == labels for run in runs]
+
+    def columns(present: np.ndarray) -> np.ndarray:
+        found = present[:, gold.any(axis=0)] if average == "macro" else present.sum(axis=1, keepdims=True)
+        return found.astype(np.float32)
+
+    return columns(gold), [np.stack([2 * columns(gold * run), columns(run)], axis=1) for run in runs]
 
 
-def _f1(hits: np.ndarray, multi_label: bool, average: str) -> np.ndarray:
-    """F1 `(…,)` from summed hits `(…, 2, labels)`, with scikit-learn's defaults.
+def _f1(truth: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    """F1 of each column, float64 `(…, columns)`, from sums of `_hits`; 0 where nothing is true or predicted."""
+    top, bottom = hits[..., 0, :].astype(np.float64), truth + hits[..., 1, :]
+    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
 
-    A label without a gold or predicted document counts as 0 in a multi-label task and is left out otherwise.
-    """
-    if average == "micro":
-        hits = hits.sum(axis=-1, keepdims=True)
-    top, bottom = hits[..., 0, :], hits[..., 1, :]
-    per_label = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
-    counted = np.ones_like(bottom) if multi_label else (bottom > 0)
-    return per_label.sum(axis=-1) / np.maximum(counted.sum(axis=-1), 1)
+
+def _mean(scores: np.ndarray) -> np.ndarray:
+    """Mean over the columns; 0 if there are none, as no document has a label."""
+    return scores.sum(axis=-1) / max(scores.shape[-1], 1)
 
 
 def _resampling(size: int, resamples: int, seed: int) -> Iterator[np.ndarray]:

@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import binom
 from sklearn.metrics import f1_score
 
+from hf_causal_clf.metrics import decision_metrics
 from hf_causal_clf.significance import (
     align,
     bootstrap_f1,
@@ -166,16 +167,47 @@ def test_intervals_have_a_seed_a_level_and_ten_thousand_samples(interval):
     assert default.low < narrow.low < narrow.value < narrow.high < default.high
 
 
-def test_a_label_without_documents_counts_as_scikit_learn_counts_it():
-    gold = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]])
-    run = np.array([[1, 0, 0], [0, 0, 0], [1, 1, 0]])
-    wanted = f1_score(gold, run, average="macro", zero_division=0)
-    assert bootstrap_f1(gold, [run], resamples=10)[0][0] == pytest.approx(wanted)
-    ids = np.array([0, 4, 4, 0]), np.array([0, 4, 0, -1])
-    wanted = f1_score(*ids, labels=[0, 4], average="macro")
-    assert bootstrap_f1(ids[0], [ids[1]], resamples=10)[0][0] == pytest.approx(wanted)
-    found, samples = bootstrap_f1(gold, [run], resamples=10)
-    assert (found.dtype, samples.dtype, samples.shape) == (np.float64, np.float64, (1, 10))
+@pytest.mark.parametrize("average", ["macro", "micro"])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_estimates_are_the_metrics_whatever_was_predicted(average, multi_label):
+    """Labels that no document has, predicted or not, and answers that are no label."""
+    draw = np.random.default_rng(11)
+    if multi_label:
+        gold = np.stack([draw.uniform(size=40) < rate for rate in (0.5, 0.0, 0.2, 0.0)], axis=1).astype(int)
+        run = np.where(draw.uniform(size=gold.shape) < [0.1, 0.1, 0.3, 0.0], 1 - gold, gold)
+    else:
+        gold = draw.choice([0, 2, 4], size=40)
+        run = np.where(draw.uniform(size=40) < 0.7, gold, draw.integers(-1, 7, size=40))
+    values, samples = bootstrap_f1(gold, [run, gold], average=average, resamples=10)
+    assert values[0] == pytest.approx(decision_metrics(gold, run)[f"f1_{average}"], abs=1e-12)
+    assert values[1] == 1
+    assert (values.dtype, samples.dtype, samples.shape) == (np.float64, np.float64, (2, 10))
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_rare_label_counts_in_every_resample(multi_label):
+    """Left out where it is not drawn, a label of 2 documents moved the macro F1 of 3 labels by half of itself."""
+    gold = np.array([0, 1] * 49 + [2, 2])
+    wrong_about_it, right = np.where(gold == 2, 0, gold), gold
+    if multi_label:
+        gold, wrong_about_it, right = (np.eye(3, dtype=int)[ids] for ids in (gold, wrong_about_it, right))
+    values, samples = bootstrap_f1(gold, [wrong_about_it, right], resamples=2000)
+    assert values[0] == pytest.approx((98 / 100 + 1 + 0) / 3)
+    assert samples[0].max() <= 2 / 3  # never above what the two other labels can give
+    assert (samples[1] == 1).all()  # a resample without the label says nothing against the run
+    difference = f1_difference(gold, right, wrong_about_it, resamples=2000)
+    assert 1 / 3 <= difference.low <= difference.value <= difference.high < 0.36
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_many_rare_labels_leave_the_estimate_inside_its_interval(multi_label):
+    """150 labels of two documents each: every seventh label is missing from a resample."""
+    gold = np.repeat(np.arange(150), 2)
+    run = draw_run(np.random.default_rng(12), gold, 0.9, 150)
+    if multi_label:
+        gold, run = np.eye(150, dtype=int)[gold], np.eye(150, dtype=int)[run]
+    found = f1_interval(gold, run, resamples=1000)
+    assert found.low < found.value < found.high
 
 
 @pytest.mark.parametrize("average", ["macro", "micro"])
@@ -184,7 +216,7 @@ def test_samples_are_of_the_same_f1_as_the_estimate(average):
     gold = np.stack([draw.uniform(size=400) < rate for rate in (0.9, 0.3, 0.0)], axis=1).astype(int)
     run = np.where(draw.uniform(size=gold.shape) < [0.95, 0.6, 1.0], gold, 1 - gold)
     values, samples = bootstrap_f1(gold, [run, gold], average=average, resamples=400)
-    assert values[0] == pytest.approx(f1_score(gold, run, average=average, zero_division=0), abs=1e-6)
+    assert values[0] == pytest.approx(f1_score(gold, run, labels=[0, 1], average=average), abs=1e-12)
     np.testing.assert_allclose(samples.mean(axis=1), values, atol=0.01)
 
 
