@@ -1,4 +1,4 @@
-"""Is one run better than another on the same documents? McNemar's test, the paired bootstrap, Holm's correction.
+"""Is one run better than another on the same documents? Permutation and McNemar's test, paired bootstrap, Holm.
 
 Knows arrays of gold labels and decisions only.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 _CHUNK = 250  # resamples counted at once
+_ROUNDING = 1e-12  # of a mean: two differences no further apart are the same
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,50 @@ def mcnemar(correct: np.ndarray, other_correct: np.ndarray) -> float:
     if only_first + only_second == 0:
         return 1.0
     return float(binomtest(only_first, only_first + only_second).pvalue)
+
+
+def permutation_tests(
+    gold: np.ndarray, runs: Sequence[np.ndarray], *, average: str = "macro", resamples: int = 10_000, seed: int = 0
+) -> np.ndarray:
+    """Two-sided p-values of paired permutation (approximate randomisation) tests of the F1 of each run against each.
+
+    Each resample exchanges the two runs' decisions of every document with probability 1/2. The p-value is the share of
+    resamples whose difference is at least as large, either way, as the one observed, which is counted with them.
+
+    Args:
+        gold: Label ids `(n,)`, or 0/1 `(n, labels)` for a multi-label task.
+        runs: Decisions of each run, in the form of `gold`; -1 for no usable answer.
+        average: `"macro"` or `"micro"`, as in `bootstrap_f1`.
+        resamples: Number of random exchanges.
+        seed: Seed of the draw. Neither the order of two runs nor any third one changes their p-value.
+
+    Returns:
+        Float64 `(runs, runs)`, symmetric; 1 on the diagonal.
+    """
+    truth, hits = _hits(gold, runs, average)
+    truth, totals = truth.sum(axis=0), [each.sum(axis=0) for each in hits]
+    pairs = list(combinations(range(len(runs)), 2))
+
+    def differences(exchanged: Sequence[np.ndarray | float]) -> np.ndarray:
+        """F1 of each pair's first run less that of the second, from the hits that each run gives to the other."""
+        moved = [exchanged[second] - exchanged[first] for first, second in pairs]
+        scores = [
+            _mean(_f1(truth, totals[first] + change)) - _mean(_f1(truth, totals[second] - change))
+            for (first, second), change in zip(pairs, moved, strict=True)
+        ]
+        return np.array(scores)
+
+    observed = abs(differences([0.0] * len(runs)))
+    draw, reached = np.random.default_rng(seed), np.zeros(len(pairs))
+    for start in range(0, resamples, _CHUNK):
+        rows = min(_CHUNK, resamples - start)
+        chosen = draw.integers(0, 2, size=(rows, len(gold)), dtype=np.int8).astype(np.float32)
+        exchanged = [(chosen @ each.reshape(len(gold), -1)).reshape(rows, 2, -1) for each in hits]
+        reached += (abs(differences(exchanged)) >= observed[:, None] - _ROUNDING).sum(axis=1)
+    p_values = np.ones((len(runs), len(runs)))
+    for (first, second), count in zip(pairs, reached, strict=True):
+        p_values[first, second] = p_values[second, first] = (1 + count) / (1 + resamples)
+    return p_values
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
