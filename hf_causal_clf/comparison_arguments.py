@@ -11,6 +11,7 @@ from .baselines import BASELINES
 from .prompts import TRUNCATION_SIDES
 
 APPROACHES = ("embedding", "instruction")
+F1_AVERAGES = ("macro", "micro")
 BASELINE_NAMES = {
     "majority": "majority class",
     "tfidf": "TF-IDF + logistic regression",
@@ -47,6 +48,20 @@ class ComparisonArguments:
     train_sizes: list[int] | None = field(
         default=None,
         metadata={"help": "Compare at each of these numbers of training documents, and draw the learning curves."},
+    )
+    compare: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Names of runs or baselines to test against one another, in all pairs. Default: each run against "
+            "the best of them, and each baseline against that."
+        },
+    )
+    f1_average: str = field(
+        default="macro", metadata={"help": "F1 that decides which run is better.", "choices": list(F1_AVERAGES)}
+    )
+    margin: float = field(
+        default=0.01,
+        metadata={"help": "Loss of F1 against the best run that a faster one may have, and still be recommended."},
     )
     cache_dir: str | None = field(
         default=None, metadata={"help": "Cache of frozen features and zero-shot scores. Default: cache in output_dir."}
@@ -90,6 +105,24 @@ class ComparisonArguments:
             _check_run(name, settings)
         if len(self.run_settings) + len(self.baselines) < 2:
             raise ValueError("There is nothing to compare: give at least two runs or baselines.")
+        self.compared = self._names_to_compare()
+        if self.f1_average not in F1_AVERAGES:
+            raise ValueError(f"f1_average must be one of {list(F1_AVERAGES)}, got {self.f1_average!r}.")
+        if not 0 < self.margin < 1:
+            raise ValueError(f"margin is a difference in F1, above 0 and below 1, such as 0.01; got {self.margin}.")
+
+    def _names_to_compare(self) -> list[str]:
+        """Return the names in the report that `compare` gives, of which some may be the short names of baselines."""
+        baselines = {name: BASELINE_NAMES[name] for name in self.baselines or []}
+        known = {name: name for name in (*self.run_settings, *baselines.values())}
+        given = list(map(str, _as_list(self.compare) or []))
+        unknown = sorted(set(given) - set(known) - set(baselines))
+        if unknown:
+            raise ValueError(f"compare names {unknown}, which are not compared. There are {[*known, *baselines]}.")
+        names = [{**baselines, **known}[name] for name in given]
+        if given and len(set(names)) < max(2, len(names)):
+            raise ValueError(f"compare takes two or more different names of runs or baselines, got {given}.")
+        return names
 
 
 def _read_runs(given: Any) -> dict[str, dict[str, Any]]:

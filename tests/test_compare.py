@@ -468,6 +468,15 @@ MISTAKES = {
     "runs as a list": ({"runs": ["a"]}, "runs must map names to settings"),
     "run as a text": ({"runs": {"a": "embedding"}}, "runs must map names to settings"),
     "broken JSON": ({"runs": '{"a":'}, "runs is not valid JSON"),
+    "no average": ({"f1_average": "weighted"}, r"f1_average must be one of \['macro', 'micro'\], got 'weighted'"),
+    "no margin": ({"margin": 0}, "margin is a difference in F1, above 0 and below 1"),
+    "margin in percent": ({"margin": 1}, "margin is a difference in F1, above 0 and below 1"),
+    "compares what is not there": (
+        {"compare": ["majority", "a"]},
+        r"compare names \['a'\].*There are .*'majority class'",
+    ),
+    "compares one": ({"compare": "majority"}, r"two or more different names .* got \['majority'\]"),
+    "compares one twice": ({"compare": ["majority", "majority class"]}, "two or more different names"),
     "nothing to compare": ({"baselines": "majority"}, "nothing to compare"),
 }
 
@@ -501,6 +510,11 @@ def test_arguments_as_a_user_writes_them(tmp_path):
     assert arguments.baselines == ["majority", "tfidf", "zero_shot", "contextual", "frozen"]
     (arguments,) = parse_arguments([ComparisonArguments], args=[*line, "--encoder_name_or_path", "bert"])
     assert arguments.baselines[-1] == "encoder"
+    assert (arguments.compared, arguments.f1_average, arguments.margin) == ([], "macro", 0.01)
+    line += ["--compare", "a", "tfidf", "zero-shot", "--f1_average", "micro", "--margin", "0.02"]
+    (arguments,) = parse_arguments([ComparisonArguments], args=line)
+    assert arguments.compared == ["a", "TF-IDF + logistic regression", "zero-shot"]
+    assert (arguments.f1_average, arguments.margin) == ("micro", 0.02)
 
 
 WRONG_SETTINGS = {
