@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import unicodedata
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -103,6 +106,7 @@ class ComparisonArguments:
             self.train_sizes = _different_numbers("train_sizes", _as_list(self.train_sizes), least=1)
         for name, settings in self.run_settings.items():
             _check_run(name, settings)
+        _check_folders(list(self.run_settings))
         if len(self.run_settings) + len(self.baselines) < 2:
             raise ValueError("There is nothing to compare: give at least two runs or baselines.")
         self.compared = self._names_to_compare()
@@ -125,6 +129,18 @@ class ComparisonArguments:
         return names
 
 
+def folder_name(name: str) -> str:
+    """Return the name of a run's folder: the run's own in a to z, 0 to 9, `-` and `_`.
+
+    A name with letters of another alphabet, or without any, gets a mark that is its own.
+    """
+    letters = unicodedata.normalize("NFKD", name.lower())  # an accent becomes a character of its own
+    plain = re.sub(r"[^a-z0-9_]+", "-", re.sub(r"[^\x00-\x7f]", "", letters)).strip("-")
+    if plain and not any(letter.isalnum() and not letter.isascii() for letter in letters):
+        return plain
+    return f"{plain or 'run'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
 def _read_runs(given: Any) -> dict[str, dict[str, Any]]:
     try:
         runs = json.loads(given) if isinstance(given, str) else given or {}
@@ -144,6 +160,17 @@ def _different_numbers(name: str, numbers: list[int], least: int) -> list[int]:
     if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < least:
         raise ValueError(f"{name} must be one or more different numbers of at least {least}, got {numbers}.")
     return sorted(numbers)
+
+
+def _check_folders(names: list[str]) -> None:
+    owners = {folder_name(name): name for name in BASELINE_NAMES.values()}
+    owners |= {name: f"the comparison's {name}" for name in _FILES}
+    for name in names:
+        owner = owners.setdefault(folder_name(name), name)
+        if owner != name:
+            raise ValueError(
+                f"Run {name!r} would have the folder {folder_name(name)!r} of {owner!r}: call it otherwise."
+            )
 
 
 def _check_run(name: str, settings: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from hf_causal_clf import baselines, plots
 from hf_causal_clf.arguments import DataArguments, PromptArguments, parse_arguments
 from hf_causal_clf.comparison import Entry, compare_runs
 from hf_causal_clf.comparison_arguments import BASELINE_NAMES, SHARED, ComparisonArguments
-from hf_causal_clf.comparison_state import ComparisonState
+from hf_causal_clf.comparison_state import ComparisonState, run_folder
 from hf_causal_clf.data import ClassificationData, load_data
 from hf_causal_clf.distributed import launch_command
 from hf_causal_clf.encoder import fine_tuned_encoder
@@ -241,9 +241,9 @@ def write_report(
     plots.save_figure(forest, output / "figures" / f1)
     figures = [(f"{average.capitalize()} F1 with 95 % intervals", f"figures/{f1}.png")]
     for row in rows:
-        diagram = f"{row['name']}/seed-{arguments.seeds[0]}/figures/reliability_diagram.png"
-        if row["seeds"] and row["approach"] in RECIPES and (output / diagram).is_file():
-            figures.append((f"Reliability: {row['name']}", quote(diagram)))
+        diagram = run_folder(output, row["name"], arguments.seeds[0]) / "figures" / "reliability_diagram.png"
+        if row["seeds"] and row["approach"] in RECIPES and diagram.is_file():
+            figures.append((f"Reliability: {row['name']}", quote(str(diagram.relative_to(output)))))
     write_json(output / "report.json", report)
     write_text(output / "report.md", render_report(report, title="Comparison", data=sentence, figures=figures))
     print(f"\n{render_summary(report)}\n\nThe report, with every pair, is in {output / 'report.md'}")
