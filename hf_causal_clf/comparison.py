@@ -101,10 +101,10 @@ def compare_runs(
     }
     for asked in _asked(report, bool(named)):
         _correct(pairwise, asked)
-    return {**report, "recommendation": recommend(report, bool(named))}
+    return {**report, "recommendation": recommend(report, named=bool(named))}
 
 
-def recommend(report: dict[str, Any], named: bool = False) -> dict[str, Any]:
+def recommend(report: dict[str, Any], *, named: bool = False) -> dict[str, Any]:
     """Apply `RULE` to a report that has its rows, best first, and its pairs; `named` says that the user chose the runs.
 
     Returns:
@@ -154,7 +154,7 @@ def documents_needed(loss: Interval, margin: float, documents: int) -> int | Non
     """
     apart = margin - loss.value
     half_width = loss.high - loss.value if apart > 0 else loss.value - loss.low
-    if abs(apart) * math.sqrt(_OUT_OF_REACH) < _POWER * half_width:
+    if abs(apart) * math.sqrt(_OUT_OF_REACH) <= _POWER * half_width:
         return None
     needed = documents * (_POWER * half_width / apart) ** 2
     digits = 10 ** max(0, math.floor(math.log10(needed)) - 1)

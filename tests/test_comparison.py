@@ -267,6 +267,7 @@ def test_number_of_documents_that_would_tell():
     assert documents_needed(Interval(0.02, -0.01, 0.05), 0.01, 500) == 9200  # as far beyond the margin
     assert documents_needed(Interval(0.0099, -0.01, 0.03), 0.01, 500) is None
     assert documents_needed(Interval(0.01, -0.01, 0.03), 0.01, 500) is None
+    assert documents_needed(Interval(0.01, 0.01, 0.03), 0.01, 500) is None
 
 
 def test_that_many_documents_tell_in_four_cases_of_five():
