@@ -275,6 +275,22 @@ def test_neither_place_nor_order_matters(copied, compare, settings, files, tmp_p
     assert (copied / "report.json").read_bytes() == report
 
 
+def test_another_question_trains_nothing(copied, compare):
+    before = contents(copied)
+    asked = {"f1_average": "micro", "margin": 0.2, "compare": [EMBEDDING, INSTRUCTION, "majority"]}
+    assert compare(copied, **asked) == set()
+    assert contents(copied) == before
+    report = read_report(copied)
+    assert set(report["candidates"]) == {EMBEDDING, INSTRUCTION, "majority class"}
+    scores = [row["metrics"]["f1_micro"] for row in report["runs"]]
+    assert scores == sorted(scores, reverse=True)
+    assert sum("p_corrected" in pair for pair in report["pairwise"]) == 5
+    page, links = check_links(copied)
+    assert links[0] == "figures/f1_micro.png"
+    assert "margin of 0.2" in page or "at most 0.2" in page
+    assert "the named runs against one another" in page
+
+
 def test_only_what_has_changed_is_trained_again(copied, compare):
     before = contents(copied)
     changed = {**RUNS, EMBEDDING: {**RUNS[EMBEDDING], "learning_rate": 5e-3}}
