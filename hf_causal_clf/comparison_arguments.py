@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import unicodedata
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -11,6 +14,7 @@ from .baselines import BASELINES
 from .prompts import TRUNCATION_SIDES
 
 APPROACHES = ("embedding", "instruction")
+F1_AVERAGES = ("macro", "micro")
 BASELINE_NAMES = {
     "majority": "majority class",
     "tfidf": "TF-IDF + logistic regression",
@@ -47,6 +51,20 @@ class ComparisonArguments:
     train_sizes: list[int] | None = field(
         default=None,
         metadata={"help": "Compare at each of these numbers of training documents, and draw the learning curves."},
+    )
+    compare: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Names of runs or baselines to test against one another, in all pairs. Default: each run against "
+            "the best of them, and each baseline against that."
+        },
+    )
+    f1_average: str = field(
+        default="macro", metadata={"help": "F1 that decides which run is better.", "choices": list(F1_AVERAGES)}
+    )
+    margin: float = field(
+        default=0.01,
+        metadata={"help": "Loss of F1 against the best run that a faster one may have, and still be recommended."},
     )
     cache_dir: str | None = field(
         default=None, metadata={"help": "Cache of frozen features and zero-shot scores. Default: cache in output_dir."}
@@ -88,8 +106,39 @@ class ComparisonArguments:
             self.train_sizes = _different_numbers("train_sizes", _as_list(self.train_sizes), least=1)
         for name, settings in self.run_settings.items():
             _check_run(name, settings)
+        _check_folders(list(self.run_settings))
         if len(self.run_settings) + len(self.baselines) < 2:
             raise ValueError("There is nothing to compare: give at least two runs or baselines.")
+        self.compared = self._names_to_compare()
+        if self.f1_average not in F1_AVERAGES:
+            raise ValueError(f"f1_average must be one of {list(F1_AVERAGES)}, got {self.f1_average!r}.")
+        if not 0 < self.margin < 1:
+            raise ValueError(f"margin is a difference in F1, above 0 and below 1, such as 0.01; got {self.margin}.")
+
+    def _names_to_compare(self) -> list[str]:
+        """Return the names in the report that `compare` gives, of which some may be the short names of baselines."""
+        baselines = {name: BASELINE_NAMES[name] for name in self.baselines or []}
+        known = {name: name for name in (*self.run_settings, *baselines.values())}
+        given = list(map(str, _as_list(self.compare) or []))
+        unknown = sorted(set(given) - set(known) - set(baselines))
+        if unknown:
+            raise ValueError(f"compare names {unknown}, which are not compared. There are {[*known, *baselines]}.")
+        names = [{**baselines, **known}[name] for name in given]
+        if given and len(set(names)) < max(2, len(names)):
+            raise ValueError(f"compare takes two or more different names of runs or baselines, got {given}.")
+        return names
+
+
+def folder_name(name: str) -> str:
+    """Return the name of a run's folder: the run's own in a to z, 0 to 9, `-` and `_`.
+
+    A name with letters of another alphabet, or without any, gets a mark that is its own.
+    """
+    letters = unicodedata.normalize("NFKD", name.lower())  # an accent becomes a character of its own
+    plain = re.sub(r"[^a-z0-9_]+", "-", re.sub(r"[^\x00-\x7f]", "", letters)).strip("-")
+    if plain and not any(letter.isalnum() and not letter.isascii() for letter in letters):
+        return plain
+    return f"{plain or 'run'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _read_runs(given: Any) -> dict[str, dict[str, Any]]:
@@ -111,6 +160,17 @@ def _different_numbers(name: str, numbers: list[int], least: int) -> list[int]:
     if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < least:
         raise ValueError(f"{name} must be one or more different numbers of at least {least}, got {numbers}.")
     return sorted(numbers)
+
+
+def _check_folders(names: list[str]) -> None:
+    owners = {folder_name(name): name for name in BASELINE_NAMES.values()}
+    owners |= {name: f"the comparison's {name}" for name in _FILES}
+    for name in names:
+        owner = owners.setdefault(folder_name(name), name)
+        if owner != name:
+            raise ValueError(
+                f"Run {name!r} would have the folder {folder_name(name)!r} of {owner!r}: call it otherwise."
+            )
 
 
 def _check_run(name: str, settings: dict[str, Any]) -> None:

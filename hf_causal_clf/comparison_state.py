@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers.utils import logging
 
+from .comparison_arguments import folder_name
 from .data import ClassificationData
 from .features import fingerprint
 from .run_files import METRICS_FILE, read_json, whole_checkpoints, write_json
@@ -15,6 +16,16 @@ from .run_files import METRICS_FILE, read_json, whole_checkpoints, write_json
 logger = logging.get_logger(__name__)
 
 STATE_FILE = "state.json"
+
+
+def run_folder(output: Path, name: str, seed: int | None) -> Path:
+    """Return the folder of a run of the comparison in `output`: one under a plain name.
+
+    A folder that an earlier version called by the run's name itself, as `state.json` knows, stays the run's.
+    """
+    known = read_json(output / STATE_FILE) if (output / STATE_FILE).is_file() else {}
+    seeded = "" if seed is None else f"/seed-{seed}"
+    return output / (name if f"{name}{seeded}" in known else folder_name(name)) / seeded.removeprefix("/")
 
 
 class ComparisonState:
@@ -36,8 +47,8 @@ class ComparisonState:
 
     def folder(self, name: str, seed: int | None, config: dict[str, Any]) -> tuple[Path, bool]:
         """Return a run's folder and whether it is finished; what another configuration left there is removed."""
-        key = name if seed is None else f"{name}/seed-{seed}"
-        folder, mark = self.output / key, fingerprint([config, self._data])
+        folder, mark = run_folder(self.output, name, seed), fingerprint([config, self._data])
+        key = str(folder.relative_to(self.output))
         if self._runs.get(key, {}).get("configuration") != mark:
             if folder.exists():
                 logger.warning(f"{folder}: its configuration or data have changed; it is run again.")

@@ -1,8 +1,9 @@
 """The metrics as `evaluate.Metric` classes, which work offline, in `evaluate.combine` and in an evaluator.
 
 Predictions are class probabilities or, for the metrics that need decisions only, label ids or 0/1 vectors; references
-are label ids, or 0/1 vectors for a multi-label task. With evaluate 0.4.6 and transformers 5, an evaluator takes the
-model as a path or Hub id only: given an object, it asks transformers for a TensorFlow class that is gone.
+are label ids, or 0/1 vectors for a multi-label task. Macro averages are over the labels among the references. With
+evaluate 0.4.6 and transformers 5, an evaluator takes the model as a path or Hub id only: given an object, it asks
+transformers for a TensorFlow class that is gone.
 """
 
 from __future__ import annotations

@@ -65,13 +65,20 @@ def classification_metrics(
 def decision_metrics(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Compute the metrics that need decisions only.
 
+    Macro averages are over the labels that some document has, micro and weighted ones over all labels. So a label that
+    a split has no document of is in no macro average; predicted nevertheless, it costs the labels that are missed.
+
     A predicted id of -1 stands for no usable answer: it is wrong for every document and a hit for no label.
     """
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
-    labels = None if gold.ndim == 2 else sorted({*gold.tolist(), *predicted.tolist()} - {-1})
+    if gold.ndim == 2:
+        every, present = np.arange(gold.shape[1]), np.flatnonzero(gold.any(axis=0))
+    else:
+        every, present = np.setdiff1d(np.union1d(gold, predicted), [-1]), np.unique(gold)
     metrics = {"accuracy": float(accuracy_score(gold, predicted))}
     for average in _AVERAGES:
+        labels = present if average == "macro" and len(present) else every
         precision, recall, f1, _ = precision_recall_fscore_support(
             gold, predicted, labels=labels, average=average, zero_division=0
         )

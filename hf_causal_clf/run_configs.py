@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from .arguments import DataArguments, HeadArguments, PromptArguments, RunArguments, parse_arguments
-from .comparison_arguments import SHARED, ComparisonArguments
+from .comparison_arguments import SHARED, ComparisonArguments, folder_name
+from .comparison_state import run_folder
 from .features import model_content
 from .presets import (
     EmbeddingModelArguments,
@@ -54,9 +55,9 @@ def write_config(
         "per_device_eval_batch_size": arguments.per_device_eval_batch_size,
         **settings,
         "seed": seed,
-        "output_dir": str(output / name / f"seed-{seed}"),
+        "output_dir": str(run_folder(output, name, seed)),
     }
-    path = output / "configs" / f"{name}-{seed}.yaml"
+    path = output / "configs" / f"{folder_name(name)}-{seed}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     try:

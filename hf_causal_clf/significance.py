@@ -1,4 +1,4 @@
-"""Is one run better than another on the same documents? McNemar's test, the paired bootstrap, Holm's correction.
+"""Is one run better than another on the same documents? Permutation and McNemar's test, paired bootstrap, Holm.
 
 Knows arrays of gold labels and decisions only.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 _CHUNK = 250  # resamples counted at once
+_ROUNDING = 1e-12  # of a mean: two differences no further apart are the same
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,50 @@ def mcnemar(correct: np.ndarray, other_correct: np.ndarray) -> float:
     if only_first + only_second == 0:
         return 1.0
     return float(binomtest(only_first, only_first + only_second).pvalue)
+
+
+def permutation_tests(
+    gold: np.ndarray, runs: Sequence[np.ndarray], *, average: str = "macro", resamples: int = 10_000, seed: int = 0
+) -> np.ndarray:
+    """Two-sided p-values of paired permutation (approximate randomisation) tests of the F1 of each run against each.
+
+    Each resample exchanges the two runs' decisions of every document with probability 1/2. The p-value is the share of
+    resamples whose difference is at least as large, either way, as the one observed, which is counted with them.
+
+    Args:
+        gold: Label ids `(n,)`, or 0/1 `(n, labels)` for a multi-label task.
+        runs: Decisions of each run, in the form of `gold`; -1 for no usable answer.
+        average: `"macro"` or `"micro"`, as in `bootstrap_f1`.
+        resamples: Number of random exchanges.
+        seed: Seed of the draw. Neither the order of two runs nor any third one changes their p-value.
+
+    Returns:
+        Float64 `(runs, runs)`, symmetric; 1 on the diagonal.
+    """
+    truth, hits = _hits(gold, runs, average)
+    truth, totals = truth.sum(axis=0), [each.sum(axis=0) for each in hits]
+    pairs = list(combinations(range(len(runs)), 2))
+
+    def differences(exchanged: Sequence[np.ndarray | float]) -> np.ndarray:
+        """F1 of each pair's first run less that of the second, from the hits that each run gives to the other."""
+        moved = [exchanged[second] - exchanged[first] for first, second in pairs]
+        scores = [
+            _mean(_f1(truth, totals[first] + change)) - _mean(_f1(truth, totals[second] - change))
+            for (first, second), change in zip(pairs, moved, strict=True)
+        ]
+        return np.array(scores)
+
+    observed = abs(differences([0.0] * len(runs)))
+    draw, reached = np.random.default_rng(seed), np.zeros(len(pairs))
+    for start in range(0, resamples, _CHUNK):
+        rows = min(_CHUNK, resamples - start)
+        chosen = draw.integers(0, 2, size=(rows, len(gold)), dtype=np.int8).astype(np.float32)
+        exchanged = [(chosen @ each.reshape(len(gold), -1)).reshape(rows, 2, -1) for each in hits]
+        reached += (abs(differences(exchanged)) >= observed[:, None] - _ROUNDING).sum(axis=1)
+    p_values = np.ones((len(runs), len(runs)))
+    for (first, second), count in zip(pairs, reached, strict=True):
+        p_values[first, second] = p_values[second, first] = (1 + count) / (1 + resamples)
+    return p_values
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -120,41 +166,55 @@ def bootstrap_f1(
 ) -> tuple[np.ndarray, np.ndarray]:
     """F1 of each run, and of each run on each of the same bootstrap samples of the documents.
 
+    Every sample averages over the same labels. Of one that no document of a sample has, the sample says nothing: it
+    keeps its F1 on all documents there.
+
     Returns:
-        Float64 `(runs,)` and float64 `(runs, resamples)`; differences of rows are paired.
+        Float64 `(runs,)`, the F1 of `metrics.decision_metrics`; and float64 `(runs, resamples)`, of which differences
+        of rows are paired.
+    """
+    truth, hits = _hits(gold, runs, average)
+    scores = [_f1(truth.sum(axis=0), each.sum(axis=0)) for each in hits]
+    samples = []
+    for counts in _resampling(len(gold), resamples, seed):
+        drawn = counts @ truth
+        sums = [(counts @ each.reshape(len(gold), -1)).reshape(len(counts), 2, -1) for each in hits]
+        found = [np.where(drawn > 0, _f1(drawn, each), on_all) for each, on_all in zip(sums, scores, strict=True)]
+        samples.append([_mean(each) for each in found])
+    return np.array([_mean(each) for each in scores]), np.concatenate(samples, axis=1)
+
+
+def _hits(gold: np.ndarray, runs: Sequence[np.ndarray], average: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """What the F1 of documents is counted from.
+
+    Columns are the labels that some document has (macro), or one for all labels together (micro).
+
+    Returns:
+        How many labels of a column a document has, float32 `(n, columns)`; and of each run, twice the true positives
+        and the predicted ones, float32 `(n, 2, columns)`.
     """
     if average not in ("macro", "micro"):
         raise ValueError(f"`average` must be 'macro' or 'micro', got {average!r}.")
-    multi_label, size = gold.ndim == 2, len(gold)
-    hits = [_hits(gold, predicted) for predicted in runs]
-    values = np.array([_f1(each.sum(axis=0), multi_label, average) for each in hits], dtype=np.float64)
-    samples = []
-    for counts in _resampling(size, resamples, seed):
-        sums = [(counts @ each.reshape(size, -1)).reshape(len(counts), 2, -1) for each in hits]
-        samples.append(np.stack([_f1(each, multi_label, average) for each in sums]))
-    return values, np.concatenate(samples, axis=1).astype(np.float64)
-
-
-def _hits(gold: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Float32 `(n, 2, labels)`: for each document, twice the true positives, and gold plus predicted."""
     if gold.ndim == 1:
-        labels = np.arange(max(gold.max(), predicted.max()) + 1)
-        gold, predicted = gold[:, None] == labels, predicted[:, None] == labels
-    gold, predicted = gold.astype(np.float32), predicted.astype(np.float32)
-    return np.stack([2 * gold * predicted, gold + predicted], axis=1)
+        labels = np.arange(max(gold.max(), *(run.max() for run in runs)) + 1)
+        gold, runs = gold[:, None] == labels, [run[:, None] == labels for run in runs]
+
+    def columns(present: np.ndarray) -> np.ndarray:
+        found = present[:, gold.any(axis=0)] if average == "macro" else present.sum(axis=1, keepdims=True)
+        return found.astype(np.float32)
+
+    return columns(gold), [np.stack([2 * columns(gold * run), columns(run)], axis=1) for run in runs]
 
 
-def _f1(hits: np.ndarray, multi_label: bool, average: str) -> np.ndarray:
-    """F1 `(…,)` from summed hits `(…, 2, labels)`, with scikit-learn's defaults.
+def _f1(truth: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    """F1 of each column, float64 `(…, columns)`, from sums of `_hits`; 0 where nothing is true or predicted."""
+    top, bottom = hits[..., 0, :].astype(np.float64), truth + hits[..., 1, :]
+    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
 
-    A label without a gold or predicted document counts as 0 in a multi-label task and is left out otherwise.
-    """
-    if average == "micro":
-        hits = hits.sum(axis=-1, keepdims=True)
-    top, bottom = hits[..., 0, :], hits[..., 1, :]
-    per_label = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
-    counted = np.ones_like(bottom) if multi_label else (bottom > 0)
-    return per_label.sum(axis=-1) / np.maximum(counted.sum(axis=-1), 1)
+
+def _mean(scores: np.ndarray) -> np.ndarray:
+    """Mean over the columns; 0 if there are none, as no document has a label."""
+    return scores.sum(axis=-1) / max(scores.shape[-1], 1)
 
 
 def _resampling(size: int, resamples: int, seed: int) -> Iterator[np.ndarray]:

@@ -29,14 +29,14 @@ from hf_causal_clf import baselines, plots
 from hf_causal_clf.arguments import DataArguments, PromptArguments, parse_arguments
 from hf_causal_clf.comparison import Entry, compare_runs
 from hf_causal_clf.comparison_arguments import BASELINE_NAMES, SHARED, ComparisonArguments
-from hf_causal_clf.comparison_state import ComparisonState
+from hf_causal_clf.comparison_state import ComparisonState, run_folder
 from hf_causal_clf.data import ClassificationData, load_data
 from hf_causal_clf.distributed import launch_command
 from hf_causal_clf.encoder import fine_tuned_encoder
 from hf_causal_clf.features import model_content
 from hf_causal_clf.log_records import hide_home_folder
 from hf_causal_clf.presets import EmbeddingModelArguments
-from hf_causal_clf.report import render_report
+from hf_causal_clf.report import render_report, render_summary
 from hf_causal_clf.results import Results, measure, read_results, write_results
 from hf_causal_clf.run_configs import given, read_config, write_config
 from hf_causal_clf.run_files import lock_folder, naming_full_disk, read_json, whole_checkpoints, write_json, write_text
@@ -94,7 +94,8 @@ def compare(arguments: ComparisonArguments, data_args: DataArguments, prompt_arg
     for name, settings in trained.items():
         results = [run_recipe(name, seed, configs[name, seed], settings, data, state) for seed in arguments.seeds]
         entries.append(Entry(name, settings["approach"], results, arguments.seeds))
-    report = compare_runs([*entries, *reused])
+    options = {"average": arguments.f1_average, "margin": arguments.margin, "named": arguments.compared}
+    report = compare_runs([*entries, *reused], **options)
     write_report(output, report, arguments, data)
     return report
 
@@ -220,7 +221,7 @@ def baseline(
 def write_report(
     output: Path, report: dict[str, Any], arguments: ComparisonArguments, data: ClassificationData
 ) -> None:
-    """Write and print the report, with a figure of all runs and the reliability diagrams of the trained ones."""
+    """Write the report, with a figure of all runs and the trained ones' reliability diagrams, and print its result."""
     sizes = {split: len(rows) for split, rows in data.splits.items()}
     kind = "multi-label" if data.label_space.multi_label else "single-label"
     sentence = (
@@ -228,40 +229,40 @@ def write_report(
         f"{len(data.label_space)} labels, {kind}. Model: {Path(arguments.model_name_or_path).name}. "
         f"Seeds: {', '.join(map(str, arguments.seeds))}."
     )
-    rows = report["runs"]
-    intervals = [row["confidence_intervals"]["f1_macro"] for row in rows]
+    rows, f1, average = report["runs"], f"f1_{arguments.f1_average}", arguments.f1_average
+    intervals = [row["confidence_intervals"][f1] for row in rows]
     forest = plots.f1_comparison(
         [row["name"] for row in rows],
-        [row["metrics"]["f1_macro"] for row in rows],
+        [row["metrics"][f1] for row in rows],
         [interval["low"] for interval in intervals],
         [interval["high"] for interval in intervals],
+        metric=f"{average} F1",
     )
-    plots.save_figure(forest, output / "figures" / "f1_macro")
-    figures = [("Macro F1 with 95 % intervals", "figures/f1_macro.png")]
+    plots.save_figure(forest, output / "figures" / f1)
+    figures = [(f"{average.capitalize()} F1 with 95 % intervals", f"figures/{f1}.png")]
     for row in rows:
-        diagram = f"{row['name']}/seed-{arguments.seeds[0]}/figures/reliability_diagram.png"
-        if row["seeds"] and row["approach"] in RECIPES and (output / diagram).is_file():
-            figures.append((f"Reliability: {row['name']}", quote(diagram)))
+        diagram = run_folder(output, row["name"], arguments.seeds[0]) / "figures" / "reliability_diagram.png"
+        if row["seeds"] and row["approach"] in RECIPES and diagram.is_file():
+            figures.append((f"Reliability: {row['name']}", quote(str(diagram.relative_to(output)))))
     write_json(output / "report.json", report)
-    page = render_report(report, title="Comparison", data=sentence, figures=figures)
-    write_text(output / "report.md", page)
-    print(page)
-    print(f"The report is in {output / 'report.md'}")
+    write_text(output / "report.md", render_report(report, title="Comparison", data=sentence, figures=figures))
+    print(f"\n{render_summary(report)}\n\nThe report, with every pair, is in {output / 'report.md'}")
 
 
 def write_learning_curves(output: Path, reports: dict[int, dict[str, Any]]) -> None:
-    """Draw macro F1 against the number of training documents, and write the numbers beside."""
-    names = [row["name"] for row in reports[max(reports)]["runs"]]
+    """Draw the F1 that decides against the number of training documents, and write the numbers beside."""
+    average = reports[max(reports)]["f1_average"]
+    f1, names = f"f1_{average}", [row["name"] for row in reports[max(reports)]["runs"]]
     series: dict[str, list[Any]] = {name: [] for name in names}
     for report in reports.values():
         rows = {row["name"]: row for row in report["runs"]}
         for name in names:
             row = rows[name]
             several = "mean" in row
-            score = row["metrics"]["f1_macro"]
-            series[name].append((row["mean"]["f1_macro"], row["sd"]["f1_macro"]) if several else score)
-    plots.save_figure(plots.learning_curves(list(reports), series), output / "figures" / "learning_curves")
-    write_json(output / "learning_curves.json", {"train_sizes": list(reports), "f1_macro": series})
+            series[name].append((row["mean"][f1], row["sd"][f1]) if several else row["metrics"][f1])
+    curves = plots.learning_curves(list(reports), series, metric=f"{average} F1")
+    plots.save_figure(curves, output / "figures" / "learning_curves")
+    write_json(output / "learning_curves.json", {"train_sizes": list(reports), f1: series})
     print(f"The learning curves are in {output / 'figures' / 'learning_curves.png'}")
 
 

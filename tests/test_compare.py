@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +24,7 @@ from tiny import save_encoder
 
 from hf_causal_clf.arguments import DataArguments, PromptArguments, parse_arguments
 from hf_causal_clf.callbacks import TrainingClock
-from hf_causal_clf.comparison_arguments import ComparisonArguments
+from hf_causal_clf.comparison_arguments import ComparisonArguments, folder_name
 from hf_causal_clf.comparison_state import ComparisonState
 from hf_causal_clf.data import load_data
 from hf_causal_clf.run_configs import read_config, write_config
@@ -31,6 +32,8 @@ from hf_causal_clf.run_files import read_json, whole_checkpoints
 
 ROOT = Path(__file__).parent.parent
 EMBEDDING, INSTRUCTION = "embedding, rank 4", "instruction (small)"
+EMBEDDING_FOLDER, INSTRUCTION_FOLDER = "embedding-rank-4", "instruction-small"
+CONTEXTUAL_FOLDER = "zero-shot-contextual-calibration"
 TRAINING = {
     "lora_r": 4,
     "lora_dropout": 0.0,
@@ -50,11 +53,11 @@ RUNS = {
 }
 BASELINES = ["majority", "contextual", "encoder"]
 FOLDERS = {
-    f"{EMBEDDING}/seed-42",
-    f"{INSTRUCTION}/seed-42",
+    f"{EMBEDDING_FOLDER}/seed-42",
+    f"{INSTRUCTION_FOLDER}/seed-42",
     "encoder/seed-42",
-    "majority class",
-    "zero-shot, contextual calibration",
+    "majority-class",
+    CONTEXTUAL_FOLDER,
 }
 
 
@@ -93,6 +96,7 @@ def finished(settings, tmp_path_factory):
     done = in_process_of_its_own(config)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("$ accelerate launch") == 2
+    (folder.parent / "printed").write_text(done.stdout)
     return folder, config
 
 
@@ -184,7 +188,7 @@ def test_report(finished):
     for name, row in rows.items():
         seeded = name in (EMBEDDING, INSTRUCTION, "encoder")
         assert row["seeds"] == ([42] if seeded else [])
-        metrics = read_json(folder / name / ("seed-42" if seeded else "") / "metrics.json")
+        metrics = read_json(folder / folder_name(name) / ("seed-42" if seeded else "") / "metrics.json")
         assert row["metrics"] == metrics["test"]
         assert row["training"] == metrics["training"]
         for average in ("f1_macro", "f1_micro"):
@@ -208,11 +212,45 @@ def test_page_and_figures(finished):
     for name in (EMBEDDING, INSTRUCTION, "majority class", "zero-shot, contextual calibration", "encoder"):
         assert f"| {name} |" in page
     trained = [row["name"] for row in read_report(folder)["runs"] if row["approach"] in ("embedding", "instruction")]
-    diagrams = [f"{name}/seed-42/figures/reliability_diagram.png" for name in trained]
-    assert [unquote(link) for link in links] == ["figures/f1_macro.png", *diagrams]
+    diagrams = [f"{folder_name(name)}/seed-42/figures/reliability_diagram.png" for name in trained]
+    assert links == ["figures/f1_macro.png", *diagrams]
     assert "48 training, 15 validation and 17 test documents, 3 labels, single-label" in page
     assert not list(folder.rglob("checkpoint-*"))
     assert {str(path.parent.relative_to(folder)) for path in folder.rglob("metrics.json")} == FOLDERS
+
+
+def test_folders_have_plain_names_and_the_terminal_ends_with_the_result(finished):
+    folder, _ = finished
+    made = [part for path in folder.rglob("*") if path.is_dir() for part in path.relative_to(folder).parts]
+    assert all(re.fullmatch("[a-z0-9_-]+", name) for name in made)
+    assert {path.name for path in (folder / "configs").iterdir()} == {
+        *(f"{EMBEDDING_FOLDER}-42.yaml", f"{INSTRUCTION_FOLDER}-42.yaml")
+    }
+    printed = (folder.parent / "printed").read_text().splitlines()
+    text = read_report(folder)["recommendation"]["text"]
+    assert " ".join(printed[-2 - len(textwrap.wrap(text, 100)) : -2]) == text
+    assert printed[-1] == f"The report, with every pair, is in {folder / 'report.md'}"
+    assert sum(line.startswith(f"{EMBEDDING}  ") for line in printed) == 1  # in the table; the pairs are in the report
+    assert not any(line.startswith(("|", "#")) for line in printed)
+
+
+def test_runs_in_folders_of_an_earlier_version_are_found(copied, compare):
+    """They had the names of the runs."""
+    names = {EMBEDDING_FOLDER: EMBEDDING, INSTRUCTION_FOLDER: INSTRUCTION, "majority-class": "majority class"}
+    names[CONTEXTUAL_FOLDER] = "zero-shot, contextual calibration"
+    state = read_json(copied / "state.json")
+    for new, old in names.items():
+        (copied / new).rename(copied / old)
+        state = {key.replace(new, old): value for key, value in state.items()}
+    (copied / "state.json").write_text(json.dumps(state))
+    before = contents(copied)
+    assert compare(copied) == set()
+    assert contents(copied) == before
+    assert len(check_links(copied)[1]) == 3
+    assert compare(copied, seeds=[42, 7], baselines="none") == {
+        *(f"{EMBEDDING_FOLDER}/seed-7", f"{INSTRUCTION_FOLDER}/seed-7")
+    }
+    assert contents(copied).items() >= before.items()
 
 
 def test_started_again_it_trains_nothing(finished):
@@ -237,21 +275,37 @@ def test_neither_place_nor_order_matters(copied, compare, settings, files, tmp_p
     assert (copied / "report.json").read_bytes() == report
 
 
+def test_another_question_trains_nothing(copied, compare):
+    before = contents(copied)
+    asked = {"f1_average": "micro", "margin": 0.2, "compare": [EMBEDDING, INSTRUCTION, "majority"]}
+    assert compare(copied, **asked) == set()
+    assert contents(copied) == before
+    report = read_report(copied)
+    assert set(report["candidates"]) == {EMBEDDING, INSTRUCTION, "majority class"}
+    scores = [row["metrics"]["f1_micro"] for row in report["runs"]]
+    assert scores == sorted(scores, reverse=True)
+    assert sum("p_corrected" in pair for pair in report["pairwise"]) == 5
+    page, links = check_links(copied)
+    assert links[0] == "figures/f1_micro.png"
+    assert "margin of 0.2" in page or "at most 0.2" in page
+    assert "the named runs against one another" in page
+
+
 def test_only_what_has_changed_is_trained_again(copied, compare):
     before = contents(copied)
     changed = {**RUNS, EMBEDDING: {**RUNS[EMBEDDING], "learning_rate": 5e-3}}
-    assert compare(copied, runs=changed) == {f"{EMBEDDING}/seed-42"}
+    assert compare(copied, runs=changed) == {f"{EMBEDDING_FOLDER}/seed-42"}
     after = contents(copied)
     for path in before:
-        assert EMBEDDING in path or after[path] == before[path]
-    assert read_json(copied / EMBEDDING / "seed-42" / "metrics.json")["training"]["steps"] == 4
+        assert EMBEDDING_FOLDER in path or after[path] == before[path]
+    assert read_json(copied / EMBEDDING_FOLDER / "seed-42" / "metrics.json")["training"]["steps"] == 4
     assert compare(copied, runs=changed) == set()
     # Zero-shot depends on the prompt and the encoder on its own arguments
     assert compare(copied, runs=changed, encoder_learning_rate=1e-4) == {"encoder/seed-42"}
     wording = {"encoder_learning_rate": 1e-4, "instruction": "The subject, of {labels}:"}
     assert compare(copied, runs=changed, **wording) == {
-        f"{INSTRUCTION}/seed-42",
-        "zero-shot, contextual calibration",
+        f"{INSTRUCTION_FOLDER}/seed-42",
+        CONTEXTUAL_FOLDER,
     }
 
 
@@ -266,10 +320,10 @@ def test_other_documents_make_all_runs_others(copied, compare, tmp_path):
 def test_another_model_in_the_same_folder_is_noticed(compare, settings, tmp_path):
     model = Path(shutil.copytree(settings["model_name_or_path"], tmp_path / "model"))
     few = {"runs": {}, "baselines": ["majority", "frozen"], "model_name_or_path": str(model)}
-    assert compare(tmp_path / "run", **few) == {"majority class", "frozen backbone + head"}
+    assert compare(tmp_path / "run", **few) == {"majority-class", "frozen-backbone-head"}
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
-    assert compare(tmp_path / "run", **few) == {"frozen backbone + head"}
+    assert compare(tmp_path / "run", **few) == {"frozen-backbone-head"}
 
 
 def test_all_baselines_of_a_multi_label_task(compare, multi_label_files, tmp_path):
@@ -308,7 +362,7 @@ UNFIT = {
 @pytest.mark.parametrize("case", UNFIT)
 def test_a_run_on_other_test_documents_is_refused_before_anything_is_trained(case, finished, compare, tmp_path):
     rows, message = UNFIT[case]
-    old = finished[0] / EMBEDDING / "seed-42"
+    old = finished[0] / EMBEDDING_FOLDER / "seed-42"
     runs = {"old": {"output_dir": str(old)}, INSTRUCTION: RUNS[INSTRUCTION]}
     test = write_jsonl(tmp_path / "test.jsonl", rows)
     with pytest.raises(ValueError, match=f"Run 'old'.*({message})") as raised:
@@ -325,11 +379,11 @@ def test_what_is_no_finished_run_is_refused(compare, tmp_path):
 
 
 def test_several_seeds(copied, compare):
-    new = {f"{name}/seed-7" for name in (EMBEDDING, INSTRUCTION, "encoder")}
+    new = {f"{name}/seed-7" for name in (EMBEDDING_FOLDER, INSTRUCTION_FOLDER, "encoder")}
     assert compare(copied, seeds=[42, 7]) == new
     rows = {row["name"]: row for row in read_report(copied)["runs"]}
     for name in (EMBEDDING, INSTRUCTION, "encoder"):
-        tested = [read_json(copied / name / f"seed-{seed}" / "metrics.json")["test"] for seed in (7, 42)]
+        tested = [read_json(copied / folder_name(name) / f"seed-{seed}" / "metrics.json")["test"] for seed in (7, 42)]
         assert rows[name]["seeds"] == [7, 42]
         assert rows[name]["metrics"] == tested[0]
         for metric in ("f1_macro", "nll", "ece"):
@@ -345,7 +399,7 @@ def test_several_seeds(copied, compare):
 def test_learning_curves(compare, tmp_path):
     runs = {EMBEDDING: {**RUNS[EMBEDDING], "max_steps": 2}}
     options = {"train_sizes": [12, 6], "seeds": [1, 2], "runs": runs, "baselines": ["majority"]}
-    names = {f"{EMBEDDING}/seed-1", f"{EMBEDDING}/seed-2", "majority class"}
+    names = {f"{EMBEDDING_FOLDER}/seed-1", f"{EMBEDDING_FOLDER}/seed-2", "majority-class"}
     assert compare(tmp_path / "run", **options) == {f"size-{size}/{name}" for size in (6, 12) for name in names}
     curves = read_json(tmp_path / "run" / "learning_curves.json")
     assert curves["train_sizes"] == [6, 12]
@@ -383,7 +437,7 @@ def test_an_interrupted_comparison_goes_on(settings, compare, tmp_path, monkeypa
     long = {"max_steps": 120, "eval_steps": 6, "save_steps": 6, "early_stopping_patience": 0}
     runs = {EMBEDDING: {**RUNS[EMBEDDING], **long}, INSTRUCTION: RUNS[INSTRUCTION]}
     output, options = tmp_path / "run", {"runs": runs, "baselines": []}
-    folder = output / EMBEDDING / "seed-42"
+    folder = output / EMBEDDING_FOLDER / "seed-42"
     config = write_yaml(tmp_path / "interrupted.yaml", {**settings, **options, "output_dir": str(output)})
     command = [sys.executable, "recipes/compare.py", "--config", config]
     with (tmp_path / "log").open("w") as log:
@@ -411,7 +465,7 @@ def test_an_interrupted_comparison_goes_on(settings, compare, tmp_path, monkeypa
         begin(clock, args, state, control, **kwargs)
 
     monkeypatch.setattr(TrainingClock, "on_train_begin", noted)
-    assert compare(output, **options) == {f"{EMBEDDING}/seed-42", f"{INSTRUCTION}/seed-42"}
+    assert compare(output, **options) == {f"{EMBEDDING_FOLDER}/seed-42", f"{INSTRUCTION_FOLDER}/seed-42"}
     assert steps == [last, 0]
     assert ["--resume_from_checkpoint" in command for command in compare.commands] == [True, False]
     assert read_json(folder / "metrics.json")["training"]["steps"] == 120
@@ -424,9 +478,9 @@ def test_a_failing_run_is_named_and_what_was_finished_is_kept(compare, tmp_path,
     monkeypatch.setattr(compare.recipe, "launch", lambda command: 1)
     with pytest.raises(SystemExit, match=re.escape(f"Run {INSTRUCTION!r}, seed 42 failed")):
         compare(tmp_path / "run", **options)
-    assert (tmp_path / "run" / "majority class" / "metrics.json").is_file()
+    assert (tmp_path / "run" / "majority-class" / "metrics.json").is_file()
     monkeypatch.setattr(compare.recipe, "launch", launch)
-    assert compare(tmp_path / "run", **options) == {f"{INSTRUCTION}/seed-42"}
+    assert compare(tmp_path / "run", **options) == {f"{INSTRUCTION_FOLDER}/seed-42"}
 
 
 def test_a_failing_baseline_is_named(compare, tmp_path, monkeypatch):
@@ -449,6 +503,12 @@ MISTAKES = {
     "unknown approach": ({"runs": {"a": {"approach": "embed"}}}, "Run 'a' needs an approach"),
     "settings of a reused run": ({"runs": {"a": {"output_dir": "x", "lora_r": 8}}}, "Run 'a' needs an approach"),
     "name of a baseline": ({"runs": {"encoder": {"approach": "embedding"}}}, "cannot be called 'encoder'"),
+    "folder of a baseline": ({"runs": {"Majority Class!": {"approach": "embedding"}}}, "folder .* of 'majority class'"),
+    "folder of the comparison": ({"runs": {"Configs": {"approach": "embedding"}}}, "the comparison's configs"),
+    "folder of another run": (
+        {"runs": {"a, b": {"approach": "embedding"}, "A (b)": {"output_dir": "x"}}},
+        r"Run 'A \(b\)' would have the folder 'a-b' of 'a, b': call it otherwise",
+    ),
     "name of a file": ({"runs": {"report.md": {"approach": "embedding"}}}, "cannot be called 'report.md'"),
     "name with a slash": ({"runs": {"a/b": {"approach": "embedding"}}}, "cannot be called 'a/b'"),
     "name outside": ({"runs": {"..": {"approach": "embedding"}}}, "cannot be called '..'"),
@@ -468,6 +528,15 @@ MISTAKES = {
     "runs as a list": ({"runs": ["a"]}, "runs must map names to settings"),
     "run as a text": ({"runs": {"a": "embedding"}}, "runs must map names to settings"),
     "broken JSON": ({"runs": '{"a":'}, "runs is not valid JSON"),
+    "no average": ({"f1_average": "weighted"}, r"f1_average must be one of \['macro', 'micro'\], got 'weighted'"),
+    "no margin": ({"margin": 0}, "margin is a difference in F1, above 0 and below 1"),
+    "margin in percent": ({"margin": 1}, "margin is a difference in F1, above 0 and below 1"),
+    "compares what is not there": (
+        {"compare": ["majority", "a"]},
+        r"compare names \['a'\].*There are .*'majority class'",
+    ),
+    "compares one": ({"compare": "majority"}, r"two or more different names .* got \['majority'\]"),
+    "compares one twice": ({"compare": ["majority", "majority class"]}, "two or more different names"),
     "nothing to compare": ({"baselines": "majority"}, "nothing to compare"),
 }
 
@@ -501,6 +570,25 @@ def test_arguments_as_a_user_writes_them(tmp_path):
     assert arguments.baselines == ["majority", "tfidf", "zero_shot", "contextual", "frozen"]
     (arguments,) = parse_arguments([ComparisonArguments], args=[*line, "--encoder_name_or_path", "bert"])
     assert arguments.baselines[-1] == "encoder"
+    assert (arguments.compared, arguments.f1_average, arguments.margin) == ([], "macro", 0.01)
+    line += ["--compare", "a", "tfidf", "zero-shot", "--f1_average", "micro", "--margin", "0.02"]
+    (arguments,) = parse_arguments([ComparisonArguments], args=line)
+    assert arguments.compared == ["a", "TF-IDF + logistic regression", "zero-shot"]
+    assert (arguments.f1_average, arguments.margin) == ("micro", 0.02)
+
+
+NAMES = ["embedding, rank 8", "TF-IDF + logistic regression", "naïve", "-a-", "模型 8", "头", "++", "--", "Größe_1"]
+
+
+def test_names_of_folders():
+    found = {name: folder_name(name) for name in NAMES}
+    assert found["embedding, rank 8"] == "embedding-rank-8"
+    assert found["TF-IDF + logistic regression"] == "tf-idf-logistic-regression"
+    assert (found["naïve"], found["-a-"]) == ("naive", "a")
+    assert found["模型 8"].startswith("8-")
+    assert all(found[name].startswith("run-") for name in ("头", "++"))
+    assert len(set(found.values())) == len(NAMES)
+    assert all(re.fullmatch("[a-z0-9_-]+", folder) for folder in found.values())
 
 
 WRONG_SETTINGS = {

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hf_causal_clf.arguments import DataArguments, PromptArguments, parse_arguments
-from hf_causal_clf.comparison_arguments import ComparisonArguments
+from hf_causal_clf.comparison_arguments import ComparisonArguments, folder_name
 from hf_causal_clf.run_configs import TYPES, write_config
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +26,7 @@ def test_comparison_parses(path, tmp_path):
         parsed = parse_arguments(TYPES[settings["approach"]], args=["--config", str(written)])
         training = parsed[-1]
         assert training.seed == 7
-        assert training.output_dir == str(tmp_path / name / "seed-7")
+        assert training.output_dir == str(tmp_path / folder_name(name) / "seed-7")
         prompted = settings["approach"] == "instruction" or settings.get("head_init") == "verbalizer"
         assert training.max_length == (arguments.prompt_max_length if prompted else arguments.max_length)
         assert training.learning_rate == settings["learning_rate"]

@@ -109,7 +109,7 @@ GOLDEN = json.loads((Path(__file__).parent / "golden" / "metrics.json").read_tex
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case["name"])
 def test_golden_values(case):
-    """Values of an independent computation: tests/golden/make_metrics.py."""
+    """Values of an independent computation: tests/golden/make_metrics.py. Macro averages count the labels named there."""
     gold, probabilities, expected = np.array(case["gold"]), np.array(case["probabilities"]), case["expected"]
     found = classification_metrics(gold, probabilities)
     found["ece_width"] = found.pop("ece")
@@ -120,6 +120,7 @@ def test_golden_values(case):
         error = expected_calibration_error(gold, probabilities, strategy=strategy, classwise=True)
         found[f"ece_{strategy}_classwise"] = error
     assert set(found) == set(expected)
+    assert found["f1_macro"] == pytest.approx(np.mean([found["f1_per_label"][label] for label in case["macro_labels"]]))
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, abs=1e-9), name
 
@@ -150,6 +151,27 @@ def test_bins():
     assert bin_index(np.array([0.5]), 4, "mass").tolist() == [0]
     assert bin_index(np.array([0.3, 0.1, 0.2, 0.4]), 2, "mass").tolist() == [1, 0, 0, 1]
     assert bin_index(np.array([]), 2, "mass").tolist() == []
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_label_that_no_document_has_counts_in_no_macro_average(multi_label):
+    gold, predicted = np.array([0, 1, 1, 0]), np.array([0, 1, 2, 0])
+    if multi_label:
+        gold, predicted = np.eye(4, dtype=int)[gold], np.eye(4, dtype=int)[predicted]
+    found = decision_metrics(gold, predicted)
+    assert found["f1_macro"] == pytest.approx((1 + 2 / 3) / 2)
+    assert found["precision_macro"] == 1.0
+    assert found["recall_macro"] == 0.75
+    assert found["f1_micro"] == pytest.approx(3 / 4)  # the wrong answer costs its document, here and above
+    assert found["f1_weighted"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_no_document_with_any_label():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = decision_metrics(np.zeros((3, 2), dtype=int), np.array([[0, 0], [1, 0], [0, 0]]))
+    assert found["accuracy"] == pytest.approx(2 / 3)
+    assert {found[f"f1_{average}"] for average in ("micro", "macro", "weighted")} == {0}
 
 
 @pytest.mark.parametrize("gold", [np.array([0, 1, 1]), np.array([[1, 0], [0, 1], [1, 1]])])
