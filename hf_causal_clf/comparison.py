@@ -143,6 +143,7 @@ def _row(entry: Entry, index: int, bootstrap: dict[str, tuple[np.ndarray, np.nda
         "seeds": list(entry.seeds),
         "metrics": first["test"],
         "confidence_intervals": intervals,
+        "calibration": first.get("calibration"),
         "training": first["training"],
     }
     if len(entry.results) > 1:

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .baselines import majority_metrics
 from .calibration import Calibration
 from .classifier import TextClassifier
 from .collators import DocumentEncoder
@@ -30,7 +31,7 @@ from .metrics import decision_metrics
 from .model_card import render_card
 from .presets import base_revision, quantization_settings
 from .prompts import PromptEncoder, PromptTemplate
-from .results import measure, print_metrics, write_results
+from .results import Metrics, measure, print_metrics, write_results
 from .run_files import (
     CARD_FILE,
     CLASSIFICATION_FILE,
@@ -173,10 +174,11 @@ def evaluate_run(
     *,
     batch_size: int,
     log_history: Sequence[dict[str, float]] = (),
-) -> dict[str, dict[str, float]]:
+) -> Metrics:
     """Load a saved run, calibrate it on the validation documents, measure it, and complete its folder.
 
-    The metrics are those of calibrated predictions, with the uncalibrated ones beside them as `uncalibrated_*`.
+    The metrics are those of calibrated predictions, with the uncalibrated ones beside them as `uncalibrated_*`;
+    `majority` are those of the majority baseline on the test documents.
 
     Args:
         output: Folder that `save_run` returned.
@@ -203,7 +205,7 @@ def evaluate_run(
     if classifier.approach == "instruction":
         answers = over_processes(classifier.generate, data.texts("test"))
         metrics["test"] |= generation_metrics(answers, data.gold("test"), data.label_space)
-    metrics["training"] = training
+    metrics |= {"majority": majority_metrics(data), "training": training}
     if PartialState().is_main_process:
         with naming_full_disk(output):
             write_results(output, data, raw, calibration, metrics, log_history)
@@ -211,7 +213,7 @@ def evaluate_run(
             write_text(output / CARD_FILE, str(render_card(output)))
         for checkpoint in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             shutil.rmtree(checkpoint)
-        print_metrics(metrics)
+        print_metrics(metrics, multi_label=data.label_space.multi_label)
         print(f"The run is in {output}: TextClassifier.from_pretrained({str(output)!r})")
     PartialState().wait_for_everyone()
     return metrics
