@@ -71,6 +71,27 @@ def describe_run(
 
     `embedding` and `instruction` give the last part, `training_facts` gives `training`, which is for the model card.
     """
+    base = {
+        "name_or_path": model_arguments.model_name_or_path,
+        "revision": base_revision(model_arguments),
+        "dtype": model_arguments.dtype,
+        "quantization": quantization_settings(model_arguments),
+    }
+    return run_description(
+        label_space, base, max_length=max_length, truncation=truncation, training=training, **approach
+    )
+
+
+def run_description(
+    label_space: LabelSpace,
+    base_model: dict[str, Any],
+    *,
+    max_length: int | None,
+    truncation: str,
+    training: dict[str, Any] | None = None,
+    **approach: Any,
+) -> dict[str, Any]:
+    """Return the content of `classification.json` of a run on a base model, uncalibrated."""
     return {
         "schema_version": SCHEMA_VERSION,
         "hf_causal_clf_version": version("hf_causal_clf"),
@@ -79,12 +100,7 @@ def describe_run(
         "problem_type": label_space.problem_type,
         "truncation": {"max_length": max_length, "side": truncation},
         **Calibration().to_dict(),
-        "base_model": {
-            "name_or_path": model_arguments.model_name_or_path,
-            "revision": base_revision(model_arguments),
-            "dtype": model_arguments.dtype,
-            "quantization": quantization_settings(model_arguments),
-        },
+        "base_model": base_model,
         **({} if training is None else {"training": training}),
     }
 
