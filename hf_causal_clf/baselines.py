@@ -6,6 +6,7 @@ Each function returns the uncalibrated probabilities of the validation and test 
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ import numpy as np
 from accelerate import PartialState
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from .calibration import divide_out
+from .calibration import divide_out, fit_calibration
 from .callbacks import peak_memory_bytes
 from .collators import DocumentEncoder
 from .data import ClassificationData
@@ -24,6 +25,7 @@ from .features import cached, fingerprint, model_identity, pooled_features
 from .metrics import negative_log_likelihood
 from .presets import loading_kwargs
 from .prompts import PromptTemplate
+from .results import measure
 from .scoring import LabelScorer
 from .verbalizer import Verbalizer
 
@@ -49,6 +51,17 @@ def majority(data: ClassificationData) -> Outcome:
     shares = gold.mean(axis=0) if gold.ndim == 2 else np.bincount(gold, minlength=count) / len(gold)
     raw = {split: np.tile(shares.astype(np.float32), (len(data.splits[split]), 1)) for split in _MEASURED}
     return Outcome(raw, _cost(0))
+
+
+def majority_metrics(data: ClassificationData) -> dict[str, float]:
+    """Metrics of `majority` on the test documents, calibrated like a run's: its row in a comparison's report."""
+    said = logging.getLogger(fit_calibration.__module__)
+    level = said.level
+    said.setLevel(logging.ERROR)  # what cannot be fitted has been said of the run
+    try:
+        return measure(data, majority(data).raw)[1]["test"]
+    finally:
+        said.setLevel(level)
 
 
 def tfidf(data: ClassificationData) -> Outcome:

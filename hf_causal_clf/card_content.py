@@ -23,16 +23,13 @@ from .significance import Interval, f1_interval, is_correct, mean_interval
 from .training_facts import is_hub_id
 
 FIGURES = ("reliability_diagram", "confusion_matrix", "label_f1", "thresholds", "training_curves")
-_PREFIXES = {"uncalibrated_": "before calibration", "generation_": "greedy generation"}
+_BESIDE = ("uncalibrated_", "nll_change", "generation_")  # what a test metric would be otherwise
 _NAMES = {
     "accuracy": "Accuracy",
     "nll": "Negative log-likelihood",
     "brier": "Brier score",
     "ece": "Expected calibration error",
     "malformed_rate": "Malformed greedy answers",
-    "nll_change": "Change of the negative log-likelihood by calibration",
-    "nll_change_ci_low": "Change of the negative log-likelihood by calibration, lower end of its 95 % interval",
-    "nll_change_ci_high": "Change of the negative log-likelihood by calibration, upper end of its 95 % interval",
 }
 _HEADLINES = ("f1_macro", "f1_micro", "f1_weighted", "accuracy", "nll", "brier", "ece")
 
@@ -100,33 +97,28 @@ class Run:
         }
 
 
+def headline_metrics(run: Run) -> dict[str, float]:
+    """Return the metrics of the test documents, each once: as `TextClassifier` predicts."""
+    return {key: value for key, value in run.results.metrics["test"].items() if not key.startswith(_BESIDE)}
+
+
 def metric_name(key: str, multi_label: bool) -> str:
-    """Return the name of a metric for readers, such as `Macro F1, before calibration`."""
-    suffix = ""
-    for prefix, text in _PREFIXES.items():
-        if key.startswith(prefix):
-            key, suffix = key.removeprefix(prefix), f", {text}"
+    """Return the name of a metric for readers, such as `Macro F1`."""
     if key in _NAMES:
-        exact = " (all labels of a document right)" if key == "accuracy" and multi_label else ""
-        return _NAMES[key] + exact + suffix
+        return _NAMES[key] + (" (all labels of a document right)" if key == "accuracy" and multi_label else "")
     found = re.fullmatch(r"(f1|precision|recall)_(micro|macro|weighted)", key)
-    return (f"{found[2].capitalize()} {found[1].replace('f1', 'F1')}" if found else key) + suffix
+    return f"{found[2].capitalize()} {found[1].replace('f1', 'F1')}" if found else key
 
 
 def metric_rows(run: Run) -> list[dict[str, str]]:
-    """Return the table of the test metrics that matter most, with intervals and the validation split beside them."""
+    """Return the table of the test metrics that matter most: intervals, majority baseline, validation split beside."""
     metrics, rows = run.results.metrics, []
     for key in _HEADLINES:
         interval = run.intervals.get(key)
-        validation = metrics.get("validation", {}).get(key)
-        rows.append(
-            {
-                "name": metric_name(key, run.label_space.multi_label),
-                "test": f"{metrics['test'][key]:.3f}",
-                "interval": "" if interval is None else f"{interval.low:.3f} – {interval.high:.3f}",
-                "validation": "" if validation is None else f"{validation:.3f}",
-            }
-        )
+        row = {"name": metric_name(key, run.label_space.multi_label)}
+        row |= {part: f"{metrics[part][key]:.3f}" for part in ("test", "majority", "validation") if part in metrics}
+        row["interval"] = "" if interval is None else f"{interval.low:.3f} – {interval.high:.3f}"
+        rows.append(row)
     return rows
 
 
@@ -156,20 +148,28 @@ def test_counts(run: Run) -> list[int]:
     return [int(count) for count in counts]
 
 
-def majority_share(run: Run) -> float | None:
-    """Return the accuracy on the test documents of always answering their most frequent label (single-label only)."""
-    return None if run.label_space.multi_label else max(test_counts(run)) / len(run.results.gold)
-
-
 def trust(run: Run) -> dict[str, Any]:
     """Return what calibration did to the probabilities of the test documents."""
     test = run.results.metrics["test"]
-    temperature = run.calibration.temperature
     low, high = test.get("nll_change_ci_low"), test.get("nll_change_ci_high")
     verdict = None
-    if temperature is not None and low is not None and high is not None:
+    if low is not None and high is not None:
         verdict = "better" if high < 0 else "worse" if low > 0 else "unclear"
-    return {"temperature": temperature, "verdict": verdict, "needed": MIN_DOCUMENTS, **test}
+    return {
+        "temperature": run.calibration.temperature,
+        "extreme": _extreme(run.calibration.temperature),
+        "verdict": verdict,
+        "needed": MIN_DOCUMENTS,
+        **test,
+    }
+
+
+def _extreme(temperature: float | tuple[float, ...] | None) -> dict[str, int]:
+    """How many labels' probabilities a calibration makes more or less extreme, or leaves as they are."""
+    values = temperature if isinstance(temperature, tuple) else () if temperature is None else (temperature,)
+    shown = [float(f"{value:.3g}") for value in values]
+    counts = {"more": sum(value < 1 for value in shown), "less": sum(value > 1 for value in shown)}
+    return counts | {"same": sum(value == 1 for value in shown)}
 
 
 def scarce_labels(run: Run) -> dict[str, list[str]]:

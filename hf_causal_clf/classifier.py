@@ -88,8 +88,12 @@ def head_probabilities(logits: torch.Tensor, multi_label: bool) -> np.ndarray:
 class TextClassifier:
     """Predicts labels and their probabilities, whichever approach was trained.
 
+    `TextClassifier.from_pretrained` loads a run; a folder that one's own `Trainer` saved is one after
+    `finishing.save_description`.
+
     Args:
-        scorer: Source of the probabilities.
+        scorer: Source of the probabilities. For a model in memory, `HeadScorer(model, tokenizer, encoder)` with the
+            encoder that it was trained with, or `LabelScorer(model, tokenizer, template=…, verbalizer=…)`.
         label_space: Labels, in the order of the probabilities' columns.
         calibration: Temperature and thresholds fitted on validation documents.
 

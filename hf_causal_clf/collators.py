@@ -30,9 +30,11 @@ class DocumentEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None, truncation: str = "tail") -> None:
         check_truncation(max_length, truncation)
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.truncation = truncation
         self._plain = PlainTokenizer(tokenizer)
         self._before, self._after = special_frame(tokenizer)
-        self._truncation = truncation
         special = len(self._before) + len(self._after)
         if max_length is not None and max_length <= special:
             raise ValueError(
@@ -46,7 +48,7 @@ class DocumentEncoder:
         Raises:
             ValueError: If there are none.
         """
-        ids = truncate(self._plain.encode(document), self._budget, self._truncation)
+        ids = truncate(self._plain.encode(document), self._budget, self.truncation)
         ids = [*self._before, *ids, *self._after]
         if not ids:
             raise ValueError(

@@ -308,6 +308,7 @@ def _row(entry: Entry, index: int, bootstrap: dict[str, tuple[np.ndarray, np.nda
         "seeds": list(entry.seeds),
         "metrics": tested[0],
         "confidence_intervals": intervals,
+        "calibration": entry.results[0].metrics.get("calibration"),
         "training": entry.results[0].metrics["training"],
     }
     if len(entry.results) > 1:

@@ -15,10 +15,11 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .calibration import MIN_EXAMPLES
-from .card_content import Run, label_rows, majority_share, metric_name, metric_rows, scarce_labels, trust
+from .card_content import Run, headline_metrics, label_rows, metric_name, metric_rows, scarce_labels, trust
 from .card_settings import quantization, setting_rows, truncation
 from .markdown import code, escape, fenced
 from .prompts import PLAIN_FRAME, PromptTemplate
+from .results import nothing_learned
 from .verbalizer import Verbalizer
 
 TEMPLATES = ("base.md", "embedding.md", "instruction.md")
@@ -79,7 +80,7 @@ def card_data(run: Run, repo_id: str) -> ModelCardData:
                 metric_name=metric_name(key, space.multi_label),
                 metric_value=round(value, 6),
             )
-            for key, value in run.results.metrics["test"].items()
+            for key, value in headline_metrics(run).items()
         ],
     )
 
@@ -111,7 +112,7 @@ def _context(run: Run, repo_id: str) -> dict[str, Any]:
     facts = run.facts
     return {
         "run": run.description,
-        "overlap": {"train/test": 0, "validation/test": 0} | facts.get("overlap", {}),
+        "overlap": facts.get("overlap"),
         "documents": facts.get("documents"),
         "versions": facts.get("versions", {}),
         "repo_id": repo_id,
@@ -125,7 +126,7 @@ def _context(run: Run, repo_id: str) -> dict[str, Any]:
         "intervals": run.intervals,
         "test_documents": len(run.results.gold),
         "label_rows": label_rows(run),
-        "majority": majority_share(run),
+        "nothing_learned": nothing_learned(run.results.metrics, multi_label=run.label_space.multi_label),
         "trust": trust(run),
         "scarce": scarce_labels(run),
         "few": MIN_EXAMPLES,
@@ -172,8 +173,6 @@ def _licence(run: Run) -> dict[str, Any]:
 
 
 def _metric_type(key: str) -> str:
-    for prefix in ("uncalibrated_", "generation_"):
-        key = key.removeprefix(prefix)
     kind = key.split("_")[0]
     return kind if kind in _HUB_METRICS else key
 

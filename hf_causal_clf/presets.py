@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import PartialState
 from torch import nn
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import BitsAndBytesConfig, PreTrainedModel, TrainingArguments
 from transformers.pytorch_utils import Conv1D
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
@@ -245,16 +245,24 @@ def loading_kwargs(arguments: ModelConfig) -> dict[str, Any]:
 def quantization_settings(arguments: ModelConfig) -> dict[str, Any] | None:
     """Arguments of the `BitsAndBytesConfig` that the arguments ask for, as JSON; `None` without quantisation."""
     config = get_quantization_config(arguments)
-    if config is None:
-        return None
+    return None if config is None else bitsandbytes_settings(config)
+
+
+def bitsandbytes_settings(config: BitsAndBytesConfig) -> dict[str, Any]:
+    """Arguments of a `BitsAndBytesConfig`, as JSON."""
     return {name: value for name, value in config.to_diff_dict().items() if name != "quant_method"}
 
 
 def base_revision(arguments: ModelConfig) -> str | None:
     """The commit that the base model's revision stands for; `None` for a folder."""
+    return commit_of(arguments.model_name_or_path, arguments.model_revision)
+
+
+def commit_of(name_or_path: str, revision: str | None) -> str | None:
+    """The commit that a revision of a Hub model stands for; `None` for a folder or a model without a name."""
     from transformers.utils.hub import resolve_revision
 
-    if os.path.isdir(arguments.model_name_or_path):
+    if not name_or_path or os.path.isdir(name_or_path):
         return None
-    revision = resolve_revision(arguments.model_name_or_path, arguments.model_revision)
-    return getattr(revision, "resolved", revision)
+    resolved = resolve_revision(name_or_path, revision)
+    return getattr(resolved, "resolved", resolved)

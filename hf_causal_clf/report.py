@@ -7,6 +7,7 @@ from textwrap import fill
 from typing import Any
 
 from .comparison import difference
+from .results import what_was_fitted
 
 
 def render_report(report: dict[str, Any], *, title: str, data: str, figures: Sequence[tuple[str, str]] = ()) -> str:
@@ -27,16 +28,12 @@ def render_report(report: dict[str, Any], *, title: str, data: str, figures: Seq
         f"The rule: {recommendation['rule']}",
         "## Runs",
         _table(_quality(rows)),
-        "In brackets: 95 % bootstrap intervals over the test documents. All numbers are of the test split, after the "
-        "temperature and thresholds fitted on the validation split. Malformed: greedy answers that are no label.",
+        "In brackets: 95 % bootstrap intervals over the test documents. All numbers are of the test split, "
+        f"{_calibrated(rows)}. Malformed: greedy answers that are no label.",
     ]
     if any("mean" in row for row in rows):
         parts += ["## Several seeds, mean ± standard deviation", _table(_seeds(rows))]
-    parts += [
-        "## Calibration, before and after",
-        _table(_calibration(rows)),
-        "The change of the NLL has its 95 % bootstrap interval in brackets; below zero, the calibration helped.",
-    ]
+    parts += ["## Calibration, before and after", *_calibration(rows)]
     if any("generation_f1_macro" in row["metrics"] for row in rows):
         parts += ["## Label scoring against greedy generation", _table(_generation(rows))]
     parts += ["## Cost", _table(_cost(rows)), "## Pairwise tests", _table(_pairs(report["pairwise"]))]
@@ -93,10 +90,28 @@ def _seeds(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     return table
 
 
-def _calibration(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    table = [["run", "NLL before", "NLL after", "change", "ECE before", "ECE after", "macro F1 before", "after"]]
+def _fitted(row: dict[str, Any]) -> tuple[str, bool]:
+    return ("not recorded", True) if row["calibration"] is None else what_was_fitted(row["calibration"])
+
+
+def _calibrated(rows: Sequence[dict[str, Any]]) -> str:
+    changed = [_fitted(row)[1] for row in rows]
+    if not any(changed):
+        return "with the probabilities as the models give them"
+    return "after what was fitted on the validation split" + (
+        "" if all(changed) else ", where anything was (see below)"
+    )
+
+
+def _calibration(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A table of the runs that the calibration changed, and a sentence for each reason why it changed others not."""
+    heading = ["run", "fitted", "NLL before", "after", "change", "ECE before", "after", "macro F1 before", "after"]
+    table, unchanged = [heading], dict[str, list[str]]()
     for row in rows:
-        metrics = row["metrics"]
+        metrics, (fitted, changed) = row["metrics"], _fitted(row)
+        if not changed:
+            unchanged.setdefault(fitted, []).append(row["name"])
+            continue
         change = _with_interval(
             metrics["nll_change"], metrics["nll_change_ci_low"], metrics["nll_change_ci_high"], sign="+"
         )
@@ -104,8 +119,12 @@ def _calibration(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
             name: (f"{metrics[f'uncalibrated_{name}']:.3f}", f"{metrics[name]:.3f}")
             for name in ("nll", "ece", "f1_macro")
         }
-        table.append([row["name"], *cells["nll"], change, *cells["ece"], *cells["f1_macro"]])
-    return table
+        table.append([row["name"], fitted, *cells["nll"], change, *cells["ece"], *cells["f1_macro"]])
+    parts = []
+    if len(table) > 1:
+        note = "The change of the NLL has its 95 % bootstrap interval in brackets; below zero, the calibration helped."
+        parts = [_table(table), note]
+    return parts + [f"Unchanged: {'; '.join(names)} (fitted: {fitted})." for fitted, names in unchanged.items()]
 
 
 def _generation(rows: Sequence[dict[str, Any]]) -> list[list[str]]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from . import plots
-from .calibration import Calibration, fit_calibration
+from .calibration import MIN_DOCUMENTS, Calibration, fit_calibration
 from .data import ClassificationData
 from .labels import LabelSpace
 from .metrics import classification_metrics, document_nll
@@ -23,7 +23,8 @@ from .prediction_tables import answer_column, probability_column
 from .run_files import FIGURES_FOLDER, METRICS_FILE, PREDICTIONS_FILE, read_json, write_json, written_aside
 from .significance import mean_interval
 
-Metrics = dict[str, dict[str, float]]
+Metrics = dict[str, dict[str, Any]]
+_COLUMNS = ("f1_macro", "f1_micro", "accuracy", "nll", "brier", "ece")
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,12 @@ def measure(data: ClassificationData, raw: dict[str, np.ndarray]) -> tuple[Calib
     Returns:
         The calibration, and the metrics of calibrated predictions, with the uncalibrated ones beside them as
         `uncalibrated_*`. `nll_change` is the calibrated NLL minus the uncalibrated one, with its 95 % bootstrap
-        interval.
+        interval. The part `calibration` says what was fitted, and on how many documents.
     """
     calibration = fit_calibration(data.gold("validation"), raw["validation"])
-    return calibration, {split: _measure(data.gold(split), raw[split], calibration) for split in ("validation", "test")}
+    metrics = {split: _measure(data.gold(split), raw[split], calibration) for split in ("validation", "test")}
+    metrics["calibration"] = {"documents": len(raw["validation"]), **calibration.to_dict()}
+    return calibration, metrics
 
 
 def write_results(
@@ -111,20 +114,74 @@ def read_results(output: Path, label_space: LabelSpace) -> Results:
     )
 
 
-def print_metrics(metrics: Metrics, write: Callable[[str], Any] = print) -> None:
-    """Print a short table of a finished run."""
-    columns = ("f1_macro", "f1_micro", "accuracy", "nll", "brier", "ece")
-    write(f"\n{'':12}" + "".join(f"{name:>10}" for name in columns))
+def print_metrics(metrics: Metrics, *, multi_label: bool, write: Callable[[str], Any] = print) -> None:
+    """Print a short table of a finished run, the majority baseline's line beside it."""
+    fitted, changed = what_was_fitted(metrics["calibration"])
+    write(f"\n{'':12}" + "".join(f"{name:>10}" for name in _COLUMNS))
     for split in ("validation", "test"):
-        write(f"{split:12}" + "".join(f"{metrics[split][name]:10.4f}" for name in columns))
-        write("  before    " + "".join(f"{metrics[split][f'uncalibrated_{name}']:10.4f}" for name in columns))
-    write("(before: without the temperature and thresholds fitted on validation)")
+        write(_line(split, metrics[split]))
+        if changed:
+            write(_line("  before", metrics[split], "uncalibrated_"))
+    write(_line("  majority", metrics["majority"]))
+    note = "before: without what was" if changed else "probabilities are as the model gives them;"
+    write(f"({note} fitted on validation: {fitted})")
+    write("(majority: the label frequencies of training, for every test document)")
+    verdict = nothing_learned(metrics, multi_label=multi_label)
+    if verdict:
+        write(verdict)
     if "malformed_rate" in metrics["test"]:
         test = metrics["test"]
         write(
             f"greedy generation on test: f1_macro {test['generation_f1_macro']:.4f}, "
             f"malformed answers {test['malformed_rate']:.1%}"
         )
+
+
+def nothing_learned(metrics: Metrics, *, multi_label: bool) -> str | None:
+    """Say so where a run is not above the majority baseline on the test documents.
+
+    Args:
+        metrics: Content of `metrics.json`.
+        multi_label: Whether micro F1 is compared, and not accuracy.
+
+    Returns:
+        What the numbers are and what to try; `None` for a run that is above, or whose baseline is not known.
+    """
+    if "majority" not in metrics:
+        return None
+    name, word = ("f1_micro", "micro F1") if multi_label else ("accuracy", "accuracy")
+    reached, baseline = metrics["test"][name], metrics["majority"][name]
+    if reached > baseline:
+        return None
+    return (
+        f"The run has learned nothing that its {word} shows: on test it is {reached:.3f}, not above the {baseline:.3f} "
+        "of the majority baseline. Try another learning_rate (a higher one if the training loss hardly falls, a lower "
+        "one if it jumps), more epochs or more training documents, and look at a few documents and their labels."
+    )
+
+
+def what_was_fitted(calibration: dict[str, Any]) -> tuple[str, bool]:
+    """Return what was fitted on the validation documents, in words, and whether it changes anything.
+
+    Args:
+        calibration: The part `calibration` of `metrics.json`.
+    """
+    temperature, thresholds = calibration["temperature"], calibration["thresholds"]
+    if temperature is None:
+        documents = calibration["documents"]
+        return f"nothing, as {documents} validation documents are too few, {MIN_DOCUMENTS} are needed", False
+    if isinstance(temperature, float):
+        shown = f"{temperature:.3g}"
+        return f"temperature {shown}", shown != "1"
+    ranges = (
+        f"{name} {min(found):.3g} to {max(found):.3g}"
+        for name, found in (("temperatures", temperature), ("thresholds", thresholds))
+    )
+    return ", ".join(ranges), True
+
+
+def _line(name: str, metrics: dict[str, float], prefix: str = "") -> str:
+    return f"{name:12}" + "".join(f"{metrics[prefix + column]:10.4f}" for column in _COLUMNS)
 
 
 def _measure(gold: np.ndarray, raw: np.ndarray, calibration: Calibration) -> dict[str, float]:

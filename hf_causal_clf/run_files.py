@@ -160,7 +160,8 @@ def read_run(source: str | PathLike[str], **hub_kwargs: Any) -> dict[str, Any]:
     if path is None:
         raise FileNotFoundError(
             f"{str(source)!r} has no {CLASSIFICATION_FILE}, so its labels are unknown. Give the output_dir of a "
-            "finished run of recipes/embed.py or recipes/instruct.py, or a repository pushed from one."
+            "finished run of recipes/embed.py or recipes/instruct.py, or a repository pushed from one; for a model of "
+            "your own Trainer, call hf_causal_clf.finishing.save_description(folder, model, encoder) first."
         )
     data = read_json(path)
     if data.get("schema_version") != SCHEMA_VERSION:

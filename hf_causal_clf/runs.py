@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .baselines import majority_metrics
 from .calibration import Calibration
 from .classifier import TextClassifier
 from .collators import DocumentEncoder
@@ -30,7 +31,7 @@ from .metrics import decision_metrics
 from .model_card import render_card
 from .presets import base_revision, quantization_settings
 from .prompts import PromptEncoder, PromptTemplate
-from .results import measure, print_metrics, write_results
+from .results import Metrics, measure, print_metrics, write_results
 from .run_files import (
     CARD_FILE,
     CLASSIFICATION_FILE,
@@ -70,6 +71,27 @@ def describe_run(
 
     `embedding` and `instruction` give the last part, `training_facts` gives `training`, which is for the model card.
     """
+    base = {
+        "name_or_path": model_arguments.model_name_or_path,
+        "revision": base_revision(model_arguments),
+        "dtype": model_arguments.dtype,
+        "quantization": quantization_settings(model_arguments),
+    }
+    return run_description(
+        label_space, base, max_length=max_length, truncation=truncation, training=training, **approach
+    )
+
+
+def run_description(
+    label_space: LabelSpace,
+    base_model: dict[str, Any],
+    *,
+    max_length: int | None,
+    truncation: str,
+    training: dict[str, Any] | None = None,
+    **approach: Any,
+) -> dict[str, Any]:
+    """Return the content of `classification.json` of a run on a base model, uncalibrated."""
     return {
         "schema_version": SCHEMA_VERSION,
         "hf_causal_clf_version": version("hf_causal_clf"),
@@ -78,12 +100,7 @@ def describe_run(
         "problem_type": label_space.problem_type,
         "truncation": {"max_length": max_length, "side": truncation},
         **Calibration().to_dict(),
-        "base_model": {
-            "name_or_path": model_arguments.model_name_or_path,
-            "revision": base_revision(model_arguments),
-            "dtype": model_arguments.dtype,
-            "quantization": quantization_settings(model_arguments),
-        },
+        "base_model": base_model,
         **({} if training is None else {"training": training}),
     }
 
@@ -173,10 +190,11 @@ def evaluate_run(
     *,
     batch_size: int,
     log_history: Sequence[dict[str, float]] = (),
-) -> dict[str, dict[str, float]]:
+) -> Metrics:
     """Load a saved run, calibrate it on the validation documents, measure it, and complete its folder.
 
-    The metrics are those of calibrated predictions, with the uncalibrated ones beside them as `uncalibrated_*`.
+    The metrics are those of calibrated predictions, with the uncalibrated ones beside them as `uncalibrated_*`;
+    `majority` are those of the majority baseline on the test documents.
 
     Args:
         output: Folder that `save_run` returned.
@@ -203,7 +221,7 @@ def evaluate_run(
     if classifier.approach == "instruction":
         answers = over_processes(classifier.generate, data.texts("test"))
         metrics["test"] |= generation_metrics(answers, data.gold("test"), data.label_space)
-    metrics["training"] = training
+    metrics |= {"majority": majority_metrics(data), "training": training}
     if PartialState().is_main_process:
         with naming_full_disk(output):
             write_results(output, data, raw, calibration, metrics, log_history)
@@ -211,7 +229,7 @@ def evaluate_run(
             write_text(output / CARD_FILE, str(render_card(output)))
         for checkpoint in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             shutil.rmtree(checkpoint)
-        print_metrics(metrics)
+        print_metrics(metrics, multi_label=data.label_space.multi_label)
         print(f"The run is in {output}: TextClassifier.from_pretrained({str(output)!r})")
     PartialState().wait_for_everyone()
     return metrics

@@ -107,17 +107,17 @@ def test_the_examples_are_what_the_code_renders(approach, tmp_path):
 
 
 @pytest.mark.parametrize("approach", APPROACHES)
-def test_metadata_hold_every_test_metric(approach, made_up):
+def test_metadata_hold_every_metric_of_the_test(approach, made_up):
     folder = made_up(approach)
     card = render_card(folder, repo_id="me/mine")
     metadata = yaml.safe_load(str(card).split("---\n")[1])
     (entry,) = metadata["model-index"]
     (result,) = entry["results"]
     measured = json.loads((folder / "metrics.json").read_text())["test"]
+    for name in [name for name in measured if name.startswith(("uncalibrated_", "nll_change", "generation_"))]:
+        del measured[name]
     assert [metric["value"] for metric in result["metrics"]] == pytest.approx(list(measured.values()), abs=1e-6)
-    names = [metric["name"] for metric in result["metrics"]]
-    assert len(set(names)) == len(names) == len(measured)
-    assert not any("_" in name for name in names)
+    assert not any("_" in metric["name"] for metric in result["metrics"])
     assert {metric["type"] for metric in result["metrics"]} >= {"f1", "accuracy", "ece", "nll"}
     assert entry["name"] == "mine"
     assert metadata["base_model"] == "example-org/made-up-135m"

@@ -148,7 +148,7 @@ def check_run_folder(output: Path, data, metrics) -> None:
     """The folder has exactly the promised files, and they agree with each other and with the classifier."""
     assert {path.name for path in output.iterdir()} == RUN_FILES
     assert json.loads((output / "metrics.json").read_text()) == metrics
-    assert {"validation", "test", "training"} == set(metrics)
+    assert {"validation", "test", "majority", "calibration", "training"} == set(metrics)
     kinds = {"reliability_diagram", "label_f1", "thresholds", "training_curves"}
     kinds |= set() if data.label_space.multi_label else {"confusion_matrix"}
     assert {path.name for path in (output / "figures").iterdir()} == {f"{k}.{s}" for k in kinds for s in ("png", "svg")}

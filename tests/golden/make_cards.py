@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_causal_clf import plots
-from hf_causal_clf.calibration import Calibration
+from hf_causal_clf.calibration import Calibration, fit_calibration
 from hf_causal_clf.labels import LabelSpace
 from hf_causal_clf.metrics import classification_metrics, document_nll
 from hf_causal_clf.model_card import render_card
@@ -91,8 +91,14 @@ def write_run(folder: Path, description: dict, documents: int = 240, figures: tu
     gold, raw = draw_documents(space, documents, seed=1)
     probabilities = calibration.apply(raw)
     decided = calibration.decide(probabilities, multi_label=space.multi_label)
-    metrics = {"test": measured(gold, raw, calibration)}
-    metrics["validation"] = measured(*draw_documents(space, 100, seed=2), calibration)
+    validation = draw_documents(space, 100, seed=2)
+    metrics = {"test": measured(gold, raw, calibration), "validation": measured(*validation, calibration)}
+    metrics["calibration"] = {"documents": 100, **calibration.to_dict()}
+    if "label_counts" in description.get("training", {}):
+        facts = description["training"]
+        shares = np.array(facts["label_counts"]["train"]) / facts["documents"]["train"]
+        tiled = [np.tile(shares.astype(np.float32), (count, 1)) for count in (100, documents)]
+        metrics["majority"] = measured(gold, tiled[1], fit_calibration(validation[0], tiled[0]))
     if description["approach"] == "instruction":
         answers = [ParsedAnswer((), "made up")] * 3 + [
             ParsedAnswer(tuple(name) if isinstance(name := space.decode(row), list) else (name,)) for row in decided[3:]
