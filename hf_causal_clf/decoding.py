@@ -80,25 +80,25 @@ class LabelSetSearch:
         self._min_coverage = min_coverage
         self._max_expansions = max_expansions
         self._count = len(encoder.answer_ids)
-        firsts = [ids[:-1] for ids in encoder.answer_ids]
-        self.root_trie, self._root = self._plan(firsts, [encoder.empty_ids])
+        self.root_trie, self._root = self._plan(encoder.first_ids, [encoder.empty_ids])
         self._next_trie, self._next = self._plan(encoder.joined_ids, [])
 
     def _plan(
         self, labels: Sequence[list[int]], others: Sequence[list[int]]
-    ) -> tuple[LabelTrie, list[tuple[list[int], int, list[int]]]]:
-        """A trie of the labels as continuations, and for each its edges, its end edge and the edges that go on."""
+    ) -> tuple[LabelTrie, list[tuple[list[int], list[int], list[int]]]]:
+        """A trie of the labels as continuations, and for each its edges, those of its end and those that go on."""
         sequences: list[list[int]] = []
         spans = []
         for label, ids in enumerate(labels):
             onward = dict.fromkeys(joined[0] for joined in self._encoder.joined_ids[label + 1 :])
             spans.append((len(sequences), len(onward)))
-            sequences += [[*ids, self._encoder.end_id], *([*ids, token] for token in onward)]
+            sequences += [[*ids, *self._encoder.end_ids], *([*ids, token] for token in onward)]
         trie = LabelTrie([*sequences, *others])
         plan = []
-        for start, count in spans:
+        for (start, count), ids in zip(spans, labels, strict=True):
             path = trie.paths[start]
-            plan.append((path[:-1], path[-1], [trie.paths[start + 1 + item][-1] for item in range(count)]))
+            after = [trie.paths[start + 1 + item][-1] for item in range(count)]
+            plan.append((path[: len(ids)], path[len(ids) :], after))
         return trie, plan
 
     def run(self, edges: torch.Tensor, context: Context) -> tuple[np.ndarray, np.ndarray]:
@@ -114,14 +114,14 @@ class LabelSetSearch:
         searches = [_Search(np.zeros(self._count)) for _ in edges]
         for search, scores in zip(searches, edges.double().numpy(), strict=True):
             none = float(scores[self.root_trie.paths[-1]].sum())
-            best = max(none, *(float(scores[[*path, end]].sum()) for path, end, _ in self._root))
+            best = max(none, *(float(scores[[*path, *end]].sum()) for path, end, _ in self._root))
             search.found += float(np.exp(none - best))  # relative to `best`: long answers would underflow
             self._expand(search, (), -best, scores, self._root)
         while active := [index for index, search in enumerate(searches) if self._unfinished(search)]:
             states = [(index, *state) for index in active for state in self._choose(searches[index])]
             for start in range(0, len(states), _ROWS):
                 part = states[start : start + _ROWS]
-                chains = [self._encoder.target_ids([*labels])[:-1] for _, labels, _ in part]
+                chains = [self._encoder.chain_ids(labels) for _, labels, _ in part]
                 scored, _ = self._forward(context.select([index for index, _, _ in part]), chains, self._next_trie)
                 for (index, labels, log_prob), scores in zip(part, scored.double().numpy(), strict=True):
                     self._expand(searches[index], labels, log_prob, scores, self._next)
@@ -145,14 +145,14 @@ class LabelSetSearch:
         labels: tuple[int, ...],
         log_prob: float,
         scores: np.ndarray,
-        plan: list[tuple[list[int], int, list[int]]],
+        plan: list[tuple[list[int], list[int], list[int]]],
     ) -> None:
         """Add every label that may follow `labels` in label-space order."""
         for label in range(labels[-1] + 1 if labels else 0, self._count):
             path, end, onward = plan[label]
             reached = log_prob + float(scores[path].sum())
             bound = float(np.logaddexp.reduce(scores[onward])) if onward else -np.inf
-            search.add((*labels, label), reached, float(scores[end]), bound)
+            search.add((*labels, label), reached, float(scores[end].sum()), bound)
 
 
 def generate_answers(

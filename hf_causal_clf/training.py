@@ -257,7 +257,7 @@ def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder | Pro
 def _rows(encoder: PromptEncoder, model_arguments: ModelConfig) -> torch.Tensor:
     source, revision = model_arguments.model_name_or_path, model_arguments.model_revision
     output_embeddings = read_output_embeddings(source, revision=revision, dtype=model_arguments.dtype)
-    return answer_rows(output_embeddings, encoder.answer_ids)
+    return answer_rows(output_embeddings, encoder.answer_ids, end_tokens=len(encoder.end_ids))
 
 
 def head_metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, float]:

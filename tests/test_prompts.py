@@ -157,3 +157,35 @@ def test_chat_template_that_is_not_there():
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
         encoder(tokenizer, use_chat_template=True)
+
+
+# Ids of the tiny tokenizer, as runs were trained with them: prefix's end, suffix, single-label answers, joined answers
+KEPT = {
+    False: [
+        [53, 279, 86, 16, 201, 201, 38, 81, 69, 87, 79, 71, 80, 86, 28, 201],
+        [261, 344, 201],
+        [201, 201, 46, 67, 68, 71, 78, 28],
+        [[361, 2], [350, 2]],
+        [[14, 361], [14, 350]],
+        [223, 80, 270, 71, 2],
+    ],
+    True: [
+        [1, 85, 91, 85, 280, 79, 201, 53, 279, 86, 16, 2, 201, 1, 281, 71, 84, 201],
+        [261, 344, 201],
+        [2, 201, 1, 288, 85, 75, 85, 86, 287, 86, 201],
+        [[85, 313, 86, 2], [68, 281, 338, 2]],
+        [[14, 361], [14, 350]],
+        [80, 270, 71, 2],
+    ],
+}
+
+
+@pytest.mark.parametrize("use_chat_template", [False, True])
+def test_tokens_of_trained_runs_stay_the_same(tokenizer, use_chat_template):
+    labels = LabelSpace(["sport", "business"], multi_label=True)
+    template = PromptTemplate("Sort.", use_chat_template=use_chat_template)
+    bound = template.bind(tokenizer, Verbalizer(labels))
+    document = bound.document_ids("the cat\n")
+    found = [bound.prefix_ids, document, bound.suffix_ids, bound.answer_ids, bound.joined_ids, bound.empty_ids]
+    assert found == KEPT[use_chat_template]
+    assert bound.end_ids == [bound.end_id] == [2]
