@@ -38,7 +38,8 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tuple[st
         )
     messages = [{"role": "system", "content": instruction}, {"role": "user", "content": _DOCUMENT_SLOT}]
     rendered = _render(tokenizer, messages)
-    if rendered is None or instruction not in rendered:  # templates without a system role
+    if rendered is None or instruction.strip() not in rendered:  # some templates trim what they are given
+        logger.info("The chat template has no system role: the instruction is put before the document in its turn.")
         messages = [{"role": "user", "content": f"{instruction}\n\n{_DOCUMENT_SLOT}"}]
         rendered = _render(tokenizer, messages)
     if rendered is None or rendered.count(_DOCUMENT_SLOT) != 1:

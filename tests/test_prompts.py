@@ -28,14 +28,28 @@ def test_prompt_text(tokenizer, use_chat_template):
         assert [tokenizer.decode(ids) for ids in bound.answer_ids] == [" sport<|im_end|>", " business<|im_end|>"]
 
 
-def test_chat_template_without_system_role(tokenizer):
+def test_chat_template_without_system_role(caplog):
+    caplog.set_level("INFO", "hf_causal_clf")
     strict = tiny.make_tokenizer()
     strict.chat_template = (
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + tiny.CHATML
     )
     text = strict.decode(encoder(strict, use_chat_template=True).prompt_ids("the cat"))
     assert text.startswith("<|im_start|>user\nClassify the document.")
+    assert "The chat template has no system role" in caplog.text
     assert text.endswith("\n\nthe cat<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize("around", ["{}\n", "  {}", "\n{}\n\n", "{}"])
+def test_an_instruction_stays_the_system_message_where_the_template_trims(around, caplog):
+    """A text of YAML's `|` ends with a line break."""
+    trimming = tiny.make_tokenizer()
+    trimming.chat_template = tiny.CHATML.replace("message['content']", "message['content'] | trim")
+    caplog.set_level("INFO", "hf_causal_clf")
+    bound = encoder(trimming, use_chat_template=True, instruction=around.format("Sort the mat."))
+    text = trimming.decode(bound.prompt_ids("the cat"))
+    assert text.startswith("<|im_start|>system\nSort the mat.<|im_end|>\n<|im_start|>user\nthe cat<|im_end|>\n")
+    assert not caplog.text
 
 
 def test_chat_template_with_a_space_before_the_end_token():
