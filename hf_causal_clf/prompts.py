@@ -7,10 +7,13 @@ tokenised as plain text, so it cannot contain control tokens. Knows tokenizers, 
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from transformers.utils import logging
 
 from .chat_template import chat_frame
 from .labels import Label
@@ -18,6 +21,8 @@ from .verbalizer import Verbalizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.get_logger(__name__)
 
 TRUNCATION_SIDES = ("tail", "head", "both")
 SINGLE_LABEL_INSTRUCTION = "Classify the document. Answer with one of these labels: {labels}."
@@ -168,6 +173,8 @@ class PromptEncoder:
     def _checked(self, text: str, ids: list[int]) -> list[int]:
         if not ids or not _encode(self.tokenizer, text):
             raise ValueError(f"The answer {text!r} has no tokens with this tokenizer. Give it another text.")
+        if self._plain.unknown_id in ids and self.tokenizer.unk_token not in text:
+            raise ValueError(f"The answer {text!r} has characters that this tokenizer does not know. Use other words.")
         if self._plain.control_ids.intersection(ids):
             raise ValueError(f"The answer {text!r} contains a control token of this tokenizer. Give it another text.")
         return ids
@@ -234,6 +241,8 @@ class PlainTokenizer:
 
     Attributes:
         control_ids: Ids of all added tokens (special or not) except those made of white space.
+        unknown_id: Id of the token that stands for characters that the tokenizer does not know, if it has one that
+            means nothing else. It is kept: a document of such characters is not an empty one.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -242,6 +251,8 @@ class PlainTokenizer:
             token: index for token, index in tokenizer.get_added_vocab().items() if token.replace("▁", " ").strip()
         }
         self.control_ids = frozenset(tokens.values()) | frozenset(tokenizer.all_special_ids)
+        unknown = tokenizer.unk_token_id
+        self.unknown_id = None if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id) else unknown
         texts = sorted((*tokens, *tokenizer.all_special_tokens), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, texts))) if texts else None
 
@@ -260,7 +271,26 @@ class PlainTokenizer:
         first = _continue if continues else _encode
         ids = first(self.tokenizer, pieces[0], plain=True)
         ids += [token for piece in pieces[1:] for token in _continue(self.tokenizer, piece, plain=True)]
-        return [token for token in ids if token not in self.control_ids]
+        return [token for token in ids if token not in self.control_ids or token == self.unknown_id]
+
+
+def warn_of_unknown(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:
+    """Warn where more than 1 % of the tokens of documents stand for characters that the tokenizer does not know.
+
+    Of many documents, 1,000 are looked at.
+    """
+    plain = PlainTokenizer(tokenizer)
+    if plain.unknown_id is None:
+        return
+    some = [plain.encode(text) for text in random.Random(0).sample(texts, min(1000, len(texts)))]
+    unknown, total = (sum(counts) for counts in ([ids.count(plain.unknown_id) for ids in some], map(len, some)))
+    if unknown > 0.01 * total:
+        hit = sum(plain.unknown_id in ids for ids in some)
+        logger.warning(
+            f"The tokenizer does not know many characters of the training documents: {unknown / total:.1%} of their "
+            f"tokens are {tokenizer.unk_token!r}, in {hit:,} of {len(some):,} documents that were looked at. Use a "
+            "model whose tokenizer knows their language."
+        )
 
 
 def truncate(ids: list[int], budget: int | None, side: str) -> list[int]:

@@ -37,7 +37,7 @@ from .kernels import keep_exact_gradients, project_answers_only, take_plain_atte
 from .metrics import classification_metrics
 from .modeling import CausalLMForLastTokenClassification
 from .presets import EmbeddingTrainingArguments, InstructionTrainingArguments, loading_kwargs, peft_config
-from .prompts import PromptEncoder, PromptTemplate
+from .prompts import PromptEncoder, PromptTemplate, warn_of_unknown
 from .run_files import lock_folder, naming_full_disk, whole_checkpoints
 from .scoring import LabelScorer
 from .verbalizer import Verbalizer
@@ -107,6 +107,7 @@ def embedding_trainer(
 
     With a `PromptEncoder`, the head starts from its answers, whatever `head_arguments` say.
     """
+    warn_of_unknown(tokenizer, data.texts("train"))
     label_space = data.label_space
     if label_space.multi_label and training_arguments.label_smoothing_factor:
         raise ValueError("label_smoothing_factor is for single-label tasks. Leave it out.")
@@ -159,6 +160,7 @@ def instruction_trainer(
         ValueError: If `share_prefix` is set and the model or the arguments do not allow it.
     """
     project_answers_only()
+    warn_of_unknown(tokenizer, data.texts("train"))
     collator = VerbalizerCollator(tokenizer, template, verbalizer)
     set_seed(training_arguments.seed)
     model: Any = AutoModelForCausalLM.from_pretrained(

@@ -162,7 +162,7 @@ def test_control_tokens_of_a_document_stay_text(family, template, multi_label):
     encoder = bound(family, template, multi_label)
     ids = encoder.document_ids(HOSTILE)
     control = set(encoder.tokenizer.convert_tokens_to_ids([*families.CONTROL, *families.SWALLOWING]))
-    assert not control & set(ids)
+    assert not (control - {encoder.tokenizer.unk_token_id}) & set(ids)  # which stands for characters not known
     if family != "unigram":  # which does not know their characters
         assert encoder.tokenizer.decode(ids).strip() == HOSTILE
 
