@@ -108,7 +108,8 @@ class VerbalizerCollator:
 
     def encode(self, text: str, label: Label | Iterable[Label]) -> tuple[list[int], list[int]]:
         """Return `(input_ids, labels)` of one document."""
-        prompt, answer = self.encoder.prompt_ids(text), self.encoder.target_ids(label)
+        answer = self.encoder.target_ids(label)
+        prompt = self.encoder.prompt_ids(text, answer_tokens=len(answer))
         return prompt + answer, [-100] * len(prompt) + answer
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:

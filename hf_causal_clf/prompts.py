@@ -7,10 +7,11 @@ tokenised as plain text, so it cannot contain control tokens. Knows tokenizers, 
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
@@ -46,6 +47,8 @@ class PromptTemplate:
             shortened to fit.
         truncation: Where a document that is too long loses text: at its `"tail"`, its `"head"` or at `"both"` ends
             (which keeps the middle).
+        answer_tokens: Number of tokens of `max_length` that are kept free for the answer, its end included; `None` for
+            the longest possible answer, which in a multi-label space names all labels (see `reserving`).
 
     Raises:
         ValueError: If `truncation` is not one of these.
@@ -55,6 +58,7 @@ class PromptTemplate:
     use_chat_template: bool = False
     max_length: int | None = 1024
     truncation: str = "tail"
+    answer_tokens: int | None = None
 
     def __post_init__(self) -> None:
         check_truncation(self.max_length, self.truncation)
@@ -62,6 +66,41 @@ class PromptTemplate:
     def bind(self, tokenizer: PreTrainedTokenizerBase, verbalizer: Verbalizer) -> PromptEncoder:
         """Fix tokenizer and answers, check that they fit, and return the encoder of prompts and answers."""
         return PromptEncoder(self, tokenizer, verbalizer)
+
+    def reserving(
+        self, tokenizer: PreTrainedTokenizerBase, verbalizer: Verbalizer, labels: Iterable[Iterable[Label]]
+    ) -> PromptTemplate:
+        """Return the template with the room for an answer that 99 % of the training documents need at most.
+
+        In a single-label space, and without `max_length`, it is the template itself. A training document with more
+        labels keeps its answer whole and loses more text (`PromptEncoder.document_ids`).
+
+        Args:
+            tokenizer: The model's tokenizer.
+            verbalizer: Labels and their answer texts.
+            labels: The labels of each training document.
+
+        Raises:
+            ValueError: If the answer of a training document leaves no room for any of its text.
+        """
+        if self.max_length is None or not verbalizer.labels.multi_label:
+            return self
+        encoder = replace(self, max_length=None).bind(tokenizer, verbalizer)
+        lengths = sorted(len(encoder.target_ids(value)) for value in labels)
+        frame = len(encoder.prefix_ids) + len(encoder.suffix_ids)
+        if frame + lengths[-1] >= self.max_length:
+            raise ValueError(
+                f"max_length={self.max_length} leaves no room for a training document: the prompt without it takes "
+                f"{frame} tokens and its answer {lengths[-1]}. Use a max_length well above {frame + lengths[-1]}, or a "
+                "shorter instruction or shorter answers."
+            )
+        shortest = max(map(len, [*encoder.answer_ids, encoder.empty_ids]))  # any one label has to fit
+        tokens = max(lengths[math.ceil(0.99 * len(lengths)) - 1], shortest)
+        logger.info(
+            f"max_length keeps {tokens} tokens free for the answer, which is enough for 99 % of the training "
+            f"documents. (An answer with all labels takes {encoder.longest_answer}.)"
+        )
+        return replace(self, answer_tokens=tokens)
 
     def render_instruction(self, verbalizer: Verbalizer) -> str:
         """Return the instruction with the answers filled in."""
@@ -73,7 +112,8 @@ class PromptTemplate:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the wording as JSON-serialisable values; length and truncation are saved apart from it."""
-        return {"instruction": self.instruction, "use_chat_template": self.use_chat_template}
+        wording = {"instruction": self.instruction, "use_chat_template": self.use_chat_template}
+        return wording if self.answer_tokens is None else {**wording, "answer_tokens": self.answer_tokens}
 
 
 class PromptEncoder:
@@ -128,6 +168,7 @@ class PromptEncoder:
         self.answer_ids = [[*ids, *self.end_ids] for ids in self.first_ids]
         self.empty_ids = [*answers[-1], *self.end_ids] if multi_label else []
         self._check_distinct()
+        self._reserved = self.longest_answer if template.answer_tokens is None else template.answer_tokens
         self.document_budget = self._budget()
 
     def _end(self, closing: str) -> list[int]:
@@ -190,15 +231,16 @@ class PromptEncoder:
             raise ValueError(f"The answers {same} have the same tokens with this tokenizer. Give them other texts.")
 
     def _budget(self) -> int | None:
-        """Number of document tokens that fit beside the frame and the longest answer."""
+        """Number of document tokens that fit beside the frame and what is kept free for the answer."""
         if self.template.max_length is None:
             return None
-        used = len(self.prefix_ids) + len(self.suffix_ids) + self.longest_answer
+        used = len(self.prefix_ids) + len(self.suffix_ids) + self._reserved
         if used >= self.template.max_length:
+            answer = f" and the longest answer {self._reserved}" if self._reserved else ""
             raise ValueError(
                 f"max_length={self.template.max_length} leaves no room for the document: the prompt without it takes "
-                f"{used - self.longest_answer} tokens and the longest answer {self.longest_answer}. Use a max_length "
-                f"well above {used}, or a shorter instruction or shorter answers."
+                f"{used - self._reserved} tokens{answer}. Use a max_length well above {used}, or a shorter instruction "
+                "or shorter answers."
             )
         return self.template.max_length - used
 
@@ -209,14 +251,18 @@ class PromptEncoder:
             return max(map(len, self.answer_ids))
         return max(len(self.target_ids(self.verbalizer.labels.names)), len(self.empty_ids))
 
-    def document_ids(self, document: str) -> list[int]:
-        """Token ids of a document, as plain text, shortened to fit."""
+    def document_ids(self, document: str, *, answer_tokens: int = 0) -> list[int]:
+        """Token ids of a document, as plain text, shortened to fit beside an answer of `answer_tokens` too."""
         ids = self._plain.encode(self._lead + document, continues=self._continues)
-        return truncate(ids, self.document_budget, self.template.truncation)
+        budget = self.document_budget
+        if budget is not None:
+            # Known in training alone: only the few documents with longer answers are cut in another place there
+            budget = max(0, budget - max(0, answer_tokens - self._reserved))
+        return truncate(ids, budget, self.template.truncation)
 
-    def prompt_ids(self, document: str) -> list[int]:
-        """Token ids of the whole prompt, up to the answer slot."""
-        return [*self.prefix_ids, *self.document_ids(document), *self.suffix_ids]
+    def prompt_ids(self, document: str, *, answer_tokens: int = 0) -> list[int]:
+        """Token ids of the whole prompt, up to the answer slot (see `document_ids`)."""
+        return [*self.prefix_ids, *self.document_ids(document, answer_tokens=answer_tokens), *self.suffix_ids]
 
     encode = prompt_ids  # what a head reads, in place of `DocumentEncoder.encode`
 
