@@ -96,7 +96,7 @@ class PromptTemplate:
             )
         shortest = max(map(len, [*encoder.answer_ids, encoder.empty_ids]))  # any one label has to fit
         tokens = max(lengths[math.ceil(0.99 * len(lengths)) - 1], shortest)
-        logger.info(
+        logger.warning(
             f"max_length keeps {tokens} tokens free for the answer, which is enough for 99 % of the training "
             f"documents. (An answer with all labels takes {encoder.longest_answer}.)"
         )
@@ -145,9 +145,9 @@ class PromptEncoder:
         self.verbalizer = verbalizer
         self._plain = PlainTokenizer(tokenizer)
         instruction = template.render_instruction(verbalizer)
-        lead, beginning = "", []
+        lead, beginning, self._trims = "", [], (False, False)
         if template.use_chat_template:
-            before, after, closing = chat_frame(tokenizer, instruction)
+            before, after, closing, self._trims = chat_frame(tokenizer, instruction)
             self.end_ids = self._end(closing)
         else:
             before, after, lead = instruction + PLAIN_FRAME[0], PLAIN_FRAME[1], " "
@@ -253,6 +253,8 @@ class PromptEncoder:
 
     def document_ids(self, document: str, *, answer_tokens: int = 0) -> list[int]:
         """Token ids of a document, as plain text, shortened to fit beside an answer of `answer_tokens` too."""
+        document = document.lstrip() if self._trims[0] else document
+        document = document.rstrip() if self._trims[1] else document
         ids = self._plain.encode(self._lead + document, continues=self._continues)
         budget = self.document_budget
         if budget is not None:

@@ -32,7 +32,6 @@ def test_all_labels_at_once_would_leave_no_room(tokenizer):
 
 @pytest.mark.parametrize("use_chat_template", [False, True])
 def test_what_99_percent_of_the_training_documents_need_is_kept_free(tokenizer, caplog, use_chat_template):
-    caplog.set_level("INFO", "hf_causal_clf")
     found = template(tokenizer, use_chat_template=use_chat_template)
     encoder = found.bind(tokenizer, Verbalizer(LABELS))
     needed = [len(encoder.target_ids(gold)) for gold in GOLD]

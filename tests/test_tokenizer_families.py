@@ -72,6 +72,26 @@ def test_prompt_and_answer_are_those_of_the_rendered_conversation(family, templa
         assert encoder.tokenizer.decode(truth[len(ids) :]).strip() == ""  # nothing but a line break is left out
 
 
+@pytest.mark.parametrize("template", ["llama2", "llama3", "gemma"])
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_white_space_around_a_document_is_left_out_where_the_template_trims(family, template):
+    encoder = bound(family, template, False)
+    spaced = f"{DOCUMENT} \n\n"
+    if template != "gemma":  # there, the instruction precedes the document in its turn
+        spaced = f"\n {spaced}"
+    truth = rendered(encoder, conversation(encoder, template, spaced), add_generation_prompt=True)
+    ids = encoder.prompt_ids(spaced)
+    assert ids[: len(truth)] == truth
+    assert ids == encoder.prompt_ids(DOCUMENT)
+
+
+@pytest.mark.parametrize("template", ["chatml", "mistral", "gemma", None])
+def test_white_space_around_a_document_is_kept_elsewhere(template):
+    encoder = bound("byte_level_bpe", template, False)
+    spaced = f"\n {DOCUMENT}" if template == "gemma" else f"\n {DOCUMENT} \n\n"
+    assert encoder.tokenizer.decode(encoder.document_ids(spaced)) == spaced
+
+
 @pytest.mark.parametrize(("family", "template", "multi_label"), CASES)
 def test_labels_of_a_training_row_are_the_answer(family, template, multi_label):
     encoder = bound(family, template, multi_label)
