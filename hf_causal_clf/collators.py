@@ -86,7 +86,7 @@ class VerbalizerCollator:
 
     Args:
         tokenizer: The model's tokenizer.
-        template: Prompt template.
+        template: Prompt template. In a multi-label space, `PromptTemplate.reserving` keeps free what the answers need.
         verbalizer: Labels and their answer texts.
         text_column: Column of the document.
         label_column: Column of the gold label(s), as names or ids.
