@@ -12,7 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from .modeling import quiet
 
 
-def answer_rows(output_embeddings: torch.Tensor, answer_ids: Sequence[Sequence[int]]) -> torch.Tensor:
+def answer_rows(
+    output_embeddings: torch.Tensor, answer_ids: Sequence[Sequence[int]], *, end_tokens: int = 1
+) -> torch.Tensor:
     """Return the rows of a head that reads the answer slot as the language model does.
 
     A label's row is the mean of the LM head's rows of its answer's tokens, up to and including the first that no other
@@ -27,6 +29,7 @@ def answer_rows(output_embeddings: torch.Tensor, answer_ids: Sequence[Sequence[i
     Args:
         output_embeddings: Weight of the LM head, `(vocabulary, hidden)`.
         answer_ids: One token-id list a label, end of answer included, as `PromptEncoder.answer_ids`.
+        end_tokens: Number of tokens of the end of answer.
 
     Returns:
         float32 `(labels, hidden)`.
@@ -35,7 +38,7 @@ def answer_rows(output_embeddings: torch.Tensor, answer_ids: Sequence[Sequence[i
     rows = []
     for ids in answer_ids:
         own = next(length for length in range(1, len(ids) + 1) if beginnings[tuple(ids[:length])] == 1)
-        chosen = list(ids[: min(own, len(ids) - 1)])  # the end of answer is the same for all
+        chosen = list(ids[: min(own, len(ids) - end_tokens)])  # the end of answer is the same for all
         rows.append(output_embeddings[chosen].float().mean(dim=0))
     stacked = torch.stack(rows)
     return stacked - stacked.mean(dim=0)

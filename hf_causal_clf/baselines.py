@@ -98,6 +98,10 @@ def zero_shot(
     With `contextual`, the prior that the model gives the labels for an empty document is divided out (contextual
     calibration: Zhao et al., 2021, arXiv 2102.09690, with the empty text as the content-free input).
     """
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_arguments.model_name_or_path, revision=model_arguments.model_revision
+    )
+    template = template.reserving(tokenizer, verbalizer, data.splits["train"]["label"])
     content = {
         "model": model_identity(model_arguments),
         "prompt": [template.to_dict(), template.max_length, template.truncation, verbalizer.to_dict()],

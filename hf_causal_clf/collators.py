@@ -88,7 +88,7 @@ class VerbalizerCollator:
 
     Args:
         tokenizer: The model's tokenizer.
-        template: Prompt template.
+        template: Prompt template. In a multi-label space, `PromptTemplate.reserving` keeps free what the answers need.
         verbalizer: Labels and their answer texts.
         text_column: Column of the document.
         label_column: Column of the gold label(s), as names or ids.
@@ -110,7 +110,8 @@ class VerbalizerCollator:
 
     def encode(self, text: str, label: Label | Iterable[Label]) -> tuple[list[int], list[int]]:
         """Return `(input_ids, labels)` of one document."""
-        prompt, answer = self.encoder.prompt_ids(text), self.encoder.target_ids(label)
+        answer = self.encoder.target_ids(label)
+        prompt = self.encoder.prompt_ids(text, answer_tokens=len(answer))
         return prompt + answer, [-100] * len(prompt) + answer
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+import math
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -31,26 +32,31 @@ class _Search:
 
     `found` is the summed probability of complete answers, `mass` that of those with each label. `frontier` is a heap of
     `(-bound, labels, log_prob)`: partial answers, their log-probability so far, and an upper bound on the probability
-    of all their completions together.
+    of all their completions together. `room` is the number of tokens that the model can read after the prompt, `lost`
+    the bound on the answers that are longer.
     """
 
     mass: np.ndarray
     found: float = 0.0
     frontier: list[tuple[float, tuple[int, ...], float]] = field(default_factory=list)
     expansions: int = 0
+    room: float = math.inf
+    lost: float = 0.0
 
     @property
     def uncovered(self) -> float:
         """Upper bound on the share of the probability of all valid answers that has not been found."""
-        rest = -sum(bound for bound, _, _ in self.frontier)
+        rest = self.lost - sum(bound for bound, _, _ in self.frontier)
         return rest / (self.found + rest) if self.found + rest > 0 else 1.0
 
-    def add(self, labels: tuple[int, ...], log_prob: float, end: float, onward: float) -> None:
-        """Record one more label: the answer that ends here, and the partial answer that goes on."""
+    def add(self, labels: tuple[int, ...], log_prob: float, end: float, onward: float, needed: int) -> None:
+        """Record one more label: the answer that ends here, and the partial answer that goes on in `needed` tokens."""
         probability = float(np.exp(log_prob + end))
         self.found += probability
         self.mass[list(labels)] += probability
-        if onward > -np.inf:
+        if onward > -np.inf and needed > self.room:
+            self.lost += float(np.exp(log_prob + onward))
+        elif onward > -np.inf:
             heapq.heappush(self.frontier, (-float(np.exp(log_prob + onward)), labels, log_prob))
 
     def pop(self) -> tuple[tuple[int, ...], float]:
@@ -80,25 +86,26 @@ class LabelSetSearch:
         self._min_coverage = min_coverage
         self._max_expansions = max_expansions
         self._count = len(encoder.answer_ids)
-        firsts = [ids[:-1] for ids in encoder.answer_ids]
-        self.root_trie, self._root = self._plan(firsts, [encoder.empty_ids])
+        self.root_trie, self._root = self._plan(encoder.first_ids, [encoder.empty_ids])
         self._next_trie, self._next = self._plan(encoder.joined_ids, [])
+        self._longest = max(map(len, encoder.joined_ids)) + len(encoder.end_ids)
 
     def _plan(
         self, labels: Sequence[list[int]], others: Sequence[list[int]]
-    ) -> tuple[LabelTrie, list[tuple[list[int], int, list[int]]]]:
-        """A trie of the labels as continuations, and for each its edges, its end edge and the edges that go on."""
+    ) -> tuple[LabelTrie, list[tuple[list[int], list[int], list[int]]]]:
+        """A trie of the labels as continuations, and for each its edges, those of its end and those that go on."""
         sequences: list[list[int]] = []
         spans = []
         for label, ids in enumerate(labels):
             onward = dict.fromkeys(joined[0] for joined in self._encoder.joined_ids[label + 1 :])
             spans.append((len(sequences), len(onward)))
-            sequences += [[*ids, self._encoder.end_id], *([*ids, token] for token in onward)]
+            sequences += [[*ids, *self._encoder.end_ids], *([*ids, token] for token in onward)]
         trie = LabelTrie([*sequences, *others])
         plan = []
-        for start, count in spans:
+        for (start, count), ids in zip(spans, labels, strict=True):
             path = trie.paths[start]
-            plan.append((path[:-1], path[-1], [trie.paths[start + 1 + item][-1] for item in range(count)]))
+            after = [trie.paths[start + 1 + item][-1] for item in range(count)]
+            plan.append((path[: len(ids)], path[len(ids) :], after))
         return trie, plan
 
     def run(self, edges: torch.Tensor, context: Context) -> tuple[np.ndarray, np.ndarray]:
@@ -111,17 +118,17 @@ class LabelSetSearch:
         Returns:
             Marginal probability of each label, float32 `(documents, labels)`, and the uncovered share, `(documents,)`.
         """
-        searches = [_Search(np.zeros(self._count)) for _ in edges]
+        searches = [_Search(np.zeros(self._count), room=room_after(self._forward.model, ids)) for ids in context.ids]
         for search, scores in zip(searches, edges.double().numpy(), strict=True):
             none = float(scores[self.root_trie.paths[-1]].sum())
-            best = max(none, *(float(scores[[*path, end]].sum()) for path, end, _ in self._root))
+            best = max(none, *(float(scores[[*path, *end]].sum()) for path, end, _ in self._root))
             search.found += float(np.exp(none - best))  # relative to `best`: long answers would underflow
             self._expand(search, (), -best, scores, self._root)
         while active := [index for index, search in enumerate(searches) if self._unfinished(search)]:
             states = [(index, *state) for index in active for state in self._choose(searches[index])]
             for start in range(0, len(states), _ROWS):
                 part = states[start : start + _ROWS]
-                chains = [self._encoder.target_ids([*labels])[:-1] for _, labels, _ in part]
+                chains = [self._encoder.chain_ids(labels) for _, labels, _ in part]
                 scored, _ = self._forward(context.select([index for index, _, _ in part]), chains, self._next_trie)
                 for (index, labels, log_prob), scores in zip(part, scored.double().numpy(), strict=True):
                     self._expand(searches[index], labels, log_prob, scores, self._next)
@@ -145,14 +152,21 @@ class LabelSetSearch:
         labels: tuple[int, ...],
         log_prob: float,
         scores: np.ndarray,
-        plan: list[tuple[list[int], int, list[int]]],
+        plan: list[tuple[list[int], list[int], list[int]]],
     ) -> None:
         """Add every label that may follow `labels` in label-space order."""
+        used = len(self._encoder.chain_ids(labels)) if labels else 0
         for label in range(labels[-1] + 1 if labels else 0, self._count):
             path, end, onward = plan[label]
             reached = log_prob + float(scores[path].sum())
             bound = float(np.logaddexp.reduce(scores[onward])) if onward else -np.inf
-            search.add((*labels, label), reached, float(scores[end]), bound)
+            search.add((*labels, label), reached, float(scores[end].sum()), bound, used + len(path) + self._longest)
+
+
+def room_after(model: PreTrainedModel, prompt: Sized) -> float:
+    """Number of tokens that a model can read after a prompt; without limit where the prompt itself is too long."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    return positions - len(prompt) if positions > len(prompt) else math.inf
 
 
 def generate_answers(
@@ -160,14 +174,15 @@ def generate_answers(
 ) -> list[ParsedAnswer]:
     """Answer by plain greedy generation and parse the answers, the way that label scoring does without.
 
-    An answer that has not ended after as many tokens as the longest valid one is malformed.
+    An answer that has not ended after as many tokens as the longest valid one, or as the model can read, is malformed.
     """
     prompts = [encoder.prompt_ids(text) for text in texts]
     answers = [ParsedAnswer(()) for _ in texts]
-    tokenizer, limit = encoder.tokenizer, encoder.longest_answer
+    tokenizer = encoder.tokenizer
     with logging.tqdm(total=len(texts), desc="Generating answers", unit="doc", delay=2.0) as progress:
         for indices in length_batches([len(prompt) for prompt in prompts], batch_size):
             batch = pad([prompts[index] for index in indices], padding_id(tokenizer), side="left")
+            limit = int(min(encoder.longest_answer, room_after(model, batch["input_ids"][0])))
             generated = model.generate(
                 **{name: tensor.to(model.device) for name, tensor in batch.items()},
                 max_new_tokens=limit,

@@ -7,16 +7,23 @@ tokenised as plain text, so it cannot contain control tokens. Knows tokenizers, 
 
 from __future__ import annotations
 
+import math
+import random
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from transformers.utils import logging
+
+from .chat_template import chat_frame
 from .labels import Label
 from .verbalizer import Verbalizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.get_logger(__name__)
 
 TRUNCATION_SIDES = ("tail", "head", "both")
 SINGLE_LABEL_INSTRUCTION = "Classify the document. Answer with one of these labels: {labels}."
@@ -25,11 +32,6 @@ MULTI_LABEL_INSTRUCTION = (
     "If no label applies, answer: {empty_answer}."
 )
 PLAIN_FRAME = ("\n\nDocument:\n", "\n\nLabel:")  # between instruction, document and answer, without a chat template
-# Some chat templates state today's date; a run would be prompted in another way tomorrow
-_FIXED_DATE = "{% macro strftime_now(format) %}01 Jan 2025{% endmacro %}"
-_CHAT_ADVICE = "Leave `use_chat_template` off, or set another `tokenizer.chat_template`."
-_DOCUMENT_SLOT = "\ue000document\ue001"
-_ANSWER_SLOT = "\ue000answer\ue001"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class PromptTemplate:
             shortened to fit.
         truncation: Where a document that is too long loses text: at its `"tail"`, its `"head"` or at `"both"` ends
             (which keeps the middle).
+        answer_tokens: Number of tokens of `max_length` that are kept free for the answer, its end included; `None` for
+            the longest possible answer, which in a multi-label space names all labels (see `reserving`).
 
     Raises:
         ValueError: If `truncation` is not one of these.
@@ -54,6 +58,7 @@ class PromptTemplate:
     use_chat_template: bool = False
     max_length: int | None = 1024
     truncation: str = "tail"
+    answer_tokens: int | None = None
 
     def __post_init__(self) -> None:
         check_truncation(self.max_length, self.truncation)
@@ -61,6 +66,41 @@ class PromptTemplate:
     def bind(self, tokenizer: PreTrainedTokenizerBase, verbalizer: Verbalizer) -> PromptEncoder:
         """Fix tokenizer and answers, check that they fit, and return the encoder of prompts and answers."""
         return PromptEncoder(self, tokenizer, verbalizer)
+
+    def reserving(
+        self, tokenizer: PreTrainedTokenizerBase, verbalizer: Verbalizer, labels: Iterable[Iterable[Label]]
+    ) -> PromptTemplate:
+        """Return the template with the room for an answer that 99 % of the training documents need at most.
+
+        In a single-label space, and without `max_length`, it is the template itself. A training document with more
+        labels keeps its answer whole and loses more text (`PromptEncoder.document_ids`).
+
+        Args:
+            tokenizer: The model's tokenizer.
+            verbalizer: Labels and their answer texts.
+            labels: The labels of each training document.
+
+        Raises:
+            ValueError: If the answer of a training document leaves no room for any of its text.
+        """
+        if self.max_length is None or not verbalizer.labels.multi_label:
+            return self
+        encoder = replace(self, max_length=None).bind(tokenizer, verbalizer)
+        lengths = sorted(len(encoder.target_ids(value)) for value in labels)
+        frame = len(encoder.prefix_ids) + len(encoder.suffix_ids)
+        if frame + lengths[-1] >= self.max_length:
+            raise ValueError(
+                f"max_length={self.max_length} leaves no room for a training document: the prompt without it takes "
+                f"{frame} tokens and its answer {lengths[-1]}. Use a max_length well above {frame + lengths[-1]}, or a "
+                "shorter instruction or shorter answers."
+            )
+        shortest = max(map(len, [*encoder.answer_ids, encoder.empty_ids]))  # any one label has to fit
+        tokens = max(lengths[math.ceil(0.99 * len(lengths)) - 1], shortest)
+        logger.warning(
+            f"max_length keeps {tokens} tokens free for the answer, which is enough for 99 % of the training "
+            f"documents. (An answer with all labels takes {encoder.longest_answer}.)"
+        )
+        return replace(self, answer_tokens=tokens)
 
     def render_instruction(self, verbalizer: Verbalizer) -> str:
         """Return the instruction with the answers filled in."""
@@ -72,18 +112,25 @@ class PromptTemplate:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the wording as JSON-serialisable values; length and truncation are saved apart from it."""
-        return {"instruction": self.instruction, "use_chat_template": self.use_chat_template}
+        wording = {"instruction": self.instruction, "use_chat_template": self.use_chat_template}
+        return wording if self.answer_tokens is None else {**wording, "answer_tokens": self.answer_tokens}
 
 
 class PromptEncoder:
     """A prompt template bound to a tokenizer and a verbalizer.
 
+    With a chat template, prompt and answer have the token ids of the rendered conversation: white space that the
+    template writes before the answer and that the tokenizer joins to its first token is part of the answer, all else
+    that it writes there (a line break, an empty thinking block) is part of the suffix.
+
     Attributes:
         frame: Text before the document (without the tokenizer's own beginning) and after it, up to the answer slot.
         prefix_ids: Token ids that all prompts start with.
         suffix_ids: Token ids between the document and the answer slot.
-        end_id: Token id that ends an answer.
-        answer_ids: One token-id list a label: the answer as it follows the prompt, end of answer included.
+        end_ids: Token ids that end an answer: one, or as many as the chat template writes up to its control token.
+        end_id: The last of them, at which generation stops.
+        first_ids: One token-id list a label: the answer as it follows the prompt, without its end.
+        answer_ids: The same, end of answer included.
         joined_ids: One token-id list a label: delimiter and answer as they follow another label (multi-label).
         empty_ids: Token ids of the answer for a document with no label, end included (multi-label, else empty).
 
@@ -98,34 +145,77 @@ class PromptEncoder:
         self.verbalizer = verbalizer
         self._plain = PlainTokenizer(tokenizer)
         instruction = template.render_instruction(verbalizer)
+        lead, beginning, self._trims = "", [], (False, False)
         if template.use_chat_template:
-            before, after, self.end_id = _chat_frame(tokenizer, instruction)
-            lead = ""
-            self.prefix_ids = _encode(tokenizer, before)
+            before, after, closing, self._trims = chat_frame(tokenizer, instruction)
+            self.end_ids = self._end(closing)
         else:
             before, after, lead = instruction + PLAIN_FRAME[0], PLAIN_FRAME[1], " "
-            if tokenizer.eos_token_id is None:
-                raise ValueError("The tokenizer has no end-of-sequence token, which ends an answer. Set `eos_token`.")
-            self.end_id = tokenizer.eos_token_id
-            self.prefix_ids = _beginning(tokenizer) + _encode(tokenizer, before)
-        self.suffix_ids = _encode(tokenizer, after)
-        self.frame = (before, after)
+            beginning = special_frame(tokenizer)[0]
+            self.end_ids = self._end("")
+        self.end_id = self.end_ids[-1]
+        self._set_prefix(beginning, before)
         multi_label = verbalizer.labels.multi_label
-        self._first = [self._answer(lead, text) for text in verbalizer.answers]
+        texts = [*verbalizer.answers, verbalizer.empty_answer] if multi_label else list(verbalizer.answers)
+        after, answers = self._split_answers(after, lead, texts)
+        self.frame = (before, after)
+        self.first_ids = answers[: len(verbalizer.answers)]
         self.joined_ids = (
-            [self._answer(verbalizer.delimiter, text) for text in verbalizer.answers] if multi_label else []
+            [self._checked(text, _continue(tokenizer, verbalizer.delimiter + text)) for text in verbalizer.answers]
+            if multi_label
+            else []
         )
-        self.answer_ids = [[*ids, self.end_id] for ids in self._first]
-        self.empty_ids = [*self._answer(lead, verbalizer.empty_answer), self.end_id] if multi_label else []
+        self.answer_ids = [[*ids, *self.end_ids] for ids in self.first_ids]
+        self.empty_ids = [*answers[-1], *self.end_ids] if multi_label else []
         self._check_distinct()
+        self._reserved = self.longest_answer if template.answer_tokens is None else template.answer_tokens
         self.document_budget = self._budget()
 
-    def _answer(self, lead: str, text: str) -> list[int]:
-        """Token ids of `lead + text` as a continuation: tokenised after a line break, which merges with nothing."""
-        anchor, ids = _encode(self.tokenizer, "\n"), _encode(self.tokenizer, f"\n{lead}{text}")
-        ids = ids[len(anchor) :] if anchor and ids[: len(anchor)] == anchor else _encode(self.tokenizer, lead + text)
+    def _end(self, closing: str) -> list[int]:
+        """Token ids that end an answer, from the text that the chat template writes after one."""
+        ids = _continue(self.tokenizer, closing) if closing else []
+        control = next((place for place, index in enumerate(ids) if index in self._plain.control_ids), 0)
+        if ids:
+            return ids[: control + 1]
+        if self.tokenizer.eos_token_id is None:
+            raise ValueError(
+                "Neither the chat template nor the tokenizer has a token that ends an answer. Set `eos_token`."
+                if self.template.use_chat_template
+                else "The tokenizer has no end-of-sequence token, which ends an answer. Set `eos_token`."
+            )
+        return [self.tokenizer.eos_token_id]
+
+    def _set_prefix(self, beginning: list[int], before: str) -> None:
+        """Set the prefix, and how a document goes on from it: the space that belongs to its first token, if any."""
+        whole = _encode(self.tokenizer, f"{before}a")
+        kept = next((text for text in _shortened(before) if _starts(whole, _encode(self.tokenizer, text))), before)
+        prefix = _encode(self.tokenizer, kept)
+        self.prefix_ids = beginning + prefix
+        self._lead = before[len(kept) :]
+        # Some tokenizers put a space before every text; within the prompt that is right only where they do it there too
+        self._continues = whole != prefix + self._plain.encode(f"{self._lead}a")
+
+    def _split_answers(self, after: str, lead: str, texts: Sequence[str]) -> tuple[str, list[list[int]]]:
+        """Set the suffix. Return its text, and the answers' token ids as they follow it.
+
+        White space at the end of `after` that an answer's first token takes up is taken from the suffix.
+        """
+        whole = [_continue(self.tokenizer, after + lead + text) for text in texts]
+        for kept in _shortened(after):
+            self.suffix_ids = _continue(self.tokenizer, kept)
+            if all(_starts(ids, self.suffix_ids) for ids in whole):
+                answers = [ids[len(self.suffix_ids) :] for ids in whole]
+                break
+        else:  # the tokenizer joins other text: what the prompt ends with must not depend on the answer
+            kept, self.suffix_ids = after, _continue(self.tokenizer, after)
+            answers = [_continue(self.tokenizer, lead + text) for text in texts]
+        return kept, [self._checked(text, ids) for text, ids in zip(texts, answers, strict=True)]
+
+    def _checked(self, text: str, ids: list[int]) -> list[int]:
         if not ids or not _encode(self.tokenizer, text):
             raise ValueError(f"The answer {text!r} has no tokens with this tokenizer. Give it another text.")
+        if self._plain.unknown_id in ids and self.tokenizer.unk_token not in text:
+            raise ValueError(f"The answer {text!r} has characters that this tokenizer does not know. Use other words.")
         if self._plain.control_ids.intersection(ids):
             raise ValueError(f"The answer {text!r} contains a control token of this tokenizer. Give it another text.")
         return ids
@@ -141,15 +231,16 @@ class PromptEncoder:
             raise ValueError(f"The answers {same} have the same tokens with this tokenizer. Give them other texts.")
 
     def _budget(self) -> int | None:
-        """Number of document tokens that fit beside the frame and the longest answer."""
+        """Number of document tokens that fit beside the frame and what is kept free for the answer."""
         if self.template.max_length is None:
             return None
-        used = len(self.prefix_ids) + len(self.suffix_ids) + self.longest_answer
+        used = len(self.prefix_ids) + len(self.suffix_ids) + self._reserved
         if used >= self.template.max_length:
+            answer = f" and the longest answer {self._reserved}" if self._reserved else ""
             raise ValueError(
                 f"max_length={self.template.max_length} leaves no room for the document: the prompt without it takes "
-                f"{used - self.longest_answer} tokens and the longest answer {self.longest_answer}. Use a max_length "
-                f"well above {used}, or a shorter instruction or shorter answers."
+                f"{used - self._reserved} tokens{answer}. Use a max_length well above {used}, or a shorter instruction "
+                "or shorter answers."
             )
         return self.template.max_length - used
 
@@ -160,13 +251,20 @@ class PromptEncoder:
             return max(map(len, self.answer_ids))
         return max(len(self.target_ids(self.verbalizer.labels.names)), len(self.empty_ids))
 
-    def document_ids(self, document: str) -> list[int]:
-        """Token ids of a document, as plain text, shortened to fit."""
-        return truncate(self._plain.encode(document), self.document_budget, self.template.truncation)
+    def document_ids(self, document: str, *, answer_tokens: int = 0) -> list[int]:
+        """Token ids of a document, as plain text, shortened to fit beside an answer of `answer_tokens` too."""
+        document = document.lstrip() if self._trims[0] else document
+        document = document.rstrip() if self._trims[1] else document
+        ids = self._plain.encode(self._lead + document, continues=self._continues)
+        budget = self.document_budget
+        if budget is not None:
+            # Known in training alone: only the few documents with longer answers are cut in another place there
+            budget = max(0, budget - max(0, answer_tokens - self._reserved))
+        return truncate(ids, budget, self.template.truncation)
 
-    def prompt_ids(self, document: str) -> list[int]:
-        """Token ids of the whole prompt, up to the answer slot."""
-        return [*self.prefix_ids, *self.document_ids(document), *self.suffix_ids]
+    def prompt_ids(self, document: str, *, answer_tokens: int = 0) -> list[int]:
+        """Token ids of the whole prompt, up to the answer slot (see `document_ids`)."""
+        return [*self.prefix_ids, *self.document_ids(document, answer_tokens=answer_tokens), *self.suffix_ids]
 
     encode = prompt_ids  # what a head reads, in place of `DocumentEncoder.encode`
 
@@ -176,12 +274,14 @@ class PromptEncoder:
         if isinstance(encoded, int):
             return self.answer_ids[encoded]
         chosen = [index for index, present in enumerate(encoded) if present]
-        if not chosen:
-            return self.empty_ids
-        ids = list(self._first[chosen[0]])
+        return [*self.chain_ids(chosen), *self.end_ids] if chosen else self.empty_ids
+
+    def chain_ids(self, chosen: Sequence[int]) -> list[int]:
+        """Token ids of a multi-label answer that may go on: labels in label-space order, at least one, no end."""
+        ids = list(self.first_ids[chosen[0]])
         for index in chosen[1:]:
             ids += self.joined_ids[index]
-        return [*ids, self.end_id]
+        return ids
 
 
 class PlainTokenizer:
@@ -189,6 +289,8 @@ class PlainTokenizer:
 
     Attributes:
         control_ids: Ids of all added tokens (special or not) except those made of white space.
+        unknown_id: Id of the token that stands for characters that the tokenizer does not know, if it has one that
+            means nothing else. It is kept: a document of such characters is not an empty one.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -197,20 +299,46 @@ class PlainTokenizer:
             token: index for token, index in tokenizer.get_added_vocab().items() if token.replace("▁", " ").strip()
         }
         self.control_ids = frozenset(tokens.values()) | frozenset(tokenizer.all_special_ids)
+        unknown = tokenizer.unk_token_id
+        self.unknown_id = None if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id) else unknown
         texts = sorted((*tokens, *tokenizer.all_special_tokens), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, texts))) if texts else None
 
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of `text` without beginning- or end-of-sequence tokens."""
-        ids = _encode(self.tokenizer, text, plain=True)
+    def encode(self, text: str, *, continues: bool = False) -> list[int]:
+        """Return the token ids of `text` without beginning- or end-of-sequence tokens.
+
+        With `continues`, also without the space that some tokenizers put before every text.
+        """
+        ids = _continue(self.tokenizer, text, plain=True) if continues else _encode(self.tokenizer, text, plain=True)
         if self._pattern is None or not self.control_ids.intersection(ids):
             return ids
         # An added token that is not flagged special is still recognised: cut each one apart after its first
         # character. What survives even that (a token of one character, a normalised match) is left out.
         cuts = [match.start() + 1 for match in self._pattern.finditer(text)]
         pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-        ids = [token for piece in pieces for token in _encode(self.tokenizer, piece, plain=True)]
-        return [token for token in ids if token not in self.control_ids]
+        first = _continue if continues else _encode
+        ids = first(self.tokenizer, pieces[0], plain=True)
+        ids += [token for piece in pieces[1:] for token in _continue(self.tokenizer, piece, plain=True)]
+        return [token for token in ids if token not in self.control_ids or token == self.unknown_id]
+
+
+def warn_of_unknown(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:
+    """Warn where more than 1 % of the tokens of documents stand for characters that the tokenizer does not know.
+
+    Of many documents, 1,000 are looked at.
+    """
+    plain = PlainTokenizer(tokenizer)
+    if plain.unknown_id is None:
+        return
+    some = [plain.encode(text) for text in random.Random(0).sample(texts, min(1000, len(texts)))]
+    unknown, total = (sum(counts) for counts in ([ids.count(plain.unknown_id) for ids in some], map(len, some)))
+    if unknown > 0.01 * total:
+        hit = sum(plain.unknown_id in ids for ids in some)
+        logger.warning(
+            f"The tokenizer does not know many characters of the training documents: {unknown / total:.1%} of their "
+            f"tokens are {tokenizer.unk_token!r}, in {hit:,} of {len(some):,} documents that were looked at. Use a "
+            "model whose tokenizer knows their language."
+        )
 
 
 def truncate(ids: list[int], budget: int | None, side: str) -> list[int]:
@@ -238,52 +366,24 @@ def special_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[i
     return [], []
 
 
-def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    return special_frame(tokenizer)[0]
-
-
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, plain: bool = False) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=plain, verbose=False)["input_ids"])
 
 
-def _chat_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tuple[str, str, int]:
-    """Render the chat template around a document slot: text before it, text after it, id that ends an answer."""
-    if not tokenizer.chat_template:
-        raise ValueError(
-            "`use_chat_template` is set, but the tokenizer has no chat template. Leave it off, or set "
-            "`tokenizer.chat_template`."
-        )
-    messages = [{"role": "system", "content": instruction}, {"role": "user", "content": _DOCUMENT_SLOT}]
-    rendered = _render(tokenizer, messages)
-    if rendered is None or instruction not in rendered:  # templates without a system role
-        messages = [{"role": "user", "content": f"{instruction}\n\n{_DOCUMENT_SLOT}"}]
-        rendered = _render(tokenizer, messages)
-    if rendered is None or rendered.count(_DOCUMENT_SLOT) != 1:
-        raise ValueError(f"The tokenizer's chat template does not place the user's text exactly once. {_CHAT_ADVICE}")
-    before, after = rendered.split(_DOCUMENT_SLOT)
-    closed = _render(tokenizer, [*messages, {"role": "assistant", "content": _ANSWER_SLOT}], answered=True) or ""
-    closing = _encode(tokenizer, closed.split(_ANSWER_SLOT)[-1]) if _ANSWER_SLOT in closed else []
-    control = PlainTokenizer(tokenizer).control_ids  # some templates put a space before the end token
-    end_id = next((index for index in closing if index in control), closing[0] if closing else tokenizer.eos_token_id)
-    if end_id is None:
-        raise ValueError("Neither the chat template nor the tokenizer has a token that ends an answer.")
-    return before, after, end_id
+def _continue(tokenizer: PreTrainedTokenizerBase, text: str, *, plain: bool = False) -> list[int]:
+    """Token ids of a text as it goes on from another: tokenised after a character that it does not merge with."""
+    for anchor in ("\n", ".", "a"):
+        known = _encode(tokenizer, anchor, plain=plain)
+        ids = _encode(tokenizer, anchor + text, plain=plain)
+        if known and tokenizer.unk_token_id not in known and _starts(ids, known):
+            return ids[len(known) :]
+    return _encode(tokenizer, text, plain=plain)
 
 
-def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], *, answered: bool = False
-) -> str | None:
-    from jinja2 import TemplateError, TemplateSyntaxError
+def _starts(ids: list[int], beginning: list[int]) -> bool:
+    return ids[: len(beginning)] == beginning
 
-    try:
-        return tokenizer.apply_chat_template(
-            list(messages),
-            tokenize=False,
-            add_generation_prompt=not answered,
-            enable_thinking=False,
-            chat_template=_FIXED_DATE + tokenizer.get_chat_template(),
-        )
-    except TemplateSyntaxError as error:
-        raise ValueError(f"The tokenizer's chat template is not valid Jinja ({error}). {_CHAT_ADVICE}") from error
-    except TemplateError:  # a template's own `raise_exception`, for roles that it does not know
-        return None
+
+def _shortened(text: str) -> Iterator[str]:
+    """The text, and the text with less and less of the white space that it ends with."""
+    return (text[:end] for end in range(len(text), len(text.rstrip()) - 1, -1))

@@ -37,7 +37,7 @@ from .kernels import keep_exact_gradients, project_answers_only, take_plain_atte
 from .metrics import classification_metrics
 from .modeling import CausalLMForLastTokenClassification
 from .presets import EmbeddingTrainingArguments, InstructionTrainingArguments, loading_kwargs, peft_config
-from .prompts import PromptEncoder, PromptTemplate
+from .prompts import PromptEncoder, PromptTemplate, warn_of_unknown
 from .run_files import lock_folder, naming_full_disk, whole_checkpoints
 from .scoring import LabelScorer
 from .verbalizer import Verbalizer
@@ -107,6 +107,7 @@ def embedding_trainer(
 
     With a `PromptEncoder`, the head starts from its answers, whatever `head_arguments` say.
     """
+    warn_of_unknown(tokenizer, data.texts("train"))
     label_space = data.label_space
     if label_space.multi_label and training_arguments.label_smoothing_factor:
         raise ValueError("label_smoothing_factor is for single-label tasks. Leave it out.")
@@ -159,6 +160,7 @@ def instruction_trainer(
         ValueError: If `share_prefix` is set and the model or the arguments do not allow it.
     """
     project_answers_only()
+    warn_of_unknown(tokenizer, data.texts("train"))
     collator = VerbalizerCollator(tokenizer, template, verbalizer)
     set_seed(training_arguments.seed)
     model: Any = AutoModelForCausalLM.from_pretrained(
@@ -257,7 +259,7 @@ def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder | Pro
 def _rows(encoder: PromptEncoder, model_arguments: ModelConfig) -> torch.Tensor:
     source, revision = model_arguments.model_name_or_path, model_arguments.model_revision
     output_embeddings = read_output_embeddings(source, revision=revision, dtype=model_arguments.dtype)
-    return answer_rows(output_embeddings, encoder.answer_ids)
+    return answer_rows(output_embeddings, encoder.answer_ids, end_tokens=len(encoder.end_ids))
 
 
 def head_metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, float]:

@@ -6,6 +6,8 @@ Every argument goes into the YAML file or on the command line, which wins. The f
 TextClassifier.from_pretrained(output_dir).
 """
 
+from dataclasses import replace
+
 from hf_causal_clf.arguments import DataArguments, HeadArguments, PromptArguments, RunArguments, parse_arguments
 from hf_causal_clf.collators import DocumentEncoder
 from hf_causal_clf.data import load_data
@@ -35,7 +37,7 @@ def main() -> None:
     push = take_over_push(training_args, model_args, run_args)
     tokenizer = prepare(model_args, training_args)
     if head_args.head_init == "verbalizer":
-        template = prompt_args.template(training_args.max_length, run_args.truncation)
+        template = replace(prompt_args.template(training_args.max_length, run_args.truncation), answer_tokens=0)
         encoder = prompt = template.bind(tokenizer, prompt_args.verbalizer(data.label_space))
     else:
         prompt = None

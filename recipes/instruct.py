@@ -35,6 +35,7 @@ def main() -> None:
     template = prompt_args.template(training_args.max_length, run_args.truncation)
     push = take_over_push(training_args, model_args, run_args)
     tokenizer = prepare(model_args, training_args)
+    template = template.reserving(tokenizer, verbalizer, data.splits["train"]["label"])
     prompt = template.bind(tokenizer, verbalizer)
 
     trainer = instruction_trainer(data, tokenizer, template, verbalizer, model_args, training_args, run_args)

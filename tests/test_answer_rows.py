@@ -150,7 +150,7 @@ def test_a_saved_run_predicts_as_the_model_that_was_trained(
     assert {path.name for path in (tmp_path / "run").iterdir()} == RUN_FILES
     saved = json.loads((tmp_path / "run" / "classification.json").read_text())
     assert (saved["approach"], saved["pooling"], saved["head_init"]) == ("embedding", "last", "verbalizer")
-    assert saved["prompt_template"] == {"instruction": None, "use_chat_template": True}
+    assert saved["prompt_template"] == {"instruction": None, "use_chat_template": True, "answer_tokens": 0}
     assert saved["verbalizer"]["answers"]["tech"] == "computers and phones"
 
     classifier = TextClassifier.from_pretrained(tmp_path / "run", calibrated=False)

@@ -142,7 +142,9 @@ def test_zero_shot_is_the_label_scorer_and_is_computed_once(data, checkpoint, to
     outcome = baselines.zero_shot(data, model_arguments(checkpoint), **prompt(data), **options)
     check_shape(outcome, data)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-    scorer = LabelScorer(model, tokenizer, **prompt(data), batch_size=16)
+    wording = prompt(data)
+    wording["template"] = wording["template"].reserving(tokenizer, wording["verbalizer"], data.splits["train"]["label"])
+    scorer = LabelScorer(model, tokenizer, **wording, batch_size=16)
     for split, matrix in outcome.raw.items():
         np.testing.assert_allclose(matrix, scorer.probabilities(data.texts(split)), atol=1e-5)
 

@@ -28,14 +28,28 @@ def test_prompt_text(tokenizer, use_chat_template):
         assert [tokenizer.decode(ids) for ids in bound.answer_ids] == [" sport<|im_end|>", " business<|im_end|>"]
 
 
-def test_chat_template_without_system_role(tokenizer):
+def test_chat_template_without_system_role(caplog):
+    caplog.set_level("INFO", "hf_causal_clf")
     strict = tiny.make_tokenizer()
     strict.chat_template = (
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + tiny.CHATML
     )
     text = strict.decode(encoder(strict, use_chat_template=True).prompt_ids("the cat"))
     assert text.startswith("<|im_start|>user\nClassify the document.")
+    assert "The chat template has no system role" in caplog.text
     assert text.endswith("\n\nthe cat<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize("around", ["{}\n", "  {}", "\n{}\n\n", "{}"])
+def test_an_instruction_stays_the_system_message_where_the_template_trims(around, caplog):
+    """A text of YAML's `|` ends with a line break."""
+    trimming = tiny.make_tokenizer()
+    trimming.chat_template = tiny.CHATML.replace("message['content']", "message['content'] | trim")
+    caplog.set_level("INFO", "hf_causal_clf")
+    bound = encoder(trimming, use_chat_template=True, instruction=around.format("Sort the mat."))
+    text = trimming.decode(bound.prompt_ids("the cat"))
+    assert text.startswith("<|im_start|>system\nSort the mat.<|im_end|>\n<|im_start|>user\nthe cat<|im_end|>\n")
+    assert not caplog.text
 
 
 def test_chat_template_with_a_space_before_the_end_token():
@@ -157,3 +171,35 @@ def test_chat_template_that_is_not_there():
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
         encoder(tokenizer, use_chat_template=True)
+
+
+# Ids of the tiny tokenizer, as runs were trained with them: prefix's end, suffix, single-label answers, joined answers
+KEPT = {
+    False: [
+        [53, 279, 86, 16, 201, 201, 38, 81, 69, 87, 79, 71, 80, 86, 28, 201],
+        [261, 344, 201],
+        [201, 201, 46, 67, 68, 71, 78, 28],
+        [[361, 2], [350, 2]],
+        [[14, 361], [14, 350]],
+        [223, 80, 270, 71, 2],
+    ],
+    True: [
+        [1, 85, 91, 85, 280, 79, 201, 53, 279, 86, 16, 2, 201, 1, 281, 71, 84, 201],
+        [261, 344, 201],
+        [2, 201, 1, 288, 85, 75, 85, 86, 287, 86, 201],
+        [[85, 313, 86, 2], [68, 281, 338, 2]],
+        [[14, 361], [14, 350]],
+        [80, 270, 71, 2],
+    ],
+}
+
+
+@pytest.mark.parametrize("use_chat_template", [False, True])
+def test_tokens_of_trained_runs_stay_the_same(tokenizer, use_chat_template):
+    labels = LabelSpace(["sport", "business"], multi_label=True)
+    template = PromptTemplate("Sort.", use_chat_template=use_chat_template)
+    bound = template.bind(tokenizer, Verbalizer(labels))
+    document = bound.document_ids("the cat\n")
+    found = [bound.prefix_ids, document, bound.suffix_ids, bound.answer_ids, bound.joined_ids, bound.empty_ids]
+    assert found == KEPT[use_chat_template]
+    assert bound.end_id == 2
