@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import math
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .calibration import Calibration
 from .classifier import TextClassifier
@@ -41,6 +39,7 @@ from .run_files import (
     SCHEMA_VERSION,
     naming_full_disk,
     read_run,
+    remove_traces,
     write_json,
     write_text,
 )
@@ -209,8 +208,7 @@ def evaluate_run(
             write_results(output, data, raw, calibration, metrics, log_history)
             write_json(output / CLASSIFICATION_FILE, {**read_run(output), **calibration.to_dict()})
             write_text(output / CARD_FILE, str(render_card(output)))
-        for checkpoint in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-            shutil.rmtree(checkpoint)
+        remove_traces(output)
         print_metrics(metrics)
         print(f"The run is in {output}: TextClassifier.from_pretrained({str(output)!r})")
     PartialState().wait_for_everyone()
