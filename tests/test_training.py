@@ -47,6 +47,7 @@ RUN_FILES = {
     "classification.json",
     "config",
     "figures",
+    "manifest.json",
     "metrics.json",
     "predictions.parquet",
     "tokenizer.json",
