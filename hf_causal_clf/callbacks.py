@@ -14,10 +14,28 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from .calibration import best_threshold
 from .distributed import is_sharded, over_processes
-from .metrics import classification_metrics
+from .metrics import classification_metrics, decide
 from .run_files import UNFINISHED_FOLDER, checkpoint_step, checkpoints, remove_checkpoint
 from .scoring import LabelScorer
+
+
+def evaluation_metrics(gold: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Metrics of an evaluation during training, by which checkpoints are chosen.
+
+    As in the results of a run, multi-label decisions are not at 0.5, which an early checkpoint may reach nowhere: they
+    are at the one threshold for all labels that gives the best F1 on these documents.
+
+    Args:
+        gold: Label ids `(n,)`, or 0/1 `(n, labels)` for a multi-label task.
+        probabilities: Uncalibrated probabilities, `(n, labels)`.
+    """
+    predicted = None
+    if gold.ndim == 2:
+        threshold = best_threshold(gold.ravel(), probabilities.ravel())
+        predicted = decide(probabilities, multi_label=True, thresholds=threshold)
+    return classification_metrics(gold, probabilities, predicted)
 
 
 class LabelScoringCallback(TrainerCallback):
@@ -36,7 +54,7 @@ class LabelScoringCallback(TrainerCallback):
         """Score the documents, shared out over the processes; with sharded weights, all in every process."""
         score = self.scorer.probabilities
         probabilities = score(self.texts) if is_sharded(self.trainer) else over_processes(score, self.texts)
-        found = {f"eval_{name}": value for name, value in classification_metrics(self.gold, probabilities).items()}
+        found = {f"eval_{name}": value for name, value in evaluation_metrics(self.gold, probabilities).items()}
         kwargs["metrics"].update(found)  # the trainer picks the best checkpoint from this same dictionary
         self.trainer.log(found)
 

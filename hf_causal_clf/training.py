@@ -29,7 +29,7 @@ from transformers.utils import logging
 
 from .answer_rows import answer_rows, read_output_embeddings
 from .arguments import HeadArguments, RunArguments
-from .callbacks import LabelScoringCallback, RunCheckpoints, TrainingClock, peak_memory_bytes
+from .callbacks import LabelScoringCallback, RunCheckpoints, TrainingClock, evaluation_metrics, peak_memory_bytes
 from .checkpoints import check_vocabulary, load_tokenizer, read_decoder_config
 from .classifier import head_probabilities
 from .collators import ClassificationCollator, DocumentEncoder, VerbalizerCollator, padding_id
@@ -37,7 +37,6 @@ from .data import ClassificationData
 from .distributed import check_launch, sharding
 from .hub import publish_runs
 from .kernels import keep_exact_gradients, project_answers_only, take_plain_attention
-from .metrics import classification_metrics
 from .modeling import CausalLMForLastTokenClassification
 from .presets import EmbeddingTrainingArguments, InstructionTrainingArguments, loading_kwargs, peft_config
 from .prompts import PromptEncoder, PromptTemplate
@@ -330,7 +329,7 @@ def _rows(encoder: PromptEncoder, model_arguments: ModelConfig) -> torch.Tensor:
 def head_metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, float]:
     """Metrics of a head's logits, for a trainer's `compute_metrics`."""
     probabilities = head_probabilities(torch.as_tensor(prediction.predictions), multi_label)
-    return classification_metrics(np.asarray(prediction.label_ids).astype(np.int64), probabilities)
+    return evaluation_metrics(np.asarray(prediction.label_ids).astype(np.int64), probabilities)
 
 
 def _groups_lengths(arguments: EmbeddingTrainingArguments) -> bool:
