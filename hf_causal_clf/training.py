@@ -77,6 +77,12 @@ def prepare(model_arguments: ModelConfig, training_arguments: TrainingArguments)
         )
     check_launch(training_arguments)
     get_reporting_integration_callbacks(training_arguments.report_to)  # names those that it does not know
+    dtype = str(config.dtype if model_arguments.dtype == "auto" else model_arguments.dtype).removeprefix("torch.")
+    if not model_arguments.use_peft and dtype in ("bfloat16", "float16"):
+        logger.warning(
+            f"All weights are trained in {dtype} (use_peft false): updates that are small beside a weight are rounded "
+            "away. Set dtype to float32; on a GPU, bf16 to true keeps it fast."
+        )
     context = getattr(config, "max_position_embeddings", None)
     max_length = training_arguments.max_length
     if context is not None and max_length is not None and max_length > context:
