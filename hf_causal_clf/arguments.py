@@ -103,7 +103,13 @@ class RunArguments:
         default=3,
         metadata={"help": "Stop after so many evaluations without a better validation metric; 0 never stops early."},
     )
-
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to train where output_dir has a finished run, and to replace its files when the new one "
+            "is whole."
+        },
+    )
     hub_base_model: str | None = field(
         default=None,
         metadata={"help": "With push_to_hub: Hub id of the base model, where model_name_or_path is a folder."},

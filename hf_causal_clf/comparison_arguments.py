@@ -24,7 +24,8 @@ BASELINE_NAMES = {
     "encoder": "encoder",
 }
 SHARED = ("model_name_or_path", "model_revision", "dtype", "attn_implementation", "load_in_4bit", "truncation")
-_TAKEN = {"seed", "output_dir", "config", "resume_from_checkpoint"} | {item.name for item in fields(DataArguments)}
+_TAKEN = {"seed", "output_dir", "config", "resume_from_checkpoint", "overwrite_output_dir"}
+_TAKEN |= {item.name for item in fields(DataArguments)}
 _FILES = ("cache", "configs", "figures", "report.json", "report.md", "state.json")  # of a comparison
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ from transformers.utils import logging
 from .comparison_arguments import folder_name
 from .data import ClassificationData
 from .features import fingerprint
-from .run_files import METRICS_FILE, read_json, whole_checkpoints, write_json
+from .output_folder import documents_content
+from .run_files import METRICS_FILE, UNFINISHED_FOLDER, read_json, remove_traces, write_json
 
 logger = logging.get_logger(__name__)
 
@@ -40,26 +40,34 @@ class ComparisonState:
         self.output = output
         self._path = output / STATE_FILE
         self._runs = read_json(self._path) if self._path.is_file() else {}
-        rows = {
-            split: [list(part[column]) for column in ("id", "text", "label")] for split, part in data.splits.items()
-        }
-        self._data = fingerprint([data.label_space.to_dict(), rows])
+        self._data = documents_content(data)
+        self._write()
 
     def folder(self, name: str, seed: int | None, config: dict[str, Any]) -> tuple[Path, bool]:
-        """Return a run's folder and whether it is finished; what another configuration left there is removed."""
+        """Return a run's folder and whether it is finished.
+
+        Results that another configuration left there stay until the new ones take their place; its checkpoints go.
+
+        Raises:
+            ValueError: If the folder is there, but not from this comparison.
+        """
         folder, mark = run_folder(self.output, name, seed), fingerprint([config, self._data])
         key = str(folder.relative_to(self.output))
-        if self._runs.get(key, {}).get("configuration") != mark:
-            if folder.exists():
+        run = self._runs.get(key)
+        if run is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(
+                f"{str(folder)!r} is there, but {self._path} does not know it: it may be somebody's own. Move it away, "
+                "or choose another output_dir."
+            )
+        if run is None or run["configuration"] != mark:
+            if run is not None:
                 logger.warning(f"{folder}: its configuration or data have changed; it is run again.")
-                if self._runs.pop(key, None):  # forgotten first: an interruption here leaves nothing to go on with
-                    self._write()
-                shutil.rmtree(folder)
-            self._runs[key] = {"configuration": mark, "finished": False}
+                remove_traces(folder)  # first: an interruption here leaves nothing of the old one to go on with
+            run = self._runs[key] = {"configuration": mark, "finished": False, "earlier": _content(folder)}
             self._write()
-        checkpoints = whole_checkpoints(folder)
-        finished = self._runs[key]["finished"] or not checkpoints  # the end of a run may have come without `finish`
-        return folder, finished and (folder / METRICS_FILE).is_file()
+        # The end of a run may have come without `finish`
+        new = _content(folder) != run.get("earlier") and not (folder / UNFINISHED_FOLDER).exists()
+        return folder, (run["finished"] or new) and (folder / METRICS_FILE).is_file()
 
     def finish(self, folder: Path) -> None:
         """Note that a run is finished."""
@@ -69,3 +77,9 @@ class ComparisonState:
     def _write(self) -> None:
         self.output.mkdir(parents=True, exist_ok=True)
         write_json(self._path, self._runs)
+
+
+def _content(folder: Path) -> str | None:
+    """SHA-256 of a run's metrics, by which one run is told from another in the same folder."""
+    path = folder / METRICS_FILE
+    return fingerprint(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, set_seed
+from transformers.trainer_utils import set_seed
 
 from .baselines import Outcome
 from .classifier import head_probabilities
 from .data import ClassificationData
+from .run_files import remove_traces, whole_checkpoints
 from .training import head_metrics, train
 
 
@@ -43,6 +43,7 @@ def fine_tuned_encoder(
     Raises:
         ValueError: If training diverged.
     """
+    last = next(reversed(whole_checkpoints(output_dir)), None)
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         learning_rate=learning_rate,
@@ -58,7 +59,7 @@ def fine_tuned_encoder(
         metric_for_best_model="f1_macro",
         report_to="none",
         seed=seed,
-        resume_from_checkpoint=get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None,
+        resume_from_checkpoint=None if last is None else str(last),
     )
     trainer, test = _trainer(data, name_or_path, max_length, arguments)
     training = train(trainer)
@@ -70,8 +71,7 @@ def fine_tuned_encoder(
         training["predict_samples_per_second"] = len(logits) / (time.perf_counter() - start)
         if not np.isfinite(raw[split]).all():
             raise ValueError("The encoder's training diverged: it gives no numbers. Lower encoder_learning_rate.")
-    for checkpoint in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        shutil.rmtree(checkpoint)
+    remove_traces(output_dir)
     return Outcome(raw, training)
 
 

@@ -135,6 +135,33 @@ def take_over_push(training: TrainingArguments, model: ModelConfig, run: RunArgu
     return push
 
 
+def publish(
+    training: TrainingArguments,
+    run: RunArguments,
+    *,
+    commit_message: str = COMMIT_MESSAGE,
+    token: str | None = None,
+    revision: str | None = None,
+) -> str | None:
+    """Publish the finished run in `output_dir` as the arguments say; return the repository's id in the main process."""
+    from accelerate import PartialState
+
+    repo_id = None
+    if PartialState().is_main_process:
+        repo_id = push_run(
+            training.output_dir,
+            training.hub_model_id or Path(training.output_dir).resolve().name,
+            base_model=run.hub_base_model,
+            private=training.hub_private_repo,
+            token=token or training.hub_token,
+            revision=revision or training.hub_revision,
+            commit_message=commit_message,
+        )
+        print(f"The run is published: TextClassifier.from_pretrained({repo_id!r})")
+    PartialState().wait_for_everyone()
+    return repo_id
+
+
 def publish_runs(trainer: Trainer, run: RunArguments) -> None:
     """Make a trainer's `push_to_hub()` publish the finished run in its `output_dir`, as `push_run` does.
 
@@ -150,22 +177,7 @@ def publish_runs(trainer: Trainer, run: RunArguments) -> None:
         revision: str | None = None,
     ) -> str | None:
         """Publish the finished run in `output_dir`; return the id of the repository in the main process."""
-        from accelerate import PartialState
-
-        training, repo_id = trainer.args, None
-        if PartialState().is_main_process:
-            repo_id = push_run(
-                training.output_dir,
-                training.hub_model_id or Path(training.output_dir).resolve().name,
-                base_model=run.hub_base_model,
-                private=training.hub_private_repo,
-                token=token or training.hub_token,
-                revision=revision or training.hub_revision,
-                commit_message=commit_message,
-            )
-            print(f"The run is published: TextClassifier.from_pretrained({repo_id!r})")
-        PartialState().wait_for_everyone()
-        return repo_id
+        return publish(trainer.args, run, commit_message=commit_message, token=token, revision=revision)
 
     trainer.push_to_hub = push_to_hub
     trainer.create_model_card = lambda *args, **kwargs: None

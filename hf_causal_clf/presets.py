@@ -107,7 +107,9 @@ class EmbeddingTrainingArguments(TrainingArguments):
     save_total_limit: int | None = _default(2, "Number of checkpoints to keep during training.")
     load_best_model_at_end: bool = _default(True, "Whether to end with the best checkpoint.")
     metric_for_best_model: str | None = _default(
-        "f1_macro", "The validation metric that tells which checkpoint is best."
+        "f1_macro",
+        "The validation metric that tells which checkpoint is best. Multi-label F1, precision, recall and accuracy are "
+        "at the one threshold that gives the best F1 on the validation documents, not at 0.5.",
     )
     greater_is_better: bool | None = _default(None, "Whether that metric should be large. Default: by its name.")
     max_length: int | None = _default(
@@ -141,7 +143,9 @@ class InstructionTrainingArguments(SFTConfig):
     save_total_limit: int | None = _default(2, "Number of checkpoints to keep during training.")
     load_best_model_at_end: bool = _default(True, "Whether to end with the best checkpoint.")
     metric_for_best_model: str | None = _default(
-        "f1_macro", "The validation metric that tells which checkpoint is best."
+        "f1_macro",
+        "The validation metric that tells which checkpoint is best. Multi-label F1, precision, recall and accuracy are "
+        "at the one threshold that gives the best F1 on the validation documents, not at 0.5.",
     )
     greater_is_better: bool | None = _default(None, "Whether that metric should be large. Default: by its name.")
     max_length: int | None = _default(

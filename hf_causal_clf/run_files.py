@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 CLASSIFICATION_FILE = "classification.json"
 METRICS_FILE = "metrics.json"
@@ -24,10 +28,14 @@ PREDICTIONS_FILE = "predictions.parquet"
 FIGURES_FOLDER = "figures"
 CONFIG_FOLDER = "config"  # beside an adapter, a config.json would make it look like a whole model
 CARD_FILE = "README.md"
+MANIFEST_FILE = "manifest.json"  # the files that a run wrote, and what makes it another run than the next
+UNFINISHED_FOLDER = ".unfinished"  # is there while a run goes on, and holds what is saved of it until it is whole
 SCHEMA_VERSION = 1
 _COMMON = ("approach", "label_space", "truncation", "temperature", "thresholds", "base_model")
 _OWN = {"embedding": ("pooling",), "instruction": ("prompt_template", "verbalizer")}  # of each approach
 
+STATE_FILE = "trainer_state.json"  # the last file of a checkpoint that a trainer writes
+_CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
 _FULL = 2**16  # free bytes; a file of this size is not worth an error of its own
 _locks: dict[Path, Any] = {}
 
@@ -110,18 +118,50 @@ def naming_full_disk(folder: str | PathLike[str]) -> Iterator[None]:
         raise OSError(errno.ENOSPC, reason) from error
 
 
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a trainer calls its checkpoints so: `checkpoint-<number>`."""
+    return _CHECKPOINT.fullmatch(name) is not None
+
+
+def checkpoints(folder: str | PathLike[str]) -> list[Path]:
+    """Return the folders called `checkpoint-<number>`, as a trainer calls them, by number; whole or not."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if path.is_dir() and is_checkpoint_name(path.name)]
+    return sorted(found, key=checkpoint_step)
+
+
+def checkpoint_step(path: Path) -> int:
+    """Return the number of a checkpoint: after how many steps it was saved."""
+    return int(path.name.rpartition("-")[2])
+
+
 def whole_checkpoints(folder: str | PathLike[str]) -> list[Path]:
-    """Return a trainer's checkpoints, oldest first; one that an interruption left half-written is removed."""
+    """Return a trainer's checkpoints that it can go on from, oldest first; what is passed over is named in the log."""
     whole = []
-    for checkpoint in Path(folder).glob("checkpoint-*"):
-        state = checkpoint / "trainer_state.json"  # the last file that a trainer writes
+    for checkpoint in checkpoints(folder):
         try:
-            read_json(state)
+            read_json(checkpoint / STATE_FILE)
         except (OSError, ValueError):
-            shutil.rmtree(checkpoint)
+            logger.warning_once(f"{checkpoint} is passed over: it has no whole {STATE_FILE}, which is saved last.")
         else:
             whole.append(checkpoint)
-    return sorted(whole, key=lambda path: int(path.name.rpartition("-")[2]))
+    for other in sorted(set(Path(folder).glob("checkpoint-*")) - set(checkpoints(folder))):
+        logger.warning_once(f"{other} is passed over: a checkpoint of a run is called checkpoint-<number>.")
+    return whole
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint; of a link to one, the link."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
+
+
+def remove_traces(folder: str | PathLike[str]) -> None:
+    """Remove what a run leaves while it goes on: its checkpoints, and what is saved of it but not whole."""
+    for checkpoint in checkpoints(folder):
+        remove_checkpoint(checkpoint)
+    shutil.rmtree(Path(folder) / UNFINISHED_FOLDER, ignore_errors=True)
 
 
 def find_file(source: str | PathLike[str], name: str, **hub_kwargs: Any) -> Path | None:

@@ -6,7 +6,6 @@ import gc
 import math
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -18,7 +17,6 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .baselines import majority_metrics
 from .calibration import Calibration
@@ -29,6 +27,7 @@ from .distributed import gather_weights, over_processes
 from .labels import LabelSpace
 from .metrics import decision_metrics
 from .model_card import render_card
+from .output_folder import Settings, finish, unfinished_folder
 from .presets import base_revision, quantization_settings
 from .prompts import PromptEncoder, PromptTemplate
 from .results import Metrics, measure, print_metrics, write_results
@@ -36,9 +35,6 @@ from .run_files import (
     CARD_FILE,
     CLASSIFICATION_FILE,
     CONFIG_FOLDER,
-    FIGURES_FOLDER,
-    METRICS_FILE,
-    PREDICTIONS_FILE,
     SCHEMA_VERSION,
     naming_full_disk,
     read_run,
@@ -49,13 +45,6 @@ from .verbalizer import ParsedAnswer, Verbalizer
 
 if TYPE_CHECKING:
     from trl import ModelConfig
-
-
-# Files of an earlier run: an adapter beside a full model would be taken for a part of it
-_REPLACED = (
-    *(CLASSIFICATION_FILE, METRICS_FILE, PREDICTIONS_FILE, f"{FIGURES_FOLDER}/*", f"{CONFIG_FOLDER}/*", CARD_FILE),
-    *("adapter_config.json", "adapter_model*", "config.json", "generation_config.json", "model*.safetensors*"),
-)
 
 
 def describe_run(
@@ -123,31 +112,29 @@ def _wording(template: PromptTemplate, verbalizer: Verbalizer) -> dict[str, Any]
 
 
 def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: dict[str, Any]) -> Path:
-    """Save adapter, tokenizer and `classification.json` into the trainer's output folder, and let go of the model.
+    """Save adapter, tokenizer and `classification.json`, and let go of the model.
 
-    Files are written aside and moved in when all are whole; only then are the results of an earlier run in the folder
-    removed.
+    Returns:
+        A folder inside the trainer's output folder, whose files stay as they are; `evaluate_run` makes the run whole
+        and puts it in place.
 
     Raises:
-        ValueError: If training has diverged; then the earlier results are kept.
+        ValueError: If training has diverged.
     """
     output = Path(trainer.args.output_dir)
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     weights = gather_weights(trainer, model)
     _check_finite(model, weights)
+    folder = unfinished_folder(output)
     if trainer.is_world_process_zero():
-        output.mkdir(parents=True, exist_ok=True)
-        with naming_full_disk(output), tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as name:
-            aside = Path(name)
-            options = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
-            model.save_pretrained(aside, state_dict=weights, **options)
-            tokenizer.save_pretrained(aside)
-            (aside / CARD_FILE).unlink(missing_ok=True)  # PEFT's empty model card
-            if options:  # for AutoConfig
-                (aside / CONFIG_FOLDER).mkdir()
-                write_text(aside / CONFIG_FOLDER / "config.json", model.config.to_json_string())
-            write_json(aside / CLASSIFICATION_FILE, description)
-            _move_in(aside, output)
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        try:
+            with naming_full_disk(output):
+                folder.mkdir(parents=True)
+                _write(folder, model, weights, tokenizer, description)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.free_memory()
     trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = trainer.callback_handler = None
@@ -156,20 +143,26 @@ def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: 
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return output
+    return folder
 
 
-def _move_in(aside: Path, output: Path) -> None:
-    """Replace the files of a run by those that lie aside, `classification.json` first gone and last there."""
-    for pattern in _REPLACED:
-        for path in output.glob(pattern):
-            path.unlink()
-    files = [path for path in aside.rglob("*") if path.is_file()]
-    for path in sorted(files, key=lambda path: path.name == CLASSIFICATION_FILE):
-        target = output / path.relative_to(aside)
-        target.parent.mkdir(exist_ok=True)
+def _write(
+    folder: Path,
+    model: Any,
+    weights: dict[str, torch.Tensor] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    description: dict[str, Any],
+) -> None:
+    options = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+    model.save_pretrained(folder, state_dict=weights, **options)
+    tokenizer.save_pretrained(folder)
+    (folder / CARD_FILE).unlink(missing_ok=True)  # PEFT's empty model card
+    if options:  # for AutoConfig
+        (folder / CONFIG_FOLDER).mkdir()
+        write_text(folder / CONFIG_FOLDER / "config.json", model.config.to_json_string())
+    write_json(folder / CLASSIFICATION_FILE, description)
+    for path in (path for path in folder.rglob("*") if path.is_file()):
         os.chmod(path, 0o644)
-        os.replace(path, target)
 
 
 def _check_finite(model: Any, weights: dict[str, torch.Tensor] | None) -> None:
@@ -184,29 +177,33 @@ def _check_finite(model: Any, weights: dict[str, torch.Tensor] | None) -> None:
 
 
 def evaluate_run(
-    output: Path,
+    folder: Path,
     data: ClassificationData,
     training: dict[str, float],
     *,
     batch_size: int,
     log_history: Sequence[dict[str, float]] = (),
+    settings: Settings | None = None,
 ) -> Metrics:
-    """Load a saved run, calibrate it on the validation documents, measure it, and complete its folder.
+    """Load a saved run, calibrate it on the validation documents, measure it, and put it into its output folder, whole.
 
     The metrics are those of calibrated predictions, with the uncalibrated ones beside them as `uncalibrated_*`;
     `majority` are those of the majority baseline on the test documents.
 
+    Only now does it take the place of an earlier run there, and are its checkpoints removed.
+
     Args:
-        output: Folder that `save_run` returned.
+        folder: What `save_run` returned.
         data: Documents with gold labels.
         training: What `train` returned; the speed of prediction is added to it.
         batch_size: Documents a forward pass.
         log_history: `trainer.state.log_history`, for the training curves.
+        settings: What the run was made with, by which another start knows it.
 
     Returns:
         The content of `metrics.json`.
     """
-    classifier = TextClassifier.from_pretrained(output, calibrated=False, batch_size=batch_size)
+    classifier = TextClassifier.from_pretrained(folder, calibrated=False, batch_size=batch_size)
     raw = {}
     for split in ("validation", "test"):
         start = time.perf_counter()
@@ -223,12 +220,11 @@ def evaluate_run(
         metrics["test"] |= generation_metrics(answers, data.gold("test"), data.label_space)
     metrics |= {"majority": majority_metrics(data), "training": training}
     if PartialState().is_main_process:
-        with naming_full_disk(output):
-            write_results(output, data, raw, calibration, metrics, log_history)
-            write_json(output / CLASSIFICATION_FILE, {**read_run(output), **calibration.to_dict()})
-            write_text(output / CARD_FILE, str(render_card(output)))
-        for checkpoint in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-            shutil.rmtree(checkpoint)
+        with naming_full_disk(folder):
+            write_results(folder, data, raw, calibration, metrics, log_history)
+            write_json(folder / CLASSIFICATION_FILE, {**read_run(folder), **calibration.to_dict()})
+            write_text(folder / CARD_FILE, str(render_card(folder)))
+            output = finish(folder, settings)
         print_metrics(metrics, multi_label=data.label_space.multi_label)
         print(f"The run is in {output}: TextClassifier.from_pretrained({str(output)!r})")
     PartialState().wait_for_everyone()

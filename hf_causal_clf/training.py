@@ -6,6 +6,8 @@ The trainers are the stock ones: transformers' `Trainer` and TRL's `SFTTrainer`,
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,12 +23,13 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import set_seed
 from transformers.utils import logging
 
 from .answer_rows import answer_rows, read_output_embeddings
 from .arguments import HeadArguments, RunArguments
-from .callbacks import LabelScoringCallback, TrainingClock, peak_memory_bytes
+from .callbacks import LabelScoringCallback, RunCheckpoints, TrainingClock, evaluation_metrics, peak_memory_bytes
 from .checkpoints import check_vocabulary, load_tokenizer, read_decoder_config
 from .classifier import head_probabilities
 from .collators import ClassificationCollator, DocumentEncoder, VerbalizerCollator, padding_id
@@ -34,11 +37,18 @@ from .data import ClassificationData
 from .distributed import check_launch, sharding
 from .hub import publish_runs
 from .kernels import keep_exact_gradients, project_answers_only, take_plain_attention
-from .metrics import classification_metrics
 from .modeling import CausalLMForLastTokenClassification
 from .presets import EmbeddingTrainingArguments, InstructionTrainingArguments, loading_kwargs, peft_config
 from .prompts import PromptEncoder, PromptTemplate, warn_of_unknown
-from .run_files import lock_folder, naming_full_disk, whole_checkpoints
+from .run_files import (
+    STATE_FILE,
+    UNFINISHED_FOLDER,
+    checkpoints,
+    lock_folder,
+    naming_full_disk,
+    read_json,
+    whole_checkpoints,
+)
 from .scoring import LabelScorer
 from .verbalizer import Verbalizer
 
@@ -67,31 +77,47 @@ def prepare(model_arguments: ModelConfig, training_arguments: TrainingArguments)
         )
     check_launch(training_arguments)
     get_reporting_integration_callbacks(training_arguments.report_to)  # names those that it does not know
+    dtype = str(config.dtype if model_arguments.dtype == "auto" else model_arguments.dtype).removeprefix("torch.")
+    if not model_arguments.use_peft and dtype in ("bfloat16", "float16"):
+        logger.warning(
+            f"All weights are trained in {dtype} (use_peft false): updates that are small beside a weight are rounded "
+            "away. Set dtype to float32; on a GPU, bf16 to true keeps it fast."
+        )
     context = getattr(config, "max_position_embeddings", None)
     max_length = training_arguments.max_length
     if context is not None and max_length is not None and max_length > context:
         raise ValueError(f"max_length={max_length} is beyond the model's context of {context} tokens. Lower it.")
     if training_arguments.process_index == 0:
         lock_folder(training_arguments.output_dir)
-    with training_arguments.main_process_first(desc="looking for checkpoints"):
-        last = next(reversed(whole_checkpoints(training_arguments.output_dir)), None)
-    resume = training_arguments.resume_from_checkpoint
-    if str(resume).lower() == "false":
-        resume = training_arguments.resume_from_checkpoint = None
-    if str(resume).lower() == "true":
-        if last is None:
-            raise ValueError(f"There is no checkpoint to resume from in {training_arguments.output_dir!r}.")
-        training_arguments.resume_from_checkpoint = str(last)
-    elif resume and not os.path.isdir(resume):
-        raise ValueError(f"There is no checkpoint {resume!r}. Give its folder, or true for the last of output_dir.")
-    elif last is not None and not resume:
-        raise ValueError(
-            f"{training_arguments.output_dir!r} has checkpoints of a run that did not finish, the last is "
-            f"{last.name}. Go on with --resume_from_checkpoint true, or choose another output_dir."
-        )
+    _settle_resuming(training_arguments)
     tokenizer = load_tokenizer(path, revision=model_arguments.model_revision)
     check_vocabulary(tokenizer, getattr(config, "vocab_size", None), path)
     return tokenizer
+
+
+def _settle_resuming(arguments: TrainingArguments) -> None:
+    """Find the checkpoint to go on from, or raise a `ValueError` where there is none, or one that is not asked for."""
+    output, resume = arguments.output_dir, arguments.resume_from_checkpoint
+    whole = whole_checkpoints(output)
+    if str(resume).lower() == "false":
+        resume = arguments.resume_from_checkpoint = None
+    if str(resume).lower() == "true":
+        if not whole:
+            raise ValueError(f"There is no checkpoint to resume from in {output!r}.")
+        arguments.resume_from_checkpoint = str(whole[-1])
+    elif resume and not os.path.isdir(resume):
+        raise ValueError(f"There is no checkpoint {resume!r}. Give its folder, or true for the last of output_dir.")
+    elif whole and not (resume and Path(resume).resolve().parent == Path(output).resolve()):
+        raise ValueError(
+            f"{output!r} has checkpoints of a run that did not finish, the last is {whole[-1].name}. Go on with "
+            "--resume_from_checkpoint true, or choose another output_dir."
+        )
+    others = [path.name for path in checkpoints(output) if path not in whole and any(path.iterdir())]
+    if others and not whole and not (Path(output) / UNFINISHED_FOLDER).is_dir():  # then a start was cut off there
+        raise ValueError(
+            f"{output!r} has {', '.join(others)} without a whole {STATE_FILE}: no checkpoint to go on from, and this "
+            "run may overwrite it. Move it away, or choose another output_dir."
+        )
 
 
 def embedding_trainer(
@@ -218,13 +244,13 @@ def train(trainer: Trainer) -> dict[str, float]:
     Raises:
         ValueError: If the checkpoint to go on from is of another model or adapter.
     """
-    clock = TrainingClock()
-    trainer.add_callback(clock)
+    trainer.add_callback(TrainingClock())
+    trainer.add_callback(RunCheckpoints(trainer))
     trained, total = _count_parameters(trainer.model)  # before FSDP shards it: packed 4-bit weights lose their count
     checkpoint = trainer.args.resume_from_checkpoint
     try:
         with naming_full_disk(trainer.args.output_dir):
-            result = trainer.train(resume_from_checkpoint=checkpoint)
+            result = trainer.train() if checkpoint is None else _resume(trainer, checkpoint)
     except RuntimeError as error:
         if checkpoint is None or "loading state_dict" not in str(error):
             raise
@@ -232,8 +258,9 @@ def train(trainer: Trainer) -> dict[str, float]:
             f"The checkpoint {checkpoint!r} has weights of other shapes than this run. Go on with the arguments that "
             "it was started with (model, lora_r, labels), or choose another output_dir."
         ) from error
+    clock = next(each for each in trainer.callback_handler.callbacks if isinstance(each, TrainingClock))
     metrics = {
-        "train_loss": result.training_loss,
+        "train_loss": _mean_loss(trainer.state.log_history, result.training_loss),
         "epochs": float(trainer.state.epoch or 0.0),
         "steps": trainer.state.global_step,
         "trainable_parameters": trained,
@@ -244,6 +271,51 @@ def train(trainer: Trainer) -> dict[str, float]:
     if trainer.state.best_metric is not None:
         metrics[f"best_{trainer.args.metric_for_best_model}"] = trainer.state.best_metric
     return metrics
+
+
+def _resume(trainer: Trainer, checkpoint: str) -> Any:
+    """Go on from a checkpoint, with callbacks in the state that they had there, and settings as they are given now."""
+    arguments = trainer.args
+    state = read_json(Path(checkpoint) / STATE_FILE)
+    stored = state.get("stateful_callbacks") or {}
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, ExportableState) and isinstance(stored.get(type(callback).__name__), dict):
+            attributes = stored[type(callback).__name__].get("attributes", {})
+            for name in callback.state()["attributes"].keys() & attributes.keys():
+                setattr(callback, name, attributes[name])
+    if not _was_over(trainer, state):
+        return trainer.train(resume_from_checkpoint=checkpoint)
+    given = arguments.max_steps, arguments.num_train_epochs
+    # No epoch is left: the stock loop notices that training is over after one more step only
+    arguments.max_steps, arguments.num_train_epochs = -1, int(state["epoch"])
+    try:
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        arguments.max_steps, arguments.num_train_epochs = given
+    trainer.state.max_steps, trainer.state.num_train_epochs = state["max_steps"], state["num_train_epochs"]
+    return result
+
+
+def _was_over(trainer: Trainer, state: dict[str, Any]) -> bool:
+    """Whether training was over at a checkpoint, by early stopping or because all steps were done."""
+    steps, epoch = state.get("global_step", 0), state.get("epoch") or 0.0
+    if not steps:
+        return False
+    stopping = [each for each in trainer.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
+    if any(each.early_stopping_patience_counter >= each.early_stopping_patience for each in stopping):
+        return True
+    arguments = trainer.args
+    return steps >= arguments.max_steps if arguments.max_steps > 0 else epoch >= arguments.num_train_epochs
+
+
+def _mean_loss(log_history: Sequence[dict[str, float]], otherwise: float) -> float:
+    """Mean training loss over all steps; the trainer's own is that of the steps since a run was resumed."""
+    total = last = 0.0
+    for entry in log_history:
+        if "loss" in entry:
+            total += entry["loss"] * (entry["step"] - last)
+            last = entry["step"]
+    return total / last if last else otherwise
 
 
 def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder | PromptEncoder) -> Any:
@@ -265,7 +337,7 @@ def _rows(encoder: PromptEncoder, model_arguments: ModelConfig) -> torch.Tensor:
 def head_metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, float]:
     """Metrics of a head's logits, for a trainer's `compute_metrics`."""
     probabilities = head_probabilities(torch.as_tensor(prediction.predictions), multi_label)
-    return classification_metrics(np.asarray(prediction.label_ids).astype(np.int64), probabilities)
+    return evaluation_metrics(np.asarray(prediction.label_ids).astype(np.int64), probabilities)
 
 
 def _groups_lengths(arguments: EmbeddingTrainingArguments) -> bool:

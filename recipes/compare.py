@@ -29,17 +29,26 @@ from hf_causal_clf import baselines, plots
 from hf_causal_clf.arguments import DataArguments, PromptArguments, parse_arguments
 from hf_causal_clf.comparison import Entry, compare_runs
 from hf_causal_clf.comparison_arguments import BASELINE_NAMES, SHARED, ComparisonArguments
-from hf_causal_clf.comparison_state import ComparisonState, run_folder
+from hf_causal_clf.comparison_state import STATE_FILE, ComparisonState, run_folder
 from hf_causal_clf.data import ClassificationData, load_data
 from hf_causal_clf.distributed import launch_command
 from hf_causal_clf.encoder import fine_tuned_encoder
 from hf_causal_clf.features import model_content
 from hf_causal_clf.log_records import hide_home_folder
+from hf_causal_clf.output_folder import check_places
 from hf_causal_clf.presets import EmbeddingModelArguments
 from hf_causal_clf.report import render_report, render_summary
 from hf_causal_clf.results import Results, measure, read_results, write_results
 from hf_causal_clf.run_configs import given, read_config, write_config
-from hf_causal_clf.run_files import lock_folder, naming_full_disk, read_json, whole_checkpoints, write_json, write_text
+from hf_causal_clf.run_files import (
+    MANIFEST_FILE,
+    lock_folder,
+    naming_full_disk,
+    read_json,
+    whole_checkpoints,
+    write_json,
+    write_text,
+)
 from hf_causal_clf.significance import align
 
 RECIPES = {"embedding": "embed.py", "instruction": "instruct.py"}
@@ -52,6 +61,7 @@ def main() -> None:
     types = (ComparisonArguments, DataArguments, PromptArguments)
     arguments, data_args, prompt_args = parse_arguments(types, __doc__)
     output = Path(arguments.output_dir)
+    check_comparison_folder(output, arguments, data_args)
     lock_folder(output)
     arguments.cache_dir = arguments.cache_dir or str(output / "cache")
     if arguments.train_sizes:
@@ -64,6 +74,22 @@ def main() -> None:
             reports[size] = compare(sized, replace(data_args, max_train_samples=size), prompt_args)
     if len(reports) > 1:
         write_learning_curves(output, reports)
+
+
+def check_comparison_folder(output: Path, arguments: ComparisonArguments, data_args: DataArguments) -> None:
+    """Raise a `ValueError` if a comparison there would replace files that no comparison wrote."""
+    models = {name: getattr(arguments, name) for name in ("model_name_or_path", "encoder_name_or_path")}
+    check_places(output, data_args, **models)
+    if [*output.glob(STATE_FILE), *output.glob(f"size-*/{STATE_FILE}")]:
+        return
+    for folder in [output, *(output / f"size-{size}" for size in arguments.train_sizes or [])]:
+        names = ("figures", "report.json", "report.md", "learning_curves.json")
+        found = [name for name in names if (folder / name).exists()]
+        if found:
+            raise ValueError(
+                f"output_dir {str(folder)!r} has {', '.join(found)}, but no comparison was started there. Move that "
+                "away, or choose another output_dir."
+            )
 
 
 def check_train_sizes(sizes: list[int], data_args: DataArguments) -> None:
@@ -110,6 +136,8 @@ def run_recipe(
         command = launch_command(str(script), str(config), gpu=os.environ["CUDA_VISIBLE_DEVICES"])
         if whole_checkpoints(folder):
             command += ["--resume_from_checkpoint", "true"]
+        if (folder / MANIFEST_FILE).is_file():  # of another configuration
+            command += ["--overwrite_output_dir", "true"]
         print(f"\n{name}, seed {seed}: $ accelerate launch {shlex.join(command[3:])}", flush=True)
         if launch(command):
             raise SystemExit(f"Run {name!r}, seed {seed} failed; its error is above. What was finished is kept.")

@@ -7,13 +7,15 @@ TextClassifier.from_pretrained(output_dir).
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 from hf_causal_clf.arguments import DataArguments, HeadArguments, PromptArguments, RunArguments, parse_arguments
 from hf_causal_clf.collators import DocumentEncoder
 from hf_causal_clf.data import load_data
 from hf_causal_clf.distributed import start_cpu_processes
-from hf_causal_clf.hub import take_over_push
+from hf_causal_clf.hub import publish, take_over_push
 from hf_causal_clf.log_records import hide_home_folder
+from hf_causal_clf.output_folder import Settings, check_output_folder, is_finished
 from hf_causal_clf.presets import EmbeddingModelArguments, EmbeddingTrainingArguments
 from hf_causal_clf.runs import describe_run, embedding, evaluate_run, save_run
 from hf_causal_clf.tracking import RunTracking
@@ -30,11 +32,17 @@ def main() -> None:
     )
     data_args, model_args, head_args, prompt_args, run_args, training_args = parse_arguments(types, __doc__)
 
+    check_output_folder(training_args.output_dir, model_args.model_name_or_path, data_args)
     # Everything that can be wrong without the model's weights is found here
     head_args.check_prompt(prompt_args)
     with training_args.main_process_first(desc="loading data"):
         data = load_data(data_args)
+    settings = Settings(data, model_args, head_args, prompt_args, run_args, training_args)
     push = take_over_push(training_args, model_args, run_args)
+    if is_finished(training_args, settings, overwrite=run_args.overwrite_output_dir):
+        if push:
+            publish(training_args, run_args)
+        return
     tokenizer = prepare(model_args, training_args)
     if head_args.head_init == "verbalizer":
         template = replace(prompt_args.template(training_args.max_length, run_args.truncation), answer_tokens=0)
@@ -55,10 +63,11 @@ def main() -> None:
         training=training_facts(trainer, data, data_args, model_args, prompt),
         **embedding(head_args.pooling, encoder),
     )
-    output = save_run(trainer, tokenizer, description)
+    saved = save_run(trainer, tokenizer, description)
     batch_size = training_args.per_device_eval_batch_size
-    metrics = evaluate_run(output, data, training, batch_size=batch_size, log_history=trainer.state.log_history)
-    tracking.send(output, metrics["test"])
+    history = trainer.state.log_history
+    metrics = evaluate_run(saved, data, training, batch_size=batch_size, log_history=history, settings=settings)
+    tracking.send(Path(training_args.output_dir), metrics["test"])
     if push:
         trainer.push_to_hub()
 

@@ -94,7 +94,7 @@ def main() -> None:
     if run["approach"] == "embedding":
         stock.config.pad_token_id = padding  # by which stock classes find the last token
     run = {**run, "base_model": {**run["base_model"], "dtype": arguments.dtype, "quantization": None}}
-    output = Path(arguments.output_dir)
+    output = Path(arguments.output_dir).resolve()  # the folder itself where a link is given
     aside = output.with_name(f".{output.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     try:

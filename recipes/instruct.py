@@ -7,14 +7,16 @@ TextClassifier.from_pretrained(output_dir).
 """
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report each run otherwise
 
 from hf_causal_clf.arguments import DataArguments, PromptArguments, RunArguments, parse_arguments
 from hf_causal_clf.data import load_data
 from hf_causal_clf.distributed import start_cpu_processes
-from hf_causal_clf.hub import take_over_push
+from hf_causal_clf.hub import publish, take_over_push
 from hf_causal_clf.log_records import hide_home_folder
+from hf_causal_clf.output_folder import Settings, check_output_folder, is_finished
 from hf_causal_clf.presets import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.runs import describe_run, evaluate_run, instruction, save_run
 from hf_causal_clf.tracking import RunTracking
@@ -28,12 +30,18 @@ def main() -> None:
     types = (DataArguments, InstructionModelArguments, PromptArguments, RunArguments, InstructionTrainingArguments)
     data_args, model_args, prompt_args, run_args, training_args = parse_arguments(types, __doc__)
 
+    check_output_folder(training_args.output_dir, model_args.model_name_or_path, data_args)
     # Everything that can be wrong without the model's weights is found here
     with training_args.main_process_first(desc="loading data"):
         data = load_data(data_args)
     verbalizer = prompt_args.verbalizer(data.label_space)
     template = prompt_args.template(training_args.max_length, run_args.truncation)
+    settings = Settings(data, model_args, prompt_args, run_args, training_args)
     push = take_over_push(training_args, model_args, run_args)
+    if is_finished(training_args, settings, overwrite=run_args.overwrite_output_dir):
+        if push:
+            publish(training_args, run_args)
+        return
     tokenizer = prepare(model_args, training_args)
     template = template.reserving(tokenizer, verbalizer, data.splits["train"]["label"])
     prompt = template.bind(tokenizer, verbalizer)
@@ -50,10 +58,11 @@ def main() -> None:
         training=training_facts(trainer, data, data_args, model_args, prompt),
         **instruction(template, verbalizer),
     )
-    output = save_run(trainer, tokenizer, description)
+    saved = save_run(trainer, tokenizer, description)
     batch_size = training_args.per_device_eval_batch_size
-    metrics = evaluate_run(output, data, training, batch_size=batch_size, log_history=trainer.state.log_history)
-    tracking.send(output, metrics["test"])
+    history = trainer.state.log_history
+    metrics = evaluate_run(saved, data, training, batch_size=batch_size, log_history=history, settings=settings)
+    tracking.send(Path(training_args.output_dir), metrics["test"])
     if push:
         trainer.push_to_hub()
 

@@ -131,7 +131,8 @@ def run_recipe(name: str) -> None:
     """Launch a recipe with its quickstart configuration, on one process that uses all cores."""
     command = launch_command(f"recipes/{name}.py", f"recipes/configs/quickstart/{name}.yaml")
     print("\n$ accelerate launch", *command[3:], flush=True)
-    subprocess.run(command, check=True)
+    if subprocess.run(command).returncode:
+        raise SystemExit(f"{name}.py failed; its error is above. Start again: what is finished is kept.")
 
 
 def tfidf_baseline() -> dict[str, float | str]:

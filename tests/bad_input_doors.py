@@ -96,6 +96,7 @@ class Doors:
         model = {"model_name_or_path": "{folder}/model" if "model" in given else self.model}
         if recipe == "compare.py":
             return {**model, **self.files, **self.splits(), "baselines": ["majority", "tfidf"], **output}
+        output["overwrite_output_dir"] = "true"  # there may be an earlier run
         return {**model, **self.files, **self.splits(), **output, **COMMON, **OPTIONS[recipe.removesuffix(".py")]}
 
     def splits(self):

@@ -1,6 +1,7 @@
 """Bad input, case by case: the tables in `bad_inputs/` say what is given, what is said to it, and what is left behind."""
 
 import hashlib
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,6 +24,7 @@ THEMES = (
     *("mixed types", "control characters", "right-to-left", "emoji", "200000 tokens"),
 )
 EARLIER = {"metrics.json": "{}", "classification.json": "{}", "adapter_model.safetensors": "weights", "README.md": "#"}
+EARLIER["manifest.json"] = json.dumps({"files": list(EARLIER), "settings": None})
 
 
 @pytest.fixture(scope="session")

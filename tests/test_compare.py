@@ -655,7 +655,6 @@ class TestState:
         assert ComparisonState(tmp_path, data).folder("a", 2, {"x": 1})[1] is False
         assert ComparisonState(tmp_path, data).folder("b", None, {"x": 1}) == (tmp_path / "b", False)
         assert ComparisonState(tmp_path, data).folder("a", 1, {"x": 2}) == (folder, False)
-        assert not folder.exists()
         assert ComparisonState(tmp_path, data).folder("a", 1, {"x": 1})[1] is False
 
     def test_other_documents(self, data, files, tmp_path):
@@ -673,8 +672,7 @@ class TestState:
         folder, _ = ComparisonState(tmp_path, data).folder("a", 1, {})
         self.finish(folder)
         assert ComparisonState(tmp_path, data).folder("a", 1, {})[1] is True
-        (folder / "checkpoint-5").mkdir()
-        (folder / "checkpoint-5" / "trainer_state.json").write_text("{}")
+        (folder / ".unfinished").mkdir()
         assert ComparisonState(tmp_path, data).folder("a", 1, {})[1] is False  # its own end has not come
 
     def test_removed_by_hand(self, data, tmp_path):
@@ -685,29 +683,30 @@ class TestState:
         shutil.rmtree(folder)
         assert ComparisonState(tmp_path, data).folder("a", 1, {})[1] is False
 
-    def test_interrupted_while_an_old_run_is_removed(self, data, tmp_path, monkeypatch):
+    def test_results_of_another_configuration_stay_until_there_are_new_ones(self, data, tmp_path):
         state = ComparisonState(tmp_path, data)
         folder, _ = state.folder("a", 1, {"x": 1})
         self.finish(folder)
         state.finish(folder)
+        (folder / "notes.txt").write_text("mine")
+        (folder / "checkpoint-3").mkdir()  # of a start that trained again
+        for _ in range(2):
+            assert ComparisonState(tmp_path, data).folder("a", 1, {"x": 2}) == (folder, False)
+            assert {path.name for path in folder.iterdir()} == {"metrics.json", "notes.txt"}
+        (folder / "metrics.json").write_text('{"new": 1}')
+        assert ComparisonState(tmp_path, data).folder("a", 1, {"x": 2}) == (folder, True)
 
-        def interrupted(path):
-            raise KeyboardInterrupt
+    def test_a_folder_that_it_does_not_know_is_left_alone(self, data, tmp_path):
+        self.finish(tmp_path / "a" / "seed-1")
+        with pytest.raises(ValueError, match=r"seed-1' is there, but .*state\.json does not know it.*Move it away"):
+            ComparisonState(tmp_path, data).folder("a", 1, {})
+        assert (tmp_path / "a" / "seed-1" / "metrics.json").is_file()
 
-        with monkeypatch.context() as patch:
-            patch.setattr(shutil, "rmtree", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                ComparisonState(tmp_path, data).folder("a", 1, {"x": 2})
-        for settings in ({"x": 1}, {"x": 2}):
-            copy = Path(shutil.copytree(tmp_path, tmp_path.with_name(f"{tmp_path.name}-{settings['x']}")))
-            assert ComparisonState(copy, data).folder("a", 1, settings)[1] is False
-            assert not (copy / "a" / "seed-1").exists()
-
-    def test_unfinished_checkpoints_stay_and_halves_go(self, data, tmp_path):
+    def test_unfinished_checkpoints_stay(self, data, tmp_path):
         folder, _ = ComparisonState(tmp_path, data).folder("a", 1, {})
         for step, whole in ((2, True), (4, False)):
             (folder / f"checkpoint-{step}").mkdir(parents=True)
             if whole:
                 (folder / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
         assert ComparisonState(tmp_path, data).folder("a", 1, {}) == (folder, False)
-        assert [path.name for path in folder.iterdir()] == ["checkpoint-2"]
+        assert {path.name for path in folder.iterdir()} == {"checkpoint-2", "checkpoint-4"}

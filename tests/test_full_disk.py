@@ -60,7 +60,7 @@ def test_training_on_a_full_disk_loses_nothing_and_goes_on(
     run_recipe(recipe, arguments(recipe, checkpoint, files, disk / "run"), monkeypatch)
     earlier = contents(disk / "run")
     filler = fill(disk, room * 1024)
-    again = arguments(recipe, checkpoint, files, disk / "run")
+    again = arguments(recipe, checkpoint, files, disk / "run", overwrite_output_dir="true")
     with pytest.raises(
         OSError, match=r"The disk of '.*run' is full\. What was finished before is as it was\. Free"
     ) as e:
@@ -84,7 +84,7 @@ def test_training_on_a_full_disk_loses_nothing_and_goes_on(
 @pytest.mark.parametrize("recipe", ["embed", "instruct"])
 def test_weights_that_find_no_room_lose_nothing(checkpoint, files, tmp_path, monkeypatch, recipe):
     """As above where no file system can be mounted: half of the adapter is written, then there is no more room."""
-    command = arguments(recipe, checkpoint, files, tmp_path / "run")
+    command = arguments(recipe, checkpoint, files, tmp_path / "run", overwrite_output_dir="true")
     run_recipe(recipe, command, monkeypatch)
     earlier = contents(tmp_path / "run")
 
@@ -106,6 +106,7 @@ def test_weights_that_find_no_room_lose_nothing(checkpoint, files, tmp_path, mon
 def test_saving_on_a_full_disk_keeps_the_earlier_run(checkpoint, files, disk, monkeypatch):
     """Without checkpoints, the first files are those of the finished run."""
     options = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": "false"}
+    options["overwrite_output_dir"] = "true"
     run_recipe("embed", arguments("embed", checkpoint, files, disk / "run", **options), monkeypatch)
     earlier = contents(disk / "run")
     fill(disk, 20 * 1024)
@@ -136,7 +137,7 @@ def test_prediction_on_a_full_disk_goes_on_from_its_shards(checkpoint, disk, tmp
 @pytest.mark.parametrize("recipe", ["embed", "predict"])
 def test_a_read_only_folder_is_named_before_anything_is_loaded(checkpoint, files, disk, tmp_path, monkeypatch, recipe):
     (disk / "run").mkdir()
-    (disk / "run" / "metrics.json").write_text("{}")
+    (disk / "run" / "notes.txt").write_text("{}")
     mount(disk, "-o", "remount,ro")
     if recipe == "embed":
         command = arguments("embed", checkpoint, files, disk / "run")
@@ -149,7 +150,7 @@ def test_a_read_only_folder_is_named_before_anything_is_loaded(checkpoint, files
         OSError, match=r"Nothing can be written into '.*run' \(Read-only file system\)\. Choose another"
     ):
         run_recipe(recipe, command, monkeypatch)
-    assert contents(disk) == {"run/metrics.json": hashlib.sha256(b"{}").hexdigest()}
+    assert contents(disk) == {"run/notes.txt": hashlib.sha256(b"{}").hexdigest()}
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):

@@ -87,14 +87,15 @@ def predictions(folder):
 def readable(folder):
     """Whatever is there is whole: a reader never sees half a file."""
     for path in folder.rglob("*.json"):
-        if not any(part.startswith(("checkpoint-", ".saving", "tmp")) for part in path.relative_to(folder).parts):
+        if not any(part.startswith(("checkpoint-", ".unfinished", "tmp")) for part in path.relative_to(folder).parts):
             json.loads(path.read_text())
 
 
 @pytest.mark.parametrize(("recipe", "kills"), [("embed", 8), ("instruct", 6)])
 def test_training_and_saving(recipe, kills, checkpoint, files, tmp_path):
-    options = {"num_train_epochs": "2", "eval_strategy": "steps", "eval_steps": "2", "save_strategy": "steps"}
-    options |= {"save_steps": "2", "load_best_model_at_end": "false", "data_seed": "1"}
+    """Early stopping and the best checkpoint included."""
+    options = {"num_train_epochs": "6", "eval_strategy": "steps", "eval_steps": "2", "save_strategy": "steps"}
+    options |= {"save_steps": "2", "early_stopping_patience": "2", "learning_rate": "3e-2", "data_seed": "1"}
     script, output = f"recipes/{recipe}.py", tmp_path / "run"
     duration = timed([script, *arguments(recipe, checkpoint, files, tmp_path / "whole", **options)])
     reached = 0
@@ -118,7 +119,8 @@ def test_training_and_saving(recipe, kills, checkpoint, files, tmp_path):
     assert ids == expected_ids
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
     metrics = [json.loads((folder / "metrics.json").read_text()) for folder in (output, tmp_path / "whole")]
-    assert metrics[0]["training"]["steps"] == metrics[1]["training"]["steps"] == 12
+    assert metrics[0]["training"]["steps"] == metrics[1]["training"]["steps"] < 36
+    assert metrics[0]["training"]["train_loss"] == pytest.approx(metrics[1]["training"]["train_loss"], rel=1e-4)
     assert metrics[0]["test"] == pytest.approx(metrics[1]["test"], abs=1e-4)
     assert not list(output.glob("checkpoint-*"))
 

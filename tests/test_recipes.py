@@ -132,7 +132,7 @@ def test_rerunning_replaces_an_earlier_run(checkpoint, files, tmp_path, monkeypa
     run("embed", options, monkeypatch)
     first = (tmp_path / "run" / "metrics.json").read_text()
     test = write_jsonl(tmp_path / "test.jsonl", make_rows(6, 300))
-    run("embed", [*options, "--test_file", test], monkeypatch)
+    run("embed", [*options, "--test_file", test, "--overwrite_output_dir", "true"], monkeypatch)
     assert len(Dataset.from_parquet(str(tmp_path / "run" / "predictions.parquet"), keep_in_memory=True)) == 6
     assert (tmp_path / "run" / "metrics.json").read_text() != first
     assert {path.name for path in (tmp_path / "run").iterdir()} == RUN_FILES

@@ -125,7 +125,7 @@ def test_the_token_and_the_logs_stay_where_they_are(tracked, tmp_path):
     assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
     assert {path.name for path in tracked.iterdir()} == RUN_FILES | {"runs"}
     stage_run(tracked, tmp_path, "user/topics", ("user/base", None))
-    assert {path.name for path in tmp_path.iterdir()} == RUN_FILES - {"predictions.parquet"}
+    assert {path.name for path in tmp_path.iterdir()} == RUN_FILES - {"predictions.parquet", "manifest.json"}
 
 
 def test_each_run_has_a_tensorboard_folder_of_its_own(checkpoint, files, tmp_path, monkeypatch):
@@ -134,7 +134,7 @@ def test_each_run_has_a_tensorboard_folder_of_its_own(checkpoint, files, tmp_pat
     options = arguments("embed", checkpoint, files, tmp_path / "run", num_train_epochs="1", report_to="tensorboard")
     run("embed", options, monkeypatch)
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
-    run("embed", options, monkeypatch)
+    run("embed", [*options, "--overwrite_output_dir", "true"], monkeypatch)
     (first,) = (tmp_path / "run" / "runs").iterdir()
     for folder in (first, tmp_path / "logs"):
         log = read_log(folder)

@@ -47,6 +47,7 @@ RUN_FILES = {
     "classification.json",
     "config",
     "figures",
+    "manifest.json",
     "metrics.json",
     "predictions.parquet",
     "tokenizer.json",
@@ -253,7 +254,7 @@ def test_early_stopping_and_best_checkpoint(checkpoint, files, tmp_path):
     assert metrics["validation"]["f1_macro"] == pytest.approx(max(evaluations))
 
 
-def run_instruction(checkpoint, output, files, prompt=None, **training):
+def run_instruction(checkpoint, output, files, prompt=None, run=None, **training):
     data = load_data(DataArguments(**files))
     model_arguments = InstructionModelArguments(
         model_name_or_path=checkpoint, dtype="float32", lora_r=8, lora_dropout=0.0
@@ -268,7 +269,7 @@ def run_instruction(checkpoint, output, files, prompt=None, **training):
         "dataloader_pin_memory": False,
     }
     arguments = InstructionTrainingArguments(str(output), **{**values, **training})
-    prompt, run = prompt or PromptArguments(), RunArguments()
+    prompt, run = prompt or PromptArguments(), run or RunArguments()
     verbalizer = prompt.verbalizer(data.label_space)
     template = prompt.template(arguments.max_length, run.truncation)
     tokenizer = prepare(model_arguments, arguments)
