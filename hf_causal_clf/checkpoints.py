@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
+_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 
 
 def read_decoder_config(source: str, revision: str | None = None) -> PreTrainedConfig:
@@ -39,9 +40,14 @@ def check_weights(source: str | PathLike[str]) -> None:
         source: A file, or a folder of them. What is not there is not checked.
 
     Raises:
-        ValueError: If one is damaged.
+        ValueError: If one is damaged, or a folder of a model has none.
     """
     path = Path(source)
+    if (path / "config.json").is_file() and not any(next(path.glob(pattern), None) for pattern in _WEIGHTS):
+        raise ValueError(
+            f"The folder {str(path)!r} has a model's configuration, but no weights (model.safetensors). Get them "
+            "again, or give the folder that has them."
+        )
     for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path][: path.is_file()]:
         try:
             with safe_open(file, framework="pt") as weights:

@@ -107,7 +107,7 @@ def launch_command(script: str, config: str, gpu: str = "0") -> list[str]:
     """Return the command that starts a recipe with `accelerate launch`, on one process with all cores and one GPU."""
     threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))
     return [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"),
+        *(sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_processes", "1", "--num_machines", "1"),
         *("--gpu_ids", gpu, "--mixed_precision", "no", "--dynamo_backend", "no"),
         *("--num_cpu_threads_per_process", threads, script, "--config", config),
     ]

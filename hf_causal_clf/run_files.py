@@ -78,6 +78,10 @@ def lock_folder(folder: str | PathLike[str]) -> None:
         if folder.exists():
             tempfile.TemporaryFile(dir=folder).close()
     except Timeout:
+        if not Path(lock.lock_file).exists():  # filelock takes a file that cannot be made for one that is held
+            raise OSError(
+                errno.EACCES, f"Nothing can be written into {str(folder.parent)!r}. Choose another output_dir."
+            ) from None
         raise ValueError(
             f"Another process is writing into {str(folder)!r}: what is left of an earlier start, perhaps. Wait for it "
             "or stop it, or choose another output_dir."
@@ -86,6 +90,13 @@ def lock_folder(folder: str | PathLike[str]) -> None:
         reason = f"Nothing can be written into {str(folder)!r} ({error.strerror}). Choose another output_dir."
         raise OSError(error.errno, reason) from error
     _locks[folder] = lock  # or it would be given back with the object
+
+
+def how_to_go_on() -> str:
+    """Say what to type to go on with a training that this process was stopped in."""
+    started = any(next(folder.glob("checkpoint-*/trainer_state.json"), None) for folder in _locks)
+    again = "start the same command again"
+    return f"{again} with --resume_from_checkpoint true: it has checkpoints" if started else again
 
 
 @contextmanager

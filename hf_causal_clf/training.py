@@ -66,7 +66,10 @@ def prepare(model_arguments: ModelConfig, training_arguments: TrainingArguments)
             "--multi_gpu, or show it one with CUDA_VISIBLE_DEVICES=0."
         )
     check_launch(training_arguments)
-    get_reporting_integration_callbacks(training_arguments.report_to)  # names those that it does not know
+    try:
+        get_reporting_integration_callbacks(training_arguments.report_to)
+    except ValueError as error:  # names those that it does not know
+        raise ValueError(f"report_to: {error}") from error
     context = getattr(config, "max_position_embeddings", None)
     max_length = training_arguments.max_length
     if context is not None and max_length is not None and max_length > context:

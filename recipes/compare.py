@@ -34,19 +34,18 @@ from hf_causal_clf.data import ClassificationData, load_data
 from hf_causal_clf.distributed import launch_command
 from hf_causal_clf.encoder import fine_tuned_encoder
 from hf_causal_clf.features import model_content
-from hf_causal_clf.log_records import hide_home_folder
 from hf_causal_clf.presets import EmbeddingModelArguments
 from hf_causal_clf.report import render_report
 from hf_causal_clf.results import Results, measure, read_results, write_results
 from hf_causal_clf.run_configs import given, read_config, write_config
 from hf_causal_clf.run_files import lock_folder, naming_full_disk, read_json, whole_checkpoints, write_json, write_text
 from hf_causal_clf.significance import align
+from hf_causal_clf.starting import children_ignore_interrupts, run_script
 
 RECIPES = {"embedding": "embed.py", "instruction": "instruct.py"}
 
 
 def main() -> None:
-    hide_home_folder()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SystemExit("Start this script once, without accelerate launch: it launches each run itself.")
     types = (ComparisonArguments, DataArguments, PromptArguments)
@@ -118,7 +117,9 @@ def run_recipe(
 
 def launch(command: list[str]) -> int:
     """Run a command and return its exit code."""
-    return subprocess.Popen(command).wait()
+    with children_ignore_interrupts():
+        process = subprocess.Popen(command)
+    return process.wait()
 
 
 def reuse(name: str, folder: Path, data: ClassificationData) -> Entry:
@@ -159,8 +160,9 @@ def run_baseline(
 
 def in_own_process(function: Any, *arguments: Any) -> int | None:
     """Call a function in a new process and return the exit code of that."""
-    process = get_context("spawn").Process(target=function, args=arguments, daemon=True)
-    process.start()
+    process = get_context("spawn").Process(target=run_script, args=(function, *arguments), daemon=True)
+    with children_ignore_interrupts():
+        process.start()
     process.join()
     return process.exitcode
 
@@ -275,6 +277,6 @@ def end_children() -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended. Start it again to go on."))
     try:
-        main()
+        run_script(main)
     finally:
         end_children()

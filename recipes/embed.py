@@ -11,9 +11,11 @@ from hf_causal_clf.collators import DocumentEncoder
 from hf_causal_clf.data import load_data
 from hf_causal_clf.distributed import start_cpu_processes
 from hf_causal_clf.hub import take_over_push
-from hf_causal_clf.log_records import hide_home_folder
+from hf_causal_clf.mistakes import Mistakes
 from hf_causal_clf.presets import EmbeddingModelArguments, EmbeddingTrainingArguments
+from hf_causal_clf.run_files import how_to_go_on
 from hf_causal_clf.runs import describe_run, embedding, evaluate_run, save_run
+from hf_causal_clf.starting import run_script
 from hf_causal_clf.tracking import RunTracking
 from hf_causal_clf.training import embedding_trainer, prepare, train
 from hf_causal_clf.training_facts import training_facts
@@ -21,7 +23,6 @@ from hf_causal_clf.training_facts import training_facts
 
 def main() -> None:
     start_cpu_processes()
-    hide_home_folder()
     types = (
         *(DataArguments, EmbeddingModelArguments, HeadArguments, PromptArguments, RunArguments),
         EmbeddingTrainingArguments,
@@ -29,11 +30,16 @@ def main() -> None:
     data_args, model_args, head_args, prompt_args, run_args, training_args = parse_arguments(types, __doc__)
 
     # Everything that can be wrong without the model's weights is found here
-    head_args.check_prompt(prompt_args)
-    with training_args.main_process_first(desc="loading data"):
+    mistakes = Mistakes()
+    with mistakes.noted():
+        head_args.check_prompt(prompt_args)
+    with mistakes.noted(), training_args.main_process_first(desc="loading data"):
         data = load_data(data_args)
-    push = take_over_push(training_args, model_args, run_args)
-    tokenizer = prepare(model_args, training_args)
+    with mistakes.noted():
+        push = take_over_push(training_args, model_args, run_args)
+    with mistakes.noted():
+        tokenizer = prepare(model_args, training_args)
+    mistakes.report()
     if head_args.head_init == "verbalizer":
         template = prompt_args.template(training_args.max_length, run_args.truncation)
         encoder = prompt = template.bind(tokenizer, prompt_args.verbalizer(data.label_space))
@@ -62,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, go_on=how_to_go_on)

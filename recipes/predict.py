@@ -18,9 +18,10 @@ from hf_causal_clf import TextClassifier
 from hf_causal_clf.arguments import parse_arguments
 from hf_causal_clf.data import FORMATS
 from hf_causal_clf.distributed import process_state, start_cpu_processes
-from hf_causal_clf.log_records import hide_home_folder
+from hf_causal_clf.mistakes import report
 from hf_causal_clf.prediction import finish_prediction, predict_shards, start_prediction
 from hf_causal_clf.run_files import read_run
+from hf_causal_clf.starting import run_script
 
 logger = logging.get_logger(__name__)
 
@@ -46,20 +47,22 @@ class PredictArguments:
     calibrated: bool = field(default=True, metadata={"help": "Whether to apply the fitted temperature and thresholds."})
 
     def __post_init__(self) -> None:
+        report(self._mistakes())
+
+    def _mistakes(self) -> Iterator[str]:
         if bool(self.test_file) == bool(self.dataset_name):
-            raise ValueError("Give either test_file or dataset_name.")
+            yield "Give either test_file or dataset_name."
         if self.test_file and not Path(self.test_file).is_file():
-            raise FileNotFoundError(f"There is no file {self.test_file!r}. Check test_file.")
-        if self.test_file and Path(self.test_file).suffix not in FORMATS:
-            raise ValueError(f"{self.test_file!r} has an unknown ending; known are {', '.join(FORMATS)}.")
+            yield f"There is no file {self.test_file!r}. Check test_file."
+        elif self.test_file and Path(self.test_file).suffix not in FORMATS:
+            yield f"{self.test_file!r} has an unknown ending; known are {', '.join(FORMATS)}."
         for name in ("shard_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+                yield f"{name} must be at least 1, got {getattr(self, name)}."
 
 
 def main() -> None:
     start_cpu_processes()
-    hide_home_folder()
     (arguments,) = parse_arguments((PredictArguments,), __doc__)
     state = process_state()
     output = Path(arguments.output_dir)
@@ -137,4 +140,4 @@ def check_documents(arguments: PredictArguments) -> int | None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

