@@ -18,6 +18,7 @@ from .configuration import POOLINGS
 from .labels import LabelSpace
 from .mistakes import Mistakes, raised_here, report
 from .prompts import TRUNCATION_SIDES, PromptTemplate, check_truncation
+from .sources import missing_folder
 from .verbalizer import Verbalizer
 from .wipo import LEVELS, check_wipo
 
@@ -84,6 +85,8 @@ class DataArguments:
                 "Give either dataset_name or train_file, validation_file and test_file, "
                 + (f"not both (got dataset_name={self.dataset_name!r} and {files})." if files else "but none is given.")
             )
+        elif self.dataset_name and (missing := missing_folder(self.dataset_name, "dataset_name")) is not None:
+            yield missing
         if self.validation_fraction is not None and not 0 < self.validation_fraction < 1:
             yield f"validation_fraction must be between 0 and 1, got {self.validation_fraction}."
         if self.label_delimiter is not None and not self.multi_label:

@@ -10,6 +10,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from .sources import check_source
+
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 
@@ -21,6 +23,7 @@ def read_decoder_config(source: str, revision: str | None = None) -> PreTrainedC
         OSError: If there is no such model.
         ValueError: If it is not decoder-only, or its weights are damaged.
     """
+    check_source(source, "config.json", revision=revision)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
     except (OSError, ValueError) as error:
@@ -65,8 +68,8 @@ def load_tokenizer(source: str | PathLike[str], **hub_kwargs: Any) -> PreTrained
     """
     try:
         return AutoTokenizer.from_pretrained(str(source), **hub_kwargs)
-    except OSError:
-        raise
+    except OSError as error:
+        raise OSError(f"There is no tokenizer in {str(source)!r}. {error}") from error
     except Exception as error:  # the tokenizers library raises nothing more special
         raise ValueError(
             f"The tokenizer of {str(source)!r} cannot be read ({error}). Its files are missing or damaged: get them "

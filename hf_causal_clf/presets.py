@@ -21,6 +21,7 @@ from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 from .metrics import METRICS
 from .mistakes import report
+from .sources import missing_folder
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -68,6 +69,8 @@ class _ModelArguments(ModelConfig):
         quantised = self.load_in_4bit or self.load_in_8bit
         if not self.model_name_or_path:
             yield "No model is given. Set model_name_or_path to a Hub id or a folder."
+        elif (missing := missing_folder(self.model_name_or_path)) is not None:
+            yield missing
         if self.lora_r < 1 or not 0 <= self.lora_dropout < 1:
             yield (
                 "lora_r must be 1 or more and lora_dropout in [0, 1), got "

@@ -18,6 +18,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from .sources import check_source
+
 CLASSIFICATION_FILE = "classification.json"
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
@@ -165,9 +167,14 @@ def read_run(source: str | PathLike[str], **hub_kwargs: Any) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is none.
+        OSError: If there is no such folder or repository, or the Hub cannot be reached.
         ValueError: If it is damaged, of another schema version, or lacks an entry.
     """
-    path = find_file(source, CLASSIFICATION_FILE, **hub_kwargs)
+    check_source(str(source), CLASSIFICATION_FILE, **hub_kwargs)
+    try:
+        path = find_file(source, CLASSIFICATION_FILE, **hub_kwargs)
+    except OSError as error:
+        raise OSError(f"{str(source)!r} cannot be read. {error}") from error
     if path is None:
         raise FileNotFoundError(
             f"{str(source)!r} has no {CLASSIFICATION_FILE}, so its labels are unknown. Give the output_dir of a "

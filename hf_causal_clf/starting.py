@@ -59,7 +59,7 @@ def run_script(
 
 @contextmanager
 def children_ignore_interrupts() -> Iterator[None]:
-    """Have processes that are started meanwhile ignore Ctrl-C, which a terminal sends to all: their parent ends them."""
+    """Have processes that are started meanwhile ignore Ctrl-C, so that their parent alone acts on it."""
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

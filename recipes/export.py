@@ -27,6 +27,7 @@ from hf_causal_clf.collators import padding_id
 from hf_causal_clf.mistakes import report
 from hf_causal_clf.onnx_export import ONNX_FILE, export_onnx, onnx_logits, open_onnx, require_onnx
 from hf_causal_clf.run_files import CLASSIFICATION_FILE, read_run, write_json
+from hf_causal_clf.sources import missing_folder
 from hf_causal_clf.starting import run_script
 
 logger = logging.get_logger(__name__)
@@ -68,6 +69,8 @@ class ExportArguments:
         report(self._mistakes())
 
     def _mistakes(self) -> Iterator[str]:
+        if (missing := missing_folder(self.model_name_or_path)) is not None:
+            yield missing
         if self.dtype not in TOLERANCE:
             yield f"dtype must be one of {list(TOLERANCE)}, got {self.dtype!r}."
         if self.onnx and self.dtype != "float32":

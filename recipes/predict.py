@@ -21,6 +21,7 @@ from hf_causal_clf.distributed import process_state, start_cpu_processes
 from hf_causal_clf.mistakes import report
 from hf_causal_clf.prediction import finish_prediction, predict_shards, start_prediction
 from hf_causal_clf.run_files import read_run
+from hf_causal_clf.sources import missing_folder
 from hf_causal_clf.starting import run_script
 
 logger = logging.get_logger(__name__)
@@ -50,6 +51,8 @@ class PredictArguments:
         report(self._mistakes())
 
     def _mistakes(self) -> Iterator[str]:
+        if (missing := missing_folder(self.model_name_or_path)) is not None:
+            yield missing
         if bool(self.test_file) == bool(self.dataset_name):
             yield "Give either test_file or dataset_name."
         if self.test_file and not Path(self.test_file).is_file():
