@@ -33,6 +33,7 @@ _LEAST = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
 }
+_TRL_CHECKPOINTING = SFTConfig.__dataclass_fields__["gradient_checkpointing"].default
 LOSSES = ("loss", "nll", "brier", "ece")  # metrics that should be small
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -133,6 +134,7 @@ class EmbeddingTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         report(_training_mistakes(self))
         _settle_best_metric(self)
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         super().__post_init__()
 
 
@@ -166,8 +168,11 @@ class InstructionTrainingArguments(SFTConfig):
     def __post_init__(self) -> None:
         if self.bf16 is None and not torch.cuda.is_available():
             self.bf16: bool | None = False  # TRL's default, mixed precision, is refused without a GPU
+        if self.activation_checkpointing is None and self.gradient_checkpointing is _TRL_CHECKPOINTING:
+            self.activation_checkpointing: bool | None = _TRL_CHECKPOINTING  # TRL's default, by its name of today
         report(_training_mistakes(self))
         _settle_best_metric(self)
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         super().__post_init__()
         if self.share_prefix and self.activation_checkpointing:
             raise ValueError(

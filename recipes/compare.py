@@ -22,6 +22,10 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # One GPU for all runs and baselines: the first of those that may be seen
 os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
+from hf_causal_clf.log_records import hide_by_name
+
+hide_by_name()
+
 import numpy as np
 import psutil
 

@@ -6,6 +6,10 @@ Every argument goes into the YAML file or on the command line, which wins. The f
 TextClassifier.from_pretrained(output_dir).
 """
 
+from hf_causal_clf.log_records import hide_by_name
+
+hide_by_name()
+
 from hf_causal_clf.arguments import DataArguments, HeadArguments, PromptArguments, RunArguments, parse_arguments
 from hf_causal_clf.collators import DocumentEncoder
 from hf_causal_clf.data import load_data

@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_causal_clf.log_records import hide_by_name
+
+hide_by_name()
+
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging
@@ -24,6 +28,7 @@ from hf_causal_clf.arguments import parse_arguments
 from hf_causal_clf.calibration import Calibration
 from hf_causal_clf.checkpoints import load_tokenizer
 from hf_causal_clf.collators import padding_id
+from hf_causal_clf.log_records import expected_weights
 from hf_causal_clf.mistakes import report
 from hf_causal_clf.onnx_export import ONNX_FILE, export_onnx, onnx_logits, open_onnx, require_onnx
 from hf_causal_clf.run_files import CLASSIFICATION_FILE, read_run, write_json
@@ -137,7 +142,8 @@ def merged(source: str, run: dict[str, Any], hub_kwargs: dict[str, Any]) -> Any:
     adapter = find_adapter(source, **hub_kwargs)
     if adapter is not None:
         base, revision = read_base(adapter)
-        model = auto.from_pretrained(base, revision=revision, dtype=torch.float32, **label_kwargs)
+        with expected_weights(missing=("score.",), unused=("lm_head", "embed_out")):
+            model = auto.from_pretrained(base, revision=revision, dtype=torch.float32, **label_kwargs)
         with misfit_named(source):
             return PeftModel.from_pretrained(model, source, **hub_kwargs).merge_and_unload().eval()
     if run["approach"] == "instruction":

@@ -10,6 +10,10 @@ import os
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report each run otherwise
 
+from hf_causal_clf.log_records import hide_by_name
+
+hide_by_name()
+
 from hf_causal_clf.arguments import DataArguments, PromptArguments, RunArguments, parse_arguments
 from hf_causal_clf.data import load_data
 from hf_causal_clf.distributed import start_cpu_processes

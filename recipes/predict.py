@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_causal_clf.log_records import hide_by_name
+
+hide_by_name()
+
 from transformers.utils import logging
 
 from hf_causal_clf import TextClassifier

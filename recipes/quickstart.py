@@ -12,6 +12,10 @@ import sys
 import zipfile
 from pathlib import Path
 
+from hf_causal_clf.log_records import hide_by_name
+
+hide_by_name()
+
 import numpy as np
 
 from hf_causal_clf import LabelSpace
