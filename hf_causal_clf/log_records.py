@@ -47,8 +47,12 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 def hide_by_name() -> None:
     """Keep from the terminal, in this process, what libraries say that a user can do nothing about: for scripts."""
-    for name, beginning in _LOGGED.items():
-        logging.getLogger(name).addFilter(lambda record, told=beginning: not record.getMessage().startswith(told))
+
+    def concerns_the_user(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(_LOGGED[record.name])
+
+    for name in _LOGGED:
+        logging.getLogger(name).addFilter(concerns_the_user)
     for beginning, category in _WARNED.items():
         warnings.filterwarnings("ignore", re.escape(beginning), category)
 

@@ -134,7 +134,8 @@ class EmbeddingTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         report(_training_mistakes(self))
         _settle_best_metric(self)
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory: bool = False
         super().__post_init__()
 
 
@@ -172,7 +173,8 @@ class InstructionTrainingArguments(SFTConfig):
             self.activation_checkpointing: bool | None = _TRL_CHECKPOINTING  # TRL's default, by its name of today
         report(_training_mistakes(self))
         _settle_best_metric(self)
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory: bool = False
         super().__post_init__()
         if self.share_prefix and self.activation_checkpointing:
             raise ValueError(
@@ -198,6 +200,14 @@ def _training_mistakes(arguments: TrainingArguments) -> Iterator[str]:
             "load_best_model_at_end needs evaluations to tell which checkpoint is best: set eval_strategy to epoch or "
             "steps, or load_best_model_at_end to false."
         )
+    if arguments.fp16 and (arguments.use_cpu or not torch.accelerator.is_available()):
+        yield (
+            "fp16 is mixed precision on a GPU; on a CPU it would do nothing. Leave it out; or set bf16 and use_cpu to "
+            "true, which computes in mixed precision on a CPU."
+        )
+    for name in ("bf16", "bf16_full_eval"):
+        if getattr(arguments, name) and not (arguments.use_cpu or torch.accelerator.is_available()):
+            yield f"{name} needs a GPU, and there is none. Leave it out; or set use_cpu to true too, to use the CPU."
     metric = str(arguments.metric_for_best_model or "loss").removeprefix("eval_")
     if metric not in ("loss", *METRICS):
         yield f"metric_for_best_model must be loss or one of {list(METRICS)}, got {metric!r}."

@@ -169,3 +169,17 @@ def test_recipes_without_training_take_a_log_level():
         assert logging.get_verbosity() == logging.DEBUG
     finally:
         logging.set_verbosity_warning()
+
+
+@pytest.mark.parametrize("kind", [EmbeddingTrainingArguments, InstructionTrainingArguments])
+def test_mixed_precision_without_a_gpu_says_what_to_do(kind, monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    options = {"output_dir": str(tmp_path), "report_to": "none", "optim": "adamw_torch"}
+    for given in ({"fp16": True}, {"fp16": True, "use_cpu": True}):
+        with pytest.raises(ValueError, match="fp16 is mixed precision on a GPU; on a CPU it would do nothing"):
+            kind(**options, **given)
+    for name in ("bf16", "bf16_full_eval"):
+        with pytest.raises(ValueError, match=f"^{name} needs a GPU, and there is none.* set use_cpu to true"):
+            kind(**options, **{name: True})
+    assert kind(**options, bf16=True, use_cpu=True).bf16
+    assert not kind(**options).fp16
