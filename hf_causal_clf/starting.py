@@ -20,7 +20,7 @@ from .mistakes import raised_here
 
 MISTAKE = 2  # exit code of an error that the user can mend, as argparse's
 INTERRUPTED = 128 + signal.SIGINT
-_LAUNCHER_ACTS = 5.0  # seconds, far more than a launcher needs to end the others after one process has failed
+_LAUNCHER_ACTS = 20.0  # seconds; a launcher ends the others after one process has failed, seen to take 5
 
 
 def run_script(

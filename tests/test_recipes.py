@@ -39,10 +39,10 @@ def arguments(recipe, checkpoint, files, output, **options):
     return [part for name, value in options.items() for part in (f"--{name}", value)]
 
 
-def launch(recipe, options):
+def launch(recipe, options, *launching):
     accelerate = str(Path(sys.executable).with_name("accelerate"))
     command = [accelerate, "launch", "--config_file", "recipes/accelerate_configs/cpu_2.yaml"]
-    command += ["--num_cpu_threads_per_process", "1"]
+    command += ["--num_cpu_threads_per_process", "1", *launching]
     return subprocess.run(
         [*command, f"recipes/{recipe}.py", *options],
         cwd=ROOT,
@@ -148,3 +148,14 @@ def test_all_mistakes_of_arguments_documents_model_and_output_are_told_in_one_st
     assert len(told) == 5
     assert [line.startswith("The ") for line in told] == [False, True, True, True, False]
     assert "max_length=1000 is beyond the model's context of 256 tokens" in told[-1]
+
+
+def test_of_two_processes_one_tells_what_is_wrong_and_nothing_else_is_told(checkpoint, files, tmp_path):
+    options = arguments("embed", checkpoint, files, tmp_path / "run", train_file="nowhere.jsonl", max_length="1000")
+    done = launch("embed", options, "--quiet")
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "There is no file 'nowhere.jsonl'. Check train_file, validation_file and test_file.",
+        "max_length=1000 is beyond the model's context of 256 tokens. Lower it.",
+    ]

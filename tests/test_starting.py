@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 
 from hf_causal_clf import LabelSpace
 from hf_causal_clf.mistakes import Mistakes, report
-from hf_causal_clf.starting import run_script
+from hf_causal_clf.run_files import how_to_go_on
+from hf_causal_clf.starting import children_ignore_interrupts, run_script
 
 SCRIPT = """
 def missing_file():
@@ -115,7 +117,7 @@ def test_another_process_speaks_only_if_it_lives_on(monkeypatch, capsys):
     slept = []
     monkeypatch.setattr("time.sleep", slept.append)
     assert run(NAMES["missing_file"]) == 2
-    assert slept == [5.0]
+    assert slept == [20.0]
     assert "There is no file" in capsys.readouterr().err
     assert run(NAMES["interrupted"]) == 130
     assert capsys.readouterr().err == ""
@@ -151,3 +153,21 @@ def test_a_bug_is_not_noted():
 
 def raise_here(message):
     report([message])
+
+
+def test_children_leave_ctrl_c_to_their_parent():
+    code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    before = signal.getsignal(signal.SIGINT)
+    with children_ignore_interrupts():
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "True\n"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_going_on_is_by_the_checkpoints_of_this_process(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_causal_clf.run_files._locks", {tmp_path: None})
+    assert how_to_go_on() == "start the same command again"
+    (tmp_path / "checkpoint-3").mkdir()
+    assert how_to_go_on() == "start the same command again"
+    (tmp_path / "checkpoint-3" / "trainer_state.json").write_text("{}")
+    assert "--resume_from_checkpoint true" in how_to_go_on()
