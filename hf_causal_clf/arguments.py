@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from argparse import SUPPRESS, Action, ArgumentError, RawDescriptionHelpFormatter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NoReturn
 
-from .config_files import read_arguments, with_hints
+from transformers.hf_argparser import string_to_bool
+from transformers.utils.logging import log_levels, set_verbosity
+from trl import TrlParser
+
+from .config_files import KINDS, read_arguments, with_hints
 from .configuration import POOLINGS
 from .labels import LabelSpace
+from .mistakes import Mistakes, raised_here, report
 from .prompts import TRUNCATION_SIDES, PromptTemplate, check_truncation
+from .sources import missing_folder
 from .verbalizer import Verbalizer
 from .wipo import LEVELS, check_wipo
 
@@ -68,23 +75,28 @@ class DataArguments:
     split_seed: int = field(default=42, metadata={"help": "Seed of all of these draws, apart from the training seed."})
 
     def __post_init__(self) -> None:
+        report(self._mistakes())
+        check_wipo(self.ipc_level, self.ipc_fields)
+
+    def _mistakes(self) -> Iterator[str]:
         files = [name for name in (f"{split}_file" for split in SPLITS) if getattr(self, name)]
         if bool(self.dataset_name) == bool(files):
-            raise ValueError(
+            yield (
                 "Give either dataset_name or train_file, validation_file and test_file, "
                 + (f"not both (got dataset_name={self.dataset_name!r} and {files})." if files else "but none is given.")
             )
+        elif self.dataset_name and (missing := missing_folder(self.dataset_name, "dataset_name")) is not None:
+            yield missing
         if self.validation_fraction is not None and not 0 < self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}.")
+            yield f"validation_fraction must be between 0 and 1, got {self.validation_fraction}."
         if self.label_delimiter is not None and not self.multi_label:
-            raise ValueError("label_delimiter is for multi-label tasks: set multi_label to true, or leave it out.")
-        check_wipo(self.ipc_level, self.ipc_fields)
+            yield "label_delimiter is for multi-label tasks: set multi_label to true, or leave it out."
         if not 0 <= self.split_seed < 2**32:
-            raise ValueError(f"split_seed must be from 0 to 2**32 - 1, got {self.split_seed}.")
+            yield f"split_seed must be from 0 to 2**32 - 1, got {self.split_seed}."
         for split in SPLITS:
             limit = getattr(self, f"max_{split}_samples")
             if limit is not None and limit < 1:
-                raise ValueError(f"max_{split}_samples must be at least 1, got {limit}.")
+                yield f"max_{split}_samples must be at least 1, got {limit}."
 
 
 @dataclass
@@ -146,14 +158,17 @@ class HeadArguments:
     )
 
     def __post_init__(self) -> None:
+        report(self._mistakes())
+
+    def _mistakes(self) -> Iterator[str]:
         if self.pooling not in POOLINGS:
-            raise ValueError(f"pooling must be one of {list(POOLINGS)}, got {self.pooling!r}.")
+            yield f"pooling must be one of {list(POOLINGS)}, got {self.pooling!r}."
         if self.class_weight not in (None, "balanced"):
-            raise ValueError(f"class_weight must be 'balanced' or left out, got {self.class_weight!r}.")
+            yield f"class_weight must be 'balanced' or left out, got {self.class_weight!r}."
         if self.head_init not in HEAD_INITS:
-            raise ValueError(f"head_init must be one of {list(HEAD_INITS)}, got {self.head_init!r}.")
+            yield f"head_init must be one of {list(HEAD_INITS)}, got {self.head_init!r}."
         if self.head_init == "verbalizer" and self.pooling != "last":
-            raise ValueError(
+            yield (
                 f"head_init verbalizer reads the answer slot, the last token: set pooling to last, not {self.pooling}, "
                 "or head_init to random."
             )
@@ -221,10 +236,47 @@ class PromptArguments:
         )
 
 
+class _Parser(TrlParser):
+    """TRL's parser; a value that is not allowed is noted, and the rest is parsed all the same."""
+
+    def __init__(self, types: Sequence[type], mistakes: Mistakes, description: str | None) -> None:
+        layout = {"description": description, "formatter_class": RawDescriptionHelpFormatter}
+        super().__init__(types, **layout, allow_abbrev=False)
+        self.mistakes = mistakes
+        self.wrong: set[str] = set()
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a `ValueError` in place of printing the usage, which lists all arguments, and an exit."""
+        raise ValueError(f"{message[:1].upper()}{message[1:]}. See --help.")
+
+    def _get_values(self, action: Action, arg_strings: list[str]) -> Any:
+        try:
+            return super()._get_values(action, arg_strings)
+        except ArgumentError as error:
+            self.wrong.add(action.dest)
+            with self.mistakes.noted():
+                raise _refused(action, arg_strings, error) from error
+            return action.default
+
+
+def _refused(action: Action, words: list[str], error: ArgumentError) -> ValueError:
+    """Say which values an argument takes, as of one in a YAML file."""
+    kind = bool if action.type is string_to_bool else action.type
+    if action.choices is not None:
+        allowed = f"must be one of {list(action.choices)}"
+    elif kind in KINDS:
+        allowed = f"must be {KINDS[kind]}"
+    else:
+        return ValueError(f"{error}.")
+    return ValueError(f"{action.dest} {allowed}, got {words[0] if len(words) == 1 else words!r}.")
+
+
 def parse_arguments(
     types: Sequence[type], description: str | None = None, args: Sequence[str] | None = None
 ) -> tuple[Any, ...]:
     """Parse `--config file.yaml` and the command line, which overrides it, with TRL's parser.
+
+    Where something is wrong, the documents are looked at too, so that one start tells all mistakes.
 
     Args:
         types: Argument dataclasses.
@@ -236,22 +288,52 @@ def parse_arguments(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If an argument is unknown or given twice in the file, or a value is not allowed.
+        ValueError: If arguments are unknown or given twice in the file, or values are not allowed; a line for each.
     """
-    from argparse import RawDescriptionHelpFormatter
-
-    from trl import TrlParser
-
+    mistakes = Mistakes()
+    parser = _Parser(types, mistakes, description)
+    if not any(item.name == "log_level" for kind in types for item in fields(kind)):
+        parser.add_argument("--log_level", default=SUPPRESS, choices=list(log_levels), help="What is logged.")
     args = list(sys.argv[1:] if args is None else args)
     args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
-    parser = TrlParser(types, description=description, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
     if "--config" in args:
         position = args.index("--config")
-        parser.set_defaults_with_config(**read_arguments("".join(args[position + 1 : position + 2]), types))
+        values, parser.wrong = read_arguments("".join(args[position + 1 : position + 2]), types, mistakes)
+        parser.set_defaults_with_config(**values)
         del args[position : position + 2]
-    *parsed, unknown = parser.parse_args_into_dataclasses(args=args, return_remaining_strings=True)
-    if unknown:
-        known = [option for action in parser._actions for option in action.option_strings]
-        names = [part for part in unknown if part.startswith("--")] or unknown
-        raise ValueError(f"Unknown arguments: {with_hints(names, known)}. See --help for all of them.")
+    given, unknown = parser.parse_known_args(args)
+    with mistakes.noted():
+        if unknown:
+            known = [option for action in parser._actions for option in action.option_strings]
+            names = [part for part in unknown if part.startswith("--")] or unknown
+            raise ValueError(f"Unknown arguments: {with_hints(names, known)}. See --help for all of them.")
+    parsed = [_build(kind, vars(given), parser) for kind in types]
+    if mistakes.errors:
+        _check_documents(parsed, mistakes)
+    mistakes.report()
+    if hasattr(given, "log_level") and not any(hasattr(each, "log_level") for each in parsed):
+        set_verbosity(log_levels[given.log_level])
     return tuple(parsed)
+
+
+def _build(kind: type, given: dict[str, Any], parser: _Parser) -> Any:
+    """Build an argument dataclass, unless a value of it is wrong; stock classes raise errors of many types."""
+    names = {item.name for item in fields(kind) if item.init}
+    if names & parser.wrong:
+        return None
+    with parser.mistakes.noted():
+        try:
+            return kind(**{name: given[name] for name in names})
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            if raised_here(error):
+                raise
+            raise ValueError(str(error)) from error
+    return None
+
+
+def _check_documents(parsed: Sequence[Any], mistakes: Mistakes) -> None:
+    from .data import load_data
+
+    for arguments in (each for each in parsed if isinstance(each, DataArguments)):
+        with mistakes.noted():
+            load_data(arguments)

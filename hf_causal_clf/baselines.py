@@ -22,6 +22,7 @@ from .callbacks import peak_memory_bytes
 from .collators import DocumentEncoder
 from .data import ClassificationData
 from .features import cached, fingerprint, model_identity, pooled_features
+from .log_records import expected_weights
 from .metrics import negative_log_likelihood
 from .presets import loading_kwargs
 from .prompts import PromptTemplate
@@ -173,7 +174,8 @@ def frozen(
 def _load(auto: Any, arguments: ModelConfig) -> tuple[Any, Any]:
     path, revision = arguments.model_name_or_path, arguments.model_revision
     kwargs = loading_kwargs(arguments)
-    model = auto.from_pretrained(path, **kwargs)
+    with expected_weights(unused=("lm_head", "embed_out") if auto is AutoModel else ()):
+        model = auto.from_pretrained(path, **kwargs)
     if "device_map" not in kwargs:
         model = model.to(PartialState().device)
     return model, AutoTokenizer.from_pretrained(path, revision=revision)

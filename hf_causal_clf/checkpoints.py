@@ -10,7 +10,10 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from .sources import check_source
+
 ADAPTER_CONFIG_FILE = "adapter_config.json"
+_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 
 
 def read_decoder_config(source: str, revision: str | None = None) -> PreTrainedConfig:
@@ -20,6 +23,7 @@ def read_decoder_config(source: str, revision: str | None = None) -> PreTrainedC
         OSError: If there is no such model.
         ValueError: If it is not decoder-only, or its weights are damaged.
     """
+    check_source(source, "config.json", revision=revision)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
     except (OSError, ValueError) as error:
@@ -39,9 +43,14 @@ def check_weights(source: str | PathLike[str]) -> None:
         source: A file, or a folder of them. What is not there is not checked.
 
     Raises:
-        ValueError: If one is damaged.
+        ValueError: If one is damaged, or a folder of a model has none.
     """
     path = Path(source)
+    if (path / "config.json").is_file() and not any(next(path.glob(pattern), None) for pattern in _WEIGHTS):
+        raise ValueError(
+            f"The folder {str(path)!r} has a model's configuration, but no weights (model.safetensors). Get them "
+            "again, or give the folder that has them."
+        )
     for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path][: path.is_file()]:
         try:
             with safe_open(file, framework="pt") as weights:
@@ -59,8 +68,8 @@ def load_tokenizer(source: str | PathLike[str], **hub_kwargs: Any) -> PreTrained
     """
     try:
         return AutoTokenizer.from_pretrained(str(source), **hub_kwargs)
-    except OSError:
-        raise
+    except OSError as error:
+        raise OSError(f"There is no tokenizer in {str(source)!r}. {error}") from error
     except Exception as error:  # the tokenizers library raises nothing more special
         raise ValueError(
             f"The tokenizer of {str(source)!r} cannot be read ({error}). Its files are missing or damaged: get them "

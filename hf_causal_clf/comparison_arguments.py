@@ -11,7 +11,9 @@ from typing import Any
 
 from .arguments import DataArguments
 from .baselines import BASELINES
+from .mistakes import report
 from .prompts import TRUNCATION_SIDES
+from .sources import missing_folder
 
 APPROACHES = ("embedding", "instruction")
 F1_AVERAGES = ("macro", "micro")
@@ -90,6 +92,8 @@ class ComparisonArguments:
     encoder_num_train_epochs: float = field(default=5, metadata={"help": "Epochs of the encoder."})
 
     def __post_init__(self) -> None:
+        names = ("model_name_or_path", "encoder_name_or_path")
+        report(told for name in names if (source := getattr(self, name)) and (told := missing_folder(source, name)))
         self.run_settings = _read_runs(self.runs)
         given = _as_list(self.baselines)
         if given is None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
+from transformers.hf_argparser import string_to_bool
 
-_KINDS = {
+from .mistakes import Mistakes
+
+KINDS = {
     str: "a text",
     int: "a whole number",
     float: "a number",
@@ -37,19 +41,20 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def read_arguments(path: str, types: Sequence[type]) -> dict[str, Any]:
+def read_arguments(path: str, types: Sequence[type], mistakes: Mistakes) -> tuple[dict[str, Any], set[str]]:
     """Read a YAML file of arguments.
 
     Args:
         path: Path of the file.
         types: Argument dataclasses.
+        mistakes: Takes an error for keys that no argument has, and for each value of another type.
 
     Returns:
-        Values by the names of the dataclasses' fields.
+        Values by the names of the dataclasses' fields; and the names of those whose value is of another type.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a mapping, has a key that no argument has or a key twice, or a value of another type.
+        ValueError: If it is not a mapping, or has a key twice.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no configuration file {path!r}. Give --config the path of a YAML file.")
@@ -63,15 +68,18 @@ def read_arguments(path: str, types: Sequence[type]) -> dict[str, Any]:
     for item in (item for kind in types for item in fields(kind)):
         known |= {alias.removeprefix("--"): item.name for alias in item.metadata.get("aliases", [])}
     unknown = [key for key in config if key not in known]
-    if unknown:
-        raise ValueError(f"{path} has unknown arguments: {with_hints(unknown, known)}. See --help for all of them.")
-    values = {known[key]: value for key, value in config.items()}
+    with mistakes.noted():
+        if unknown:
+            raise ValueError(f"{path} has unknown arguments: {with_hints(unknown, known)}. See --help for all of them.")
+    values, wrong = {known[key]: value for key, value in config.items() if key in known}, set()
     for kind in types:
         hints = get_type_hints(kind)
-        for name in (item.name for item in fields(kind) if item.name in values):
-            if name not in _CHECK_THEMSELVES:
+        for name in (item.name for item in fields(kind) if item.name in values and item.name not in _CHECK_THEMSELVES):
+            wrong.add(name)
+            with mistakes.noted():
                 values[name] = _checked(path, name, values[name], hints[name])
-    return values
+                wrong.remove(name)
+    return {name: value for name, value in values.items() if name not in wrong}, wrong
 
 
 def with_hints(unknown: Iterable[Any], known: Iterable[str]) -> str:
@@ -85,7 +93,7 @@ def _checked(path: str, name: str, value: Any, hint: Any) -> Any:
     """Return a value of the type that an argument wants; a single one in place of a list stands for a list of it."""
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     allowed = {get_origin(kind) or kind: get_args(kind)[:1] for kind in kinds}
-    if not set(allowed) <= set(_KINDS):  # enumerations and the like check themselves
+    if not set(allowed) <= set(KINDS):  # enumerations and the like check themselves
         return value
     items = allowed.get(list, ())
     if type(value) is list and list in allowed and all(not items or _fits(item, items) for item in value):
@@ -94,9 +102,9 @@ def _checked(path: str, name: str, value: Any, hint: Any) -> Any:
         return value
     if _fits(value, items):
         return [value]
-    if type(value) is str and list not in allowed:  # converted as on the command line
-        return value
-    wanted = " or ".join(_KINDS[kind] + (" of texts" if kind is list and items == (str,) else "") for kind in allowed)
+    if type(value) is str and list not in allowed and any(_reads_as(kind, value) for kind in allowed):
+        return value  # converted as on the command line
+    wanted = " or ".join(KINDS[kind] + (" of texts" if kind is list and items == (str,) else "") for kind in allowed)
     unquoted = str in (*allowed, *items)
     quotes = " Put texts in quotes where YAML reads them as something else." if unquoted else ""
     raise ValueError(f"{path}: {name} must be {wanted}, got {value!r}.{quotes}")
@@ -104,3 +112,12 @@ def _checked(path: str, name: str, value: Any, hint: Any) -> Any:
 
 def _fits(value: Any, kinds: Iterable[type]) -> bool:
     return any(type(value) is kind or (kind is float and type(value) is int) for kind in kinds)
+
+
+def _reads_as(kind: type, text: str) -> bool:
+    """Whether the command line takes a text for a value of this type; 5e-4 is a text in YAML."""
+    reads: dict[type, Callable[[str], Any]] = {int: int, float: float, bool: string_to_bool}
+    try:
+        return kind is not NoneType and reads.get(kind, str)(text) is not None
+    except (ValueError, ArgumentTypeError):
+        return False

@@ -16,6 +16,7 @@ from transformers.utils import logging
 from .arguments import SPLITS, DataArguments
 from .data_files import FORMATS, Table, load_file, open_dataset
 from .labels import LabelSpace
+from .mistakes import Mistakes, report
 from .sampling import stratified_sample, stratified_split
 from .wipo import read_wipo
 
@@ -71,7 +72,11 @@ def load_data(arguments: DataArguments) -> ClassificationData:
         ValueError: If a split or column is missing, a text is empty, or labels contradict each other.
     """
     loaded = _load_splits(arguments)
-    splits = {split: _rows(raw, split, arguments) for split, raw in loaded.items()}
+    splits, mistakes = {}, Mistakes()
+    for split, raw in loaded.items():
+        with mistakes.noted():
+            splits[split] = _rows(raw, split, arguments)
+    mistakes.report()
     own_names = loaded["train"].class_names.get(arguments.label_column)
     label_space = _label_space(splits, arguments.label_list or own_names, arguments)
     if "validation" not in splits:
@@ -110,7 +115,12 @@ def _load_splits(arguments: DataArguments) -> dict[str, Table]:
         origin, names = f"The data set {arguments.dataset_name!r}", f" It has {sorted(available)}."
     else:
         files = {split: getattr(arguments, f"{split}_file") for split in SPLITS}
-        found = {split: _load_file(Path(path), arguments) for split, path in files.items() if path}
+        found, mistakes = {}, Mistakes()
+        for split, path in files.items():
+            if path:
+                with mistakes.noted():
+                    found[split] = _load_file(Path(path), arguments)
+        mistakes.report()
         origin, names = "The data", ""
     if cut and "validation" in found:
         raise ValueError(
@@ -153,12 +163,12 @@ def _rows(raw: Table, split: str, arguments: DataArguments) -> Dataset:
 
     if not raw.rows:
         raise ValueError(f"The {split} split has no documents.")
-    for option in ("text_column", "label_column", "id_column"):
-        column = getattr(arguments, option)
-        if column is not None and column not in raw.columns:
-            raise ValueError(
-                f"The {split} split has no column {column!r}; it has {list(raw.names)}. Set {option} to one of these."
-            )
+    columns = {option: getattr(arguments, option) for option in ("text_column", "label_column", "id_column")}
+    report(
+        f"The {split} split has no column {column!r}; it has {list(raw.names)}. Set {option} to one of these."
+        for option, column in columns.items()
+        if column is not None and column not in raw.columns
+    )
     texts = raw.columns[arguments.text_column]
     bad = [row for row, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
     if bad:
@@ -244,18 +254,20 @@ def _label_space(splits: dict[str, Dataset], given: Sequence[str] | None, argume
     """Labels in the order given, else those of the training split, checked against all splits."""
     found = {split: _count_labels(data["label"]) for split, data in splits.items()}
     names: Sequence[str] = given or sorted(found["train"], key=_numbers_first)
+    told = []
     for split, counts in found.items():
         unknown = sorted(set(counts) - set(names))
         if unknown:
             source = "label_list does not list" if arguments.label_list else "the training split does not have"
             hint = " A number as text, as in every CSV file, is a name and no id." if _are_digits(unknown) else ""
-            raise ValueError(
+            told.append(
                 f"The {split} split has labels that {source}: {unknown}. Add training documents for them, remove these "
                 f"documents, or correct the labels.{hint if arguments.label_list else ''}"
             )
         untrained = sorted(set(counts) - set(found["train"]))
-        if untrained:
-            raise ValueError(f"The {split} split has labels that no training document has: {untrained}.")
+        if untrained and not unknown:
+            told.append(f"The {split} split has labels that no training document has: {untrained}.")
+    report(told)
     if not names:
         raise ValueError("No training document has a label: there is nothing to learn. Check label_column.")
     if len(names) < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -110,7 +111,7 @@ def launch_command(script: str, config: str, gpu: str = "0") -> list[str]:
     """Return the command that starts a recipe with `accelerate launch`, on one process with all cores and one GPU."""
     threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))
     return [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"),
+        *(sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_processes", "1", "--num_machines", "1"),
         *("--gpu_ids", gpu, "--mixed_precision", "no", "--dynamo_backend", "no"),
         *("--num_cpu_threads_per_process", threads, script, "--config", config),
     ]
@@ -138,8 +139,30 @@ def start_cpu_processes() -> None:
     """
     count = _cpu_processes_asked_for()
     if count > 1 and not any(name.endswith(("WORLD_SIZE", "PMI_SIZE")) for name in os.environ):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-        os.execv(sys.executable, [*command, *sys.argv])
+        raise SystemExit(_run_processes(count))
+
+
+def _run_processes(count: int) -> int:
+    """Run this program in so many processes, as torchrun does; return the exit code.
+
+    Each process tells its own errors, so of torchrun's report only what ended one from outside is said.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        run(parse_args(["--standalone", "--nproc_per_node", str(count), *sys.argv]))
+    except SignalException as error:
+        return 128 + error.sigval
+    except ChildFailedError as error:
+        codes = [failure.exitcode for failure in error.failures.values() if failure.exitcode > 0]
+        rank, first = error.get_first_failure()
+        if not codes:
+            print(f"Process {rank} was ended by {first.signal_name()}.", file=sys.stderr)
+        return codes[0] if codes else 1
+    return 0
 
 
 def _cpu_processes_asked_for() -> int:

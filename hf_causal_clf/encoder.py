@@ -20,8 +20,13 @@ from transformers.trainer_utils import set_seed
 from .baselines import Outcome
 from .classifier import head_probabilities
 from .data import ClassificationData
+from .log_records import expected_weights
 from .run_files import remove_traces, whole_checkpoints
 from .training import head_metrics, train
+
+# Of BERT and its like: the head is new, and what they were pretrained with is left
+_HEADS = ("classifier", "pre_classifier", "score", "head.", "pooler", "bert.pooler")
+_LM_HEADS = ("cls.", "lm_head", "decoder.", "head.", "vocab_", "lm_predictions", "mask_predictions", "classifier")
 
 
 def fine_tuned_encoder(
@@ -58,6 +63,7 @@ def fine_tuned_encoder(
         load_best_model_at_end=True,
         metric_for_best_model="f1_macro",
         report_to="none",
+        dataloader_pin_memory=torch.accelerator.is_available(),
         seed=seed,
         resume_from_checkpoint=None if last is None else str(last),
     )
@@ -82,14 +88,15 @@ def _trainer(
     space = data.label_space
     tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     set_seed(arguments.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        name_or_path,
-        num_labels=len(space),
-        id2label=space.id2label,
-        label2id=space.label2id,
-        problem_type=space.problem_type,
-        dtype=torch.float32,
-    )
+    with expected_weights(missing=_HEADS, unused=_LM_HEADS):
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name_or_path,
+            num_labels=len(space),
+            id2label=space.id2label,
+            label2id=space.label2id,
+            problem_type=space.problem_type,
+            dtype=torch.float32,
+        )
     positions = getattr(model.config, "max_position_embeddings", None)
     limits = [limit for limit in (max_length, positions, tokenizer.model_max_length) if limit is not None]
     encoded = {split: _encode(data, split, tokenizer, min(limits)) for split in data.splits}

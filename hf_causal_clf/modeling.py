@@ -20,6 +20,7 @@ from .configuration import CausalLMForLastTokenClassificationConfig
 from .kernels import keep_exact_gradients
 from .labels import LabelSpace
 from .length_groups import run_in_groups
+from .log_records import expected_weights
 from .run_files import read_run
 
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -207,13 +208,13 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
             base, revision = read_base(adapter)
             base_kwargs = {**kwargs, "revision": revision}
             base_kwargs.pop("subfolder", None)
-            with quiet():  # the base has no head, and the adapter brings it
-                model = cls.from_pretrained(base, *model_args, label_space=label_space, **head_kwargs, **base_kwargs)
+            model = cls.from_pretrained(base, *model_args, label_space=label_space, **head_kwargs, **base_kwargs)
             load_adapter(model, source, **hub_kwargs)
             return model
         if config is None:
             config_kwargs = {**hub_kwargs, "trust_remote_code": kwargs.get("trust_remote_code", False)}
             config = AutoConfig.from_pretrained(source, **config_kwargs)
+        saved = isinstance(config, CausalLMForLastTokenClassificationConfig) or _is_stock_classifier(config)
         if not isinstance(config, CausalLMForLastTokenClassificationConfig):
             if label_space is None and _is_stock_classifier(config):
                 stock_names = [config.id2label[index] for index in range(config.num_labels)]
@@ -224,7 +225,8 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
                     'from_pretrained(…, label_space=LabelSpace(["sport", "business"])).'
                 )
             config = config_for_head(config, label_space, **head_kwargs)
-        model = super().from_pretrained(source, *model_args, config=config, **kwargs)
+        with expected_weights(missing=() if saved else ("score.",), unused=("lm_head", "embed_out")):
+            model = super().from_pretrained(source, *model_args, config=config, **kwargs)
         keep_exact_gradients(model)
         return model
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from transformers.pytorch_utils import Conv1D
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 from .metrics import METRICS
+from .mistakes import report
+from .sources import missing_folder
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -30,6 +33,7 @@ _LEAST = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
 }
+_TRL_CHECKPOINTING = SFTConfig.__dataclass_fields__["gradient_checkpointing"].default
 LOSSES = ("loss", "nll", "brier", "ece")  # metrics that should be small
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -60,19 +64,25 @@ class _ModelArguments(ModelConfig):
         super().__post_init__()
         if isinstance(self.lora_target_modules, str) and self.lora_target_modules.isidentifier():
             self.lora_target_modules = [self.lora_target_modules]  # TRL makes one name a pattern for whole paths
+        report(self._mistakes())
+
+    def _mistakes(self) -> Iterator[str]:
+        quantised = self.load_in_4bit or self.load_in_8bit
         if not self.model_name_or_path:
-            raise ValueError("No model is given. Set model_name_or_path to a Hub id or a folder.")
+            yield "No model is given. Set model_name_or_path to a Hub id or a folder."
+        elif (missing := missing_folder(self.model_name_or_path)) is not None:
+            yield missing
         if self.lora_r < 1 or not 0 <= self.lora_dropout < 1:
-            raise ValueError(
+            yield (
                 "lora_r must be 1 or more and lora_dropout in [0, 1), got "
                 f"lora_r={self.lora_r} and lora_dropout={self.lora_dropout}."
             )
-        if (self.load_in_4bit or self.load_in_8bit) and find_spec("bitsandbytes") is None:
-            raise ValueError("load_in_4bit and load_in_8bit need bitsandbytes: pip install bitsandbytes.")
-        if (self.load_in_4bit or self.load_in_8bit) and not self.use_peft:
-            raise ValueError("Quantised weights cannot be trained without an adapter: set use_peft to true.")
+        if quantised and find_spec("bitsandbytes") is None:
+            yield "load_in_4bit and load_in_8bit need bitsandbytes: pip install bitsandbytes."
+        if quantised and not self.use_peft:
+            yield "Quantised weights cannot be trained without an adapter: set use_peft to true."
         if self.load_in_4bit and self.dtype == "auto":
-            raise ValueError("load_in_4bit needs a dtype to compute in: set dtype to bfloat16, float16 or float32.")
+            yield "load_in_4bit needs a dtype to compute in: set dtype to bfloat16, float16 or float32."
 
 
 @dataclass
@@ -124,8 +134,10 @@ class EmbeddingTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        _check_numbers(self)
+        report(_training_mistakes(self))
         _settle_best_metric(self)
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory: bool = False
         super().__post_init__()
 
 
@@ -161,8 +173,12 @@ class InstructionTrainingArguments(SFTConfig):
     def __post_init__(self) -> None:
         if self.bf16 is None and not torch.cuda.is_available():
             self.bf16: bool | None = False  # TRL's default, mixed precision, is refused without a GPU
-        _check_numbers(self)
+        if self.activation_checkpointing is None and self.gradient_checkpointing is _TRL_CHECKPOINTING:
+            self.activation_checkpointing: bool | None = _TRL_CHECKPOINTING  # TRL's default, by its name of today
+        report(_training_mistakes(self))
         _settle_best_metric(self)
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory: bool = False
         super().__post_init__()
         if self.share_prefix and self.activation_checkpointing:
             raise ValueError(
@@ -173,27 +189,35 @@ class InstructionTrainingArguments(SFTConfig):
         self.remove_unused_columns = False
 
 
-def _check_numbers(arguments: TrainingArguments) -> None:
-    """Name numbers with which training would fail after the model is loaded, or teach nothing."""
+def _training_mistakes(arguments: TrainingArguments) -> Iterator[str]:
+    """Name settings with which training would fail after the model is loaded, or teach nothing."""
     for name, least in _LEAST.items():
         value = getattr(arguments, name)
         if isinstance(value, (int, float)) and not least <= value < math.inf:
-            raise ValueError(f"{name} must be {least} or more, got {value}.")
+            yield f"{name} must be {least} or more, got {value}."
     if not 0 <= arguments.label_smoothing_factor < 1:
-        raise ValueError(f"label_smoothing_factor must be in [0, 1), got {arguments.label_smoothing_factor}.")
+        yield f"label_smoothing_factor must be in [0, 1), got {arguments.label_smoothing_factor}."
     if not (arguments.max_steps > 0 or 0 < arguments.num_train_epochs < math.inf):
-        raise ValueError(f"num_train_epochs must be above 0, got {arguments.num_train_epochs}; or set max_steps.")
-
-
-def _settle_best_metric(arguments: TrainingArguments) -> None:
+        yield f"num_train_epochs must be above 0, got {arguments.num_train_epochs}; or set max_steps."
     if arguments.load_best_model_at_end and str(arguments.eval_strategy) == "no":
-        raise ValueError(
+        yield (
             "load_best_model_at_end needs evaluations to tell which checkpoint is best: set eval_strategy to epoch or "
             "steps, or load_best_model_at_end to false."
         )
+    if arguments.fp16 and (arguments.use_cpu or not torch.accelerator.is_available()):
+        yield (
+            "fp16 is mixed precision on a GPU; on a CPU it would do nothing. Leave it out; or set bf16 and use_cpu to "
+            "true, which computes in mixed precision on a CPU."
+        )
+    for name in ("bf16", "bf16_full_eval"):
+        if getattr(arguments, name) and not (arguments.use_cpu or torch.accelerator.is_available()):
+            yield f"{name} needs a GPU, and there is none. Leave it out; or set use_cpu to true too, to use the CPU."
     metric = str(arguments.metric_for_best_model or "loss").removeprefix("eval_")
     if metric not in ("loss", *METRICS):
-        raise ValueError(f"metric_for_best_model must be loss or one of {list(METRICS)}, got {metric!r}.")
+        yield f"metric_for_best_model must be loss or one of {list(METRICS)}, got {metric!r}."
+
+
+def _settle_best_metric(arguments: TrainingArguments) -> None:
     if arguments.greater_is_better is None and arguments.metric_for_best_model:
         arguments.greater_is_better = not arguments.metric_for_best_model.endswith(LOSSES)
 

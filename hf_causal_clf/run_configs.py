@@ -66,8 +66,6 @@ def write_config(
             parsed[2].check_prompt(parsed[3])
     except ValueError as error:
         raise ValueError(f"Run {name!r}: {error}") from error
-    except SystemExit as error:  # the parser has printed what is wrong
-        raise SystemExit(f"Run {name!r} has a setting that its recipe does not take; see the error above.") from error
     return path
 
 

@@ -20,6 +20,8 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers.utils import logging
 
+from .sources import check_source
+
 logger = logging.get_logger(__name__)
 
 CLASSIFICATION_FILE = "classification.json"
@@ -86,6 +88,10 @@ def lock_folder(folder: str | PathLike[str]) -> None:
         if folder.exists():
             tempfile.TemporaryFile(dir=folder).close()
     except Timeout:
+        if not Path(lock.lock_file).exists():  # filelock takes a file that cannot be made for one that is held
+            raise OSError(
+                errno.EACCES, f"Nothing can be written into {str(folder.parent)!r}. Choose another output_dir."
+            ) from None
         raise ValueError(
             f"Another process is writing into {str(folder)!r}: what is left of an earlier start, perhaps. Wait for it "
             "or stop it, or choose another output_dir."
@@ -94,6 +100,13 @@ def lock_folder(folder: str | PathLike[str]) -> None:
         reason = f"Nothing can be written into {str(folder)!r} ({error.strerror}). Choose another output_dir."
         raise OSError(error.errno, reason) from error
     _locks[folder] = lock  # or it would be given back with the object
+
+
+def how_to_go_on() -> str:
+    """Say what to type to go on with a training that this process was stopped in."""
+    started = any(next(folder.glob("checkpoint-*/trainer_state.json"), None) for folder in _locks)
+    again = "start the same command again"
+    return f"{again} with --resume_from_checkpoint true: it has checkpoints" if started else again
 
 
 @contextmanager
@@ -194,9 +207,14 @@ def read_run(source: str | PathLike[str], **hub_kwargs: Any) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is none.
+        OSError: If there is no such folder or repository, or the Hub cannot be reached.
         ValueError: If it is damaged, of another schema version, or lacks an entry.
     """
-    path = find_file(source, CLASSIFICATION_FILE, **hub_kwargs)
+    check_source(str(source), CLASSIFICATION_FILE, **hub_kwargs)
+    try:
+        path = find_file(source, CLASSIFICATION_FILE, **hub_kwargs)
+    except OSError as error:
+        raise OSError(f"{str(source)!r} cannot be read. {error}") from error
     if path is None:
         raise FileNotFoundError(
             f"{str(source)!r} has no {CLASSIFICATION_FILE}, so its labels are unknown. Give the output_dir of a "

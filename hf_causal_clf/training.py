@@ -76,7 +76,10 @@ def prepare(model_arguments: ModelConfig, training_arguments: TrainingArguments)
             "--multi_gpu, or show it one with CUDA_VISIBLE_DEVICES=0."
         )
     check_launch(training_arguments)
-    get_reporting_integration_callbacks(training_arguments.report_to)  # names those that it does not know
+    try:
+        get_reporting_integration_callbacks(training_arguments.report_to)
+    except ValueError as error:  # names those that it does not know
+        raise ValueError(f"report_to: {error}") from error
     dtype = str(config.dtype if model_arguments.dtype == "auto" else model_arguments.dtype).removeprefix("torch.")
     if not model_arguments.use_peft and dtype in ("bfloat16", "float16"):
         logger.warning(

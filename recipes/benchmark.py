@@ -151,4 +151,6 @@ def about(arguments: argparse.Namespace) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    from hf_causal_clf.starting import run_script
+
+    run_script(main)

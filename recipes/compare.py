@@ -22,6 +22,10 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # One GPU for all runs and baselines: the first of those that may be seen
 os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
+from hf_causal_clf.log_records import hide_by_name
+
+hide_by_name()
+
 import numpy as np
 import psutil
 
@@ -34,7 +38,6 @@ from hf_causal_clf.data import ClassificationData, load_data
 from hf_causal_clf.distributed import launch_command
 from hf_causal_clf.encoder import fine_tuned_encoder
 from hf_causal_clf.features import model_content
-from hf_causal_clf.log_records import hide_home_folder
 from hf_causal_clf.output_folder import check_places
 from hf_causal_clf.presets import EmbeddingModelArguments
 from hf_causal_clf.report import render_report, render_summary
@@ -50,12 +53,12 @@ from hf_causal_clf.run_files import (
     write_text,
 )
 from hf_causal_clf.significance import align
+from hf_causal_clf.starting import children_ignore_interrupts, run_script
 
 RECIPES = {"embedding": "embed.py", "instruction": "instruct.py"}
 
 
 def main() -> None:
-    hide_home_folder()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SystemExit("Start this script once, without accelerate launch: it launches each run itself.")
     types = (ComparisonArguments, DataArguments, PromptArguments)
@@ -147,7 +150,9 @@ def run_recipe(
 
 def launch(command: list[str]) -> int:
     """Run a command and return its exit code."""
-    return subprocess.Popen(command).wait()
+    with children_ignore_interrupts():
+        process = subprocess.Popen(command)
+    return process.wait()
 
 
 def reuse(name: str, folder: Path, data: ClassificationData) -> Entry:
@@ -188,8 +193,9 @@ def run_baseline(
 
 def in_own_process(function: Any, *arguments: Any) -> int | None:
     """Call a function in a new process and return the exit code of that."""
-    process = get_context("spawn").Process(target=function, args=arguments, daemon=True)
-    process.start()
+    process = get_context("spawn").Process(target=run_script, args=(function, *arguments), daemon=True)
+    with children_ignore_interrupts():
+        process.start()
     process.join()
     return process.exitcode
 
@@ -304,6 +310,6 @@ def end_children() -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended. Start it again to go on."))
     try:
-        main()
+        run_script(main)
     finally:
         end_children()

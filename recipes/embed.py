@@ -9,15 +9,21 @@ TextClassifier.from_pretrained(output_dir).
 from dataclasses import replace
 from pathlib import Path
 
+from hf_causal_clf.log_records import hide_by_name
+
+hide_by_name()
+
 from hf_causal_clf.arguments import DataArguments, HeadArguments, PromptArguments, RunArguments, parse_arguments
 from hf_causal_clf.collators import DocumentEncoder
 from hf_causal_clf.data import load_data
 from hf_causal_clf.distributed import start_cpu_processes
 from hf_causal_clf.hub import publish, take_over_push
-from hf_causal_clf.log_records import hide_home_folder
+from hf_causal_clf.mistakes import Mistakes
 from hf_causal_clf.output_folder import Settings, check_output_folder, is_finished
 from hf_causal_clf.presets import EmbeddingModelArguments, EmbeddingTrainingArguments
+from hf_causal_clf.run_files import how_to_go_on
 from hf_causal_clf.runs import describe_run, embedding, evaluate_run, save_run
+from hf_causal_clf.starting import run_script
 from hf_causal_clf.tracking import RunTracking
 from hf_causal_clf.training import embedding_trainer, prepare, train
 from hf_causal_clf.training_facts import training_facts
@@ -25,25 +31,31 @@ from hf_causal_clf.training_facts import training_facts
 
 def main() -> None:
     start_cpu_processes()
-    hide_home_folder()
     types = (
         *(DataArguments, EmbeddingModelArguments, HeadArguments, PromptArguments, RunArguments),
         EmbeddingTrainingArguments,
     )
     data_args, model_args, head_args, prompt_args, run_args, training_args = parse_arguments(types, __doc__)
 
-    check_output_folder(training_args.output_dir, model_args.model_name_or_path, data_args)
     # Everything that can be wrong without the model's weights is found here
-    head_args.check_prompt(prompt_args)
-    with training_args.main_process_first(desc="loading data"):
+    mistakes = Mistakes()
+    with mistakes.noted():
+        check_output_folder(training_args.output_dir, model_args.model_name_or_path, data_args)
+    with mistakes.noted():
+        head_args.check_prompt(prompt_args)
+    with mistakes.noted(), training_args.main_process_first(desc="loading data"):
         data = load_data(data_args)
-    settings = Settings(data, model_args, head_args, prompt_args, run_args, training_args)
-    push = take_over_push(training_args, model_args, run_args)
-    if is_finished(training_args, settings, overwrite=run_args.overwrite_output_dir):
-        if push:
-            publish(training_args, run_args)
-        return
-    tokenizer = prepare(model_args, training_args)
+    with mistakes.noted():
+        push = take_over_push(training_args, model_args, run_args)
+    if not mistakes.errors:
+        settings = Settings(data, model_args, head_args, prompt_args, run_args, training_args)
+        if is_finished(training_args, settings, overwrite=run_args.overwrite_output_dir):
+            if push:
+                publish(training_args, run_args)
+            return
+    with mistakes.noted():
+        tokenizer = prepare(model_args, training_args)
+    mistakes.report()
     if head_args.head_init == "verbalizer":
         template = replace(prompt_args.template(training_args.max_length, run_args.truncation), answer_tokens=0)
         encoder = prompt = template.bind(tokenizer, prompt_args.verbalizer(data.label_space))
@@ -73,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, go_on=how_to_go_on)

@@ -9,9 +9,14 @@ also holds `model.onnx`, compared in the same way.
 """
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from hf_causal_clf.log_records import hide_by_name
+
+hide_by_name()
 
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -23,9 +28,12 @@ from hf_causal_clf.arguments import parse_arguments
 from hf_causal_clf.calibration import Calibration
 from hf_causal_clf.checkpoints import load_tokenizer
 from hf_causal_clf.collators import padding_id
-from hf_causal_clf.log_records import hide_home_folder
+from hf_causal_clf.log_records import expected_weights
+from hf_causal_clf.mistakes import report
 from hf_causal_clf.onnx_export import ONNX_FILE, export_onnx, onnx_logits, open_onnx, require_onnx
 from hf_causal_clf.run_files import CLASSIFICATION_FILE, read_run, write_json
+from hf_causal_clf.sources import missing_folder
+from hf_causal_clf.starting import run_script
 
 logger = logging.get_logger(__name__)
 
@@ -63,17 +71,21 @@ class ExportArguments:
     )
 
     def __post_init__(self) -> None:
+        report(self._mistakes())
+
+    def _mistakes(self) -> Iterator[str]:
+        if (missing := missing_folder(self.model_name_or_path)) is not None:
+            yield missing
         if self.dtype not in TOLERANCE:
-            raise ValueError(f"dtype must be one of {list(TOLERANCE)}, got {self.dtype!r}.")
+            yield f"dtype must be one of {list(TOLERANCE)}, got {self.dtype!r}."
         if self.onnx and self.dtype != "float32":
-            raise ValueError(f"onnx is written in float32 only, got dtype {self.dtype!r}. Leave one of the two out.")
+            yield f"onnx is written in float32 only, got dtype {self.dtype!r}. Leave one of the two out."
         output = Path(self.output_dir)
         if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-            raise ValueError(f"{self.output_dir!r} is not an empty folder. Choose another output_dir.")
+            yield f"{self.output_dir!r} is not an empty folder. Choose another output_dir."
 
 
 def main() -> None:
-    hide_home_folder()
     (arguments,) = parse_arguments((ExportArguments,), __doc__)
     if arguments.onnx:
         require_onnx()
@@ -130,7 +142,8 @@ def merged(source: str, run: dict[str, Any], hub_kwargs: dict[str, Any]) -> Any:
     adapter = find_adapter(source, **hub_kwargs)
     if adapter is not None:
         base, revision = read_base(adapter)
-        model = auto.from_pretrained(base, revision=revision, dtype=torch.float32, **label_kwargs)
+        with expected_weights(missing=("score.",), unused=("lm_head", "embed_out")):
+            model = auto.from_pretrained(base, revision=revision, dtype=torch.float32, **label_kwargs)
         with misfit_named(source):
             return PeftModel.from_pretrained(model, source, **hub_kwargs).merge_and_unload().eval()
     if run["approach"] == "instruction":
@@ -237,4 +250,4 @@ def largest_difference(what: str, found: torch.Tensor, expected: torch.Tensor, t
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -11,14 +11,20 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report each run otherwise
 
+from hf_causal_clf.log_records import hide_by_name
+
+hide_by_name()
+
 from hf_causal_clf.arguments import DataArguments, PromptArguments, RunArguments, parse_arguments
 from hf_causal_clf.data import load_data
 from hf_causal_clf.distributed import start_cpu_processes
 from hf_causal_clf.hub import publish, take_over_push
-from hf_causal_clf.log_records import hide_home_folder
+from hf_causal_clf.mistakes import Mistakes
 from hf_causal_clf.output_folder import Settings, check_output_folder, is_finished
 from hf_causal_clf.presets import InstructionModelArguments, InstructionTrainingArguments
+from hf_causal_clf.run_files import how_to_go_on
 from hf_causal_clf.runs import describe_run, evaluate_run, instruction, save_run
+from hf_causal_clf.starting import run_script
 from hf_causal_clf.tracking import RunTracking
 from hf_causal_clf.training import instruction_trainer, prepare, train
 from hf_causal_clf.training_facts import training_facts
@@ -26,23 +32,29 @@ from hf_causal_clf.training_facts import training_facts
 
 def main() -> None:
     start_cpu_processes()
-    hide_home_folder()
     types = (DataArguments, InstructionModelArguments, PromptArguments, RunArguments, InstructionTrainingArguments)
     data_args, model_args, prompt_args, run_args, training_args = parse_arguments(types, __doc__)
 
-    check_output_folder(training_args.output_dir, model_args.model_name_or_path, data_args)
     # Everything that can be wrong without the model's weights is found here
-    with training_args.main_process_first(desc="loading data"):
+    mistakes = Mistakes()
+    with mistakes.noted():
+        check_output_folder(training_args.output_dir, model_args.model_name_or_path, data_args)
+    with mistakes.noted(), training_args.main_process_first(desc="loading data"):
         data = load_data(data_args)
+    with mistakes.noted():
+        template = prompt_args.template(training_args.max_length, run_args.truncation)
+    with mistakes.noted():
+        push = take_over_push(training_args, model_args, run_args)
+    if not mistakes.errors:
+        settings = Settings(data, model_args, prompt_args, run_args, training_args)
+        if is_finished(training_args, settings, overwrite=run_args.overwrite_output_dir):
+            if push:
+                publish(training_args, run_args)
+            return
+    with mistakes.noted():
+        tokenizer = prepare(model_args, training_args)
+    mistakes.report()
     verbalizer = prompt_args.verbalizer(data.label_space)
-    template = prompt_args.template(training_args.max_length, run_args.truncation)
-    settings = Settings(data, model_args, prompt_args, run_args, training_args)
-    push = take_over_push(training_args, model_args, run_args)
-    if is_finished(training_args, settings, overwrite=run_args.overwrite_output_dir):
-        if push:
-            publish(training_args, run_args)
-        return
-    tokenizer = prepare(model_args, training_args)
     template = template.reserving(tokenizer, verbalizer, data.splits["train"]["label"])
     prompt = template.bind(tokenizer, verbalizer)
 
@@ -68,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, go_on=how_to_go_on)

@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_causal_clf.log_records import hide_by_name
+
+hide_by_name()
+
 from transformers.utils import logging
 
 from hf_causal_clf import LabelSpace, TextClassifier
@@ -21,7 +25,7 @@ from hf_causal_clf.arguments import parse_arguments
 from hf_causal_clf.data_files import FORMATS, open_dataset, stream_file
 from hf_causal_clf.distributed import process_state, start_cpu_processes
 from hf_causal_clf.identity import identify_dataset, identify_file, identify_run, pinned
-from hf_causal_clf.log_records import hide_home_folder
+from hf_causal_clf.mistakes import report
 from hf_causal_clf.prediction import (
     PREDICTION_FILE,
     check_content,
@@ -31,6 +35,8 @@ from hf_causal_clf.prediction import (
     start_prediction,
 )
 from hf_causal_clf.run_files import read_json, read_run
+from hf_causal_clf.sources import missing_folder
+from hf_causal_clf.starting import run_script
 from hf_causal_clf.texts import EMPTY
 
 logger = logging.get_logger(__name__)
@@ -76,28 +82,32 @@ class PredictArguments:
     calibrated: bool = field(default=True, metadata={"help": "Whether to apply the fitted temperature and thresholds."})
 
     def __post_init__(self) -> None:
+        report(self._mistakes())
+
+    def _mistakes(self) -> Iterator[str]:
+        if (missing := missing_folder(self.model_name_or_path)) is not None:
+            yield missing
         if bool(self.test_file) == bool(self.dataset_name):
-            raise ValueError("Give either test_file or dataset_name.")
+            yield "Give either test_file or dataset_name."
         if self.test_file and not Path(self.test_file).is_file():
-            raise FileNotFoundError(f"There is no file {self.test_file!r}. Check test_file.")
-        if self.test_file and Path(self.test_file).suffix not in FORMATS:
-            raise ValueError(f"{self.test_file!r} has an unknown ending; known are {', '.join(FORMATS)}.")
+            yield f"There is no file {self.test_file!r}. Check test_file."
+        elif self.test_file and Path(self.test_file).suffix not in FORMATS:
+            yield f"{self.test_file!r} has an unknown ending; known are {', '.join(FORMATS)}."
         folder = Path(self.dataset_name or "")
         if self.dataset_name and folder.is_dir() and Path(self.output_dir).resolve().is_relative_to(folder.resolve()):
-            raise ValueError(
+            yield (
                 f"output_dir {self.output_dir!r} lies in the folder of the data set, which would have the shards for "
                 "documents. Choose another output_dir."
             )
         if self.empty not in EMPTY:
-            raise ValueError(f"empty must be one of {list(EMPTY)}, got {self.empty!r}.")
+            yield f"empty must be one of {list(EMPTY)}, got {self.empty!r}."
         for name in ("shard_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+                yield f"{name} must be at least 1, got {getattr(self, name)}."
 
 
 def main() -> None:
     start_cpu_processes()
-    hide_home_folder()
     (arguments,) = parse_arguments((PredictArguments,), __doc__)
     state = process_state()
     output = Path(arguments.output_dir)
@@ -197,4 +207,4 @@ def check_documents(arguments: PredictArguments) -> int | None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

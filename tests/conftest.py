@@ -6,6 +6,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import json
+import runpy
 import subprocess
 import sys
 import warnings
@@ -87,6 +88,16 @@ def write_splits(folder: Path, multi_label: bool) -> dict[str, str]:
         f"{split}_file": write_jsonl(folder / f"{split}.jsonl", make_rows(size, offset, multi_label))
         for split, (size, offset) in sizes.items()
     }
+
+
+def run_as_main(script: Path) -> None:
+    """Run a script in this process; an error that it tells in place of a traceback is raised as it was."""
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+        return
+    except SystemExit as end:
+        error = end.__cause__ or end
+    raise error
 
 
 def run_in_two_processes(script: str, folder: Path, *arguments: str) -> None:

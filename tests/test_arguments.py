@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import pytest
+from transformers.utils import logging
 
 from hf_causal_clf import LabelSpace
 from hf_causal_clf.arguments import DataArguments, HeadArguments, PromptArguments, RunArguments, parse_arguments
+from hf_causal_clf.comparison_arguments import ComparisonArguments
 from hf_causal_clf.presets import (
     EmbeddingModelArguments,
     EmbeddingTrainingArguments,
@@ -128,3 +130,56 @@ def test_help_reads_well(recipe, capsys):
         "--lora_r",
     ):
         assert name in text
+
+
+def test_all_mistakes_are_told_in_one_start(tmp_path):
+    config = write(tmp_path / "a.yaml", "lora_alfa: 8\nlora_alpha: many\nlearning_rate: -1\nseed: -1\n")
+    line = ["--pooling", "max", "--max_train_samples", "0", "--split_seed", "-1", "--train_file", "nowhere.jsonl"]
+    with pytest.raises(ValueError, match="lora_alfa") as raised:
+        parse_arguments(TYPES["embed"], args=[*config, *line, "--early_stopping_patience", "soon", "--sead", "1"])
+    assert str(raised.value).splitlines() == [
+        f"{tmp_path}/a.yaml has unknown arguments: 'lora_alfa' (did you mean 'lora_alpha'?). See --help for all of them.",
+        f"{tmp_path}/a.yaml: lora_alpha must be a whole number, got 'many'.",
+        "pooling must be one of ['last', 'mean'], got 'max'.",
+        "early_stopping_patience must be a whole number, got 'soon'.",
+        "Unknown arguments: '--sead' (did you mean '--seed'?). See --help for all of them.",
+        "split_seed must be from 0 to 2**32 - 1, got -1.",
+        "max_train_samples must be at least 1, got 0.",
+        "learning_rate must be 0 or more, got -1.",
+        "seed must be 0 or more, got -1.",
+    ]
+
+
+def test_mistakes_of_the_documents_are_told_with_those_of_the_arguments(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "label": "b"}\n')
+    line = [f"--train_file={tmp_path}/train.jsonl", "--validation_file", "nowhere.jsonl", "--test_file", "test.txt"]
+    with pytest.raises(ValueError, match="nowhere") as raised:
+        parse_arguments(TYPES["embed"], args=[*line, "--lora_r", "0", "--model_name_or_path", "m"])
+    assert len(str(raised.value).splitlines()) == 3
+    for part in ("lora_r must be 1 or more", "no file 'nowhere.jsonl'", "There is no file 'test.txt'"):
+        assert part in str(raised.value)
+    with pytest.raises(ValueError, match="The following arguments are required: --model_name_or_path"):
+        parse_arguments([ComparisonArguments], args=["--output_dir", "x"])
+
+
+def test_recipes_without_training_take_a_log_level():
+    line = ["--output_dir", "x", "--model_name_or_path", "m", "--baselines", "majority", "tfidf"]
+    try:
+        parse_arguments([ComparisonArguments], args=[*line, "--log_level", "debug"])
+        assert logging.get_verbosity() == logging.DEBUG
+    finally:
+        logging.set_verbosity_warning()
+
+
+@pytest.mark.parametrize("kind", [EmbeddingTrainingArguments, InstructionTrainingArguments])
+def test_mixed_precision_without_a_gpu_says_what_to_do(kind, monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    options = {"output_dir": str(tmp_path), "report_to": "none", "optim": "adamw_torch"}
+    for given in ({"fp16": True}, {"fp16": True, "use_cpu": True}):
+        with pytest.raises(ValueError, match="fp16 is mixed precision on a GPU; on a CPU it would do nothing"):
+            kind(**options, **given)
+    for name in ("bf16", "bf16_full_eval"):
+        with pytest.raises(ValueError, match=f"^{name} needs a GPU, and there is none.* set use_cpu to true"):
+            kind(**options, **{name: True})
+    assert kind(**options, bf16=True, use_cpu=True).bf16
+    assert not kind(**options).fp16

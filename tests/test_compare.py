@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -19,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from conftest import make_rows, write_jsonl
+from conftest import make_rows, run_as_main, write_jsonl
 from tiny import save_encoder
 
 from hf_causal_clf.arguments import DataArguments, PromptArguments, parse_arguments
@@ -113,7 +112,7 @@ def compare(monkeypatch, tmp_path, settings):
         options = command[next(index for index, part in enumerate(command) if part.endswith(".py")) :]
         started.append(yaml.safe_load(Path(options[2]).read_text())["output_dir"])
         monkeypatch.setattr(sys, "argv", options)
-        runpy.run_path(options[0], run_name="__main__")
+        run_as_main(options[0])
         return 0
 
     def in_own_process(function, *arguments):

@@ -1,7 +1,6 @@
 """recipes/export.py: stock checkpoints that plain transformers loads."""
 
 import json
-import runpy
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from conftest import run_as_main
 from test_classifier import LABELS, TEXTS, save_folder
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 def export(monkeypatch, source, output, *options):
     arguments = ["--model_name_or_path", str(source), "--output_dir", str(output), *options]
     monkeypatch.setattr(sys, "argv", ["export.py", *arguments])
-    runpy.run_path(str(ROOT / "recipes" / "export.py"), run_name="__main__")
+    run_as_main(ROOT / "recipes" / "export.py")
 
 
 @pytest.mark.parametrize("multi_label", [False, True])

@@ -1,7 +1,6 @@
 """Runs loaded from the Hub through every door, with nothing local left."""
 
 import json
-import runpy
 import shutil
 import sys
 
@@ -9,6 +8,7 @@ import hub_client
 import numpy as np
 import pytest
 import torch
+from conftest import run_as_main
 from hub_server import HubServer
 from huggingface_hub import HfApi, ModelCard
 from test_classifier import TEXTS
@@ -71,7 +71,7 @@ def stock_names():
 
 def export(repo, output, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["export.py", "--model_name_or_path", repo, "--output_dir", str(output)])
-    runpy.run_path(str(ROOT / "recipes" / "export.py"), run_name="__main__")
+    run_as_main(ROOT / "recipes" / "export.py")
 
 
 def in_order(found):

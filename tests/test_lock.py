@@ -40,3 +40,9 @@ def test_a_recipe_does_not_start_where_another_is_training(held, checkpoint, fil
     with pytest.raises(ValueError, match="Another process is writing into"):
         run_recipe("embed", arguments("embed", checkpoint, files, folder), monkeypatch)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("folder", ["/proc/run", "/proc/run/deep", "/sys/run", "/dev/null/run"])
+def test_where_nothing_can_be_written_no_other_process_is_blamed(folder):
+    with pytest.raises(OSError, match=r"Nothing can be written into .*Choose another output_dir"):
+        lock_folder(folder)

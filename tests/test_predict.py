@@ -1,7 +1,6 @@
 """recipes/predict.py as a user runs it."""
 
 import json
-import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import hub_client
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_rows, run_in_two_processes, write_jsonl
+from conftest import make_rows, run_as_main, run_in_two_processes, write_jsonl
 from datasets import load_dataset
 from hub_server import HubServer
 from huggingface_hub import HfApi
@@ -45,7 +44,7 @@ def words(options):
 
 def predict(monkeypatch, options):
     monkeypatch.setattr(sys, "argv", ["predict.py", *words(options)])
-    runpy.run_path(str(ROOT / "recipes" / "predict.py"), run_name="__main__")
+    run_as_main(ROOT / "recipes" / "predict.py")
 
 
 def check(rows, tmp_path, cache):

@@ -1,13 +1,12 @@
 """The recipes as a user runs them."""
 
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import make_rows, write_jsonl
+from conftest import make_rows, run_as_main, write_jsonl
 from datasets import Dataset
 from test_training import RUN_FILES
 
@@ -40,10 +39,10 @@ def arguments(recipe, checkpoint, files, output, **options):
     return [part for name, value in options.items() for part in (f"--{name}", value)]
 
 
-def launch(recipe, options):
+def launch(recipe, options, *launching):
     accelerate = str(Path(sys.executable).with_name("accelerate"))
     command = [accelerate, "launch", "--config_file", "recipes/accelerate_configs/cpu_2.yaml"]
-    command += ["--num_cpu_threads_per_process", "1"]
+    command += ["--num_cpu_threads_per_process", "1", *launching]
     return subprocess.run(
         [*command, f"recipes/{recipe}.py", *options],
         cwd=ROOT,
@@ -59,7 +58,7 @@ def steps(output):
 
 def run(recipe, options, monkeypatch):
     monkeypatch.setattr(sys, "argv", [f"{recipe}.py", *options])
-    runpy.run_path(str(ROOT / "recipes" / f"{recipe}.py"), run_name="__main__")
+    run_as_main(ROOT / "recipes" / f"{recipe}.py")
 
 
 @pytest.mark.parametrize("recipe", ["embed", "instruct"])
@@ -136,3 +135,27 @@ def test_rerunning_replaces_an_earlier_run(checkpoint, files, tmp_path, monkeypa
     assert len(Dataset.from_parquet(str(tmp_path / "run" / "predictions.parquet"), keep_in_memory=True)) == 6
     assert (tmp_path / "run" / "metrics.json").read_text() != first
     assert {path.name for path in (tmp_path / "run").iterdir()} == RUN_FILES
+
+
+def test_all_mistakes_of_arguments_documents_model_and_output_are_told_in_one_start(
+    checkpoint, files, tmp_path, monkeypatch
+):
+    (tmp_path / "run").write_text("a file")
+    wrong = {"instruction": "What?", "text_column": "body", "max_length": "1000", "report_to": "none"}
+    with pytest.raises(ValueError, match="belong to the prompt") as raised:
+        run("embed", arguments("embed", checkpoint, files, tmp_path / "run", **wrong), monkeypatch)
+    told = str(raised.value).splitlines()
+    assert len(told) == 5
+    assert [line.startswith("The ") for line in told] == [False, True, True, True, False]
+    assert "max_length=1000 is beyond the model's context of 256 tokens" in told[-1]
+
+
+def test_of_two_processes_one_tells_what_is_wrong_and_nothing_else_is_told(checkpoint, files, tmp_path):
+    options = arguments("embed", checkpoint, files, tmp_path / "run", train_file="nowhere.jsonl", max_length="1000")
+    done = launch("embed", options, "--quiet")
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "There is no file 'nowhere.jsonl'. Check train_file, validation_file and test_file.",
+        "max_length=1000 is beyond the model's context of 256 tokens. Lower it.",
+    ]
