@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .calibration import to_probabilities
 from .distributed import is_sharded, over_processes
 from .metrics import classification_metrics
 from .scoring import LabelScorer
@@ -31,8 +32,9 @@ class LabelScoringCallback(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Score the documents, shared out over the processes; with sharded weights, all in every process."""
-        score = self.scorer.probabilities
-        probabilities = score(self.texts) if is_sharded(self.trainer) else over_processes(score, self.texts)
+        score = self.scorer.logits
+        logits = score(self.texts) if is_sharded(self.trainer) else over_processes(score, self.texts)
+        probabilities = to_probabilities(logits, multi_label=self.gold.ndim == 2)
         found = {f"eval_{name}": value for name, value in classification_metrics(self.gold, probabilities).items()}
         kwargs["metrics"].update(found)  # the trainer picks the best checkpoint from this same dictionary
         self.trainer.log(found)

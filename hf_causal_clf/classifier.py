@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTok
 from transformers.utils import logging
 
 from .adapters import find_adapter, load_adapter, read_base
-from .calibration import Calibration
+from .calibration import Calibration, to_probabilities
 from .checkpoints import check_vocabulary, load_tokenizer
 from .collators import DocumentEncoder, length_batches, pad, padding_id
 from .decoding import generate_answers
@@ -29,17 +29,17 @@ _AUTO = "auto"
 
 
 class Scorer(Protocol):
-    """What gives the matrix of probabilities: a head or a label scorer."""
+    """What gives the matrix of logits, which calibration makes probabilities of: a head or a label scorer."""
 
     batch_size: int
 
-    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """Return float32 `(n, labels)`."""
+    def logits(self, texts: Sequence[str]) -> np.ndarray:
+        """Return float32 `(n, labels)`, whose softmax or, for multi-label, sigmoid are the probabilities."""
         ...
 
 
 class HeadScorer:
-    """Reads the probabilities from the head of the embedding-based approach.
+    """Reads the logits from the head of the embedding-based approach.
 
     Args:
         model: Model with a head.
@@ -62,9 +62,12 @@ class HeadScorer:
         self._pad = padding_id(tokenizer)
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the probability of each label, float32 `(n, labels)`, in batches of similar length."""
-        multi_label = self.model.config.label_space.multi_label
-        probabilities = np.empty((len(texts), self.model.config.num_labels), dtype=np.float32)
+        """Return the probability of each label, float32 `(n, labels)`: the softmax or sigmoid of `logits`."""
+        return to_probabilities(self.logits(texts), multi_label=self.model.config.label_space.multi_label)
+
+    def logits(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the logit of each label, float32 `(n, labels)`, in batches of similar length."""
+        found = np.empty((len(texts), self.model.config.num_labels), dtype=np.float32)
         encoded = [self.encoder.encode(text) for text in texts]
         with (
             evaluation_mode(self.model),
@@ -73,22 +76,16 @@ class HeadScorer:
             for rows in length_batches([len(ids) for ids in encoded], self.batch_size):
                 batch = pad([encoded[row] for row in rows], self._pad)
                 logits = self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits
-                probabilities[rows] = head_probabilities(logits, multi_label)
+                found[rows] = logits.float().cpu().numpy()
                 bar.update(len(rows))
-        return probabilities
-
-
-def head_probabilities(logits: torch.Tensor, multi_label: bool) -> np.ndarray:
-    """Turn a head's logits `(n, labels)` into float32 probabilities: softmax, or sigmoid for multi-label."""
-    logits = logits.float()
-    return (logits.sigmoid() if multi_label else logits.softmax(dim=-1)).cpu().numpy()
+        return found
 
 
 class TextClassifier:
     """Predicts labels and their probabilities, whichever approach was trained.
 
     Args:
-        scorer: Source of the probabilities.
+        scorer: Source of the logits.
         label_space: Labels, in the order of the probabilities' columns.
         calibration: Temperature and thresholds fitted on validation documents.
 
@@ -172,7 +169,8 @@ class TextClassifier:
         Raises:
             ValueError: If `texts` is not a list of non-empty strings, or the model gives no numbers for one.
         """
-        probabilities = self.scorer.probabilities(_checked(texts))
+        logits = self.scorer.logits(_checked(texts))
+        probabilities = self.calibration.apply(logits, multi_label=self.label_space.multi_label)
         bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
         if len(bad):
             raise ValueError(
@@ -180,7 +178,7 @@ class TextClassifier:
                 f"{bad[:5].tolist()}. Its weights are damaged or its training diverged; or, if dtype is float16, that "
                 "is too narrow: try float32."
             )
-        return self.calibration.apply(probabilities)
+        return probabilities
 
     def predict(self, texts: Sequence[str]) -> list[str] | list[list[str]]:
         """Return the label name of each text; in a multi-label space, the list of its label names."""

@@ -19,7 +19,6 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, set_seed
 
 from .baselines import Outcome
-from .classifier import head_probabilities
 from .data import ClassificationData
 from .training import head_metrics, train
 
@@ -62,17 +61,16 @@ def fine_tuned_encoder(
     )
     trainer, test = _trainer(data, name_or_path, max_length, arguments)
     training = train(trainer)
-    raw = {}
+    logits = {}
     for split, rows in (("validation", trainer.eval_dataset), ("test", test)):
         start = time.perf_counter()
-        logits = torch.as_tensor(trainer.predict(rows).predictions)
-        raw[split] = head_probabilities(logits, data.label_space.multi_label)
-        training["predict_samples_per_second"] = len(logits) / (time.perf_counter() - start)
-        if not np.isfinite(raw[split]).all():
+        logits[split] = np.asarray(trainer.predict(rows).predictions, dtype=np.float32)
+        training["predict_samples_per_second"] = len(logits[split]) / (time.perf_counter() - start)
+        if not np.isfinite(logits[split]).all():
             raise ValueError("The encoder's training diverged: it gives no numbers. Lower encoder_learning_rate.")
     for checkpoint in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         shutil.rmtree(checkpoint)
-    return Outcome(raw, training)
+    return Outcome(logits, training)
 
 
 def _trainer(

@@ -106,14 +106,15 @@ class PrunedScoring:
         return [*dict.fromkeys(answer[: len(beginning) + 1] for answer in self._below[beginning])]
 
     def run(self, edges: torch.Tensor, context: Context) -> np.ndarray:
-        """Return the probabilities of a batch of documents whose prompts and root trie have been run.
+        """Return the logits of a batch of documents whose prompts and root trie have been run.
 
         Args:
             edges: Log-probabilities of the root trie's edges, `(documents, edges)`.
             context: The documents' prompts.
 
         Returns:
-            Probability of each answer, float32 `(documents, answers)`.
+            Logits, float32 `(documents, answers)`: log-probabilities of the answers, of which each row's largest is
+            taken off, so that float32 is exact where it matters.
         """
         documents = [_Branches() for _ in edges]
         for document, scores in zip(documents, edges.double().numpy(), strict=True):
@@ -126,7 +127,7 @@ class PrunedScoring:
                 scored = self._forward.branches(context.select(rows), tries)
                 for row, item, found in zip(rows, rounds, scored, strict=True):
                     _record(documents[row], item, found.double().numpy())
-        return np.stack([self._probabilities(document) for document in documents])
+        return np.stack([self._log_probs(document) for document in documents])
 
     def _choose(self, documents: Sequence[_Branches]) -> list[tuple[int, _Round]]:
         """For each document that needs it: its row and what to run next."""
@@ -144,14 +145,13 @@ class PrunedScoring:
         paths = dict(zip(sequences, trie.paths, strict=True))
         return _Round(known, steps, trie, paths, frozenset(step for step in sequences if step in self._below))
 
-    def _probabilities(self, document: _Branches) -> np.ndarray:
+    def _log_probs(self, document: _Branches) -> np.ndarray:
         scores = {**document.complete}
         for beginning, log_prob in document.open.items():
             below = self._below[beginning]
             scores |= dict.fromkeys(below, log_prob - float(np.log(2 * len(below))))
         values = np.array([scores[answer] for answer in self._answers])
-        values = np.exp(values - values.max())
-        return (values / values.sum()).astype(np.float32)
+        return (values - values.max()).astype(np.float32)
 
 
 def _record(document: _Branches, item: _Round, scores: np.ndarray) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from .calibration import to_probabilities
 from .collators import length_batches
 from .decoding import LabelSetSearch
 from .prompts import PromptTemplate
@@ -85,19 +86,21 @@ class LabelScorer:
         return scores
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the probability of each label, float32 `(n, labels)`.
+        """Return the probability of each label, float32 `(n, labels)`: the softmax or sigmoid of `logits`."""
+        return to_probabilities(self.logits(texts), multi_label=self.verbalizer.labels.multi_label)
 
-        Single-label: the softmax of `log_probs`; in large label spaces within `max_error` of it, guaranteed
-        (`PrunedScoring`). Multi-label: the marginals of `marginals`, with a warning where the
+    def logits(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the logits of the labels, float32 `(n, labels)`, which a temperature divides.
+
+        Single-label: `log_probs`; in large label spaces such that their softmax is within `max_error` of that of
+        `log_probs`, guaranteed (`PrunedScoring`). Multi-label: the log-odds of `marginals`, with a warning where the
         search ended before it had covered enough.
         """
         if not self.verbalizer.labels.multi_label:
             if self.max_error > 0 and self._forward.one_pass and len(LabelTrie(self.answer_ids)) > _LARGE_TRIE:
                 return self._pruned(texts)
-            scores = self.log_probs(texts)
-            scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-            return scores / scores.sum(axis=1, keepdims=True)
-        probabilities, uncovered = self.marginals(texts)
+            return self.log_probs(texts)
+        logits, uncovered = self._search(texts)
         short = int((uncovered > 1 - self.min_coverage).sum())
         if short:
             logger.warning(
@@ -105,14 +108,14 @@ class LabelScorer:
                 f"{self.min_coverage:.0%} of the probability of all valid answers (worst: {1 - uncovered.max():.1%}). "
                 "Their label probabilities are off by at most the rest."
             )
-        return probabilities
+        return logits
 
     def _pruned(self, texts: Sequence[str]) -> np.ndarray:
         scoring = PrunedScoring(self._forward, self.answer_ids, self.max_error)
-        probabilities = np.empty((len(texts), len(self.answer_ids)), dtype=np.float32)
+        logits = np.empty((len(texts), len(self.answer_ids)), dtype=np.float32)
         for indices, edges, context in self._batches(texts, scoring.root_trie):
-            probabilities[indices] = scoring.run(edges, context)
-        return probabilities
+            logits[indices] = scoring.run(edges, context)
+        return logits
 
     def marginals(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the marginal probability of each label over the valid multi-label answers.
@@ -126,12 +129,17 @@ class LabelScorer:
         """
         if not self.verbalizer.labels.multi_label:
             raise ValueError("`marginals` is for multi-label spaces; use `probabilities`.")
+        logits, uncovered = self._search(texts)
+        return to_probabilities(logits, multi_label=True), uncovered
+
+    def _search(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Log-odds of the labels, `(n, labels)`, and the uncovered share, `(n,)`."""
         search = LabelSetSearch(self._forward, self.encoder, self.min_coverage, self.max_expansions)
-        probabilities = np.empty((len(texts), len(self.answer_ids)), dtype=np.float32)
+        logits = np.empty((len(texts), len(self.answer_ids)), dtype=np.float32)
         uncovered = np.empty(len(texts), dtype=np.float32)
         for indices, edges, context in self._batches(texts, search.root_trie):
-            probabilities[indices], uncovered[indices] = search.run(edges, context)
-        return probabilities, uncovered
+            logits[indices], uncovered[indices] = search.run(edges, context)
+        return logits, uncovered
 
     def _batches(self, texts: Sequence[str], trie: LabelTrie) -> Iterator[tuple[list[int], torch.Tensor, Context]]:
         """Run prompts and trie in batches of similar length: document indices, edge log-probabilities, context."""
