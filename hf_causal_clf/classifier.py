@@ -209,7 +209,7 @@ def _load_head(
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, source)
     encoder: DocumentEncoder | PromptEncoder
     if run.get("head_init") == "verbalizer":
-        template, verbalizer = _prompt(run)
+        template, verbalizer = read_prompt(run)
         encoder = template.bind(tokenizer, verbalizer)
     else:
         encoder = DocumentEncoder(tokenizer, run["truncation"]["max_length"], run["truncation"]["side"])
@@ -227,7 +227,7 @@ def _load_label_scorer(
         keep_exact_gradients(model)
         load_adapter(model, source, **hub_kwargs)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, source)
-    template, verbalizer = _prompt(run)
+    template, verbalizer = read_prompt(run)
     return LabelScorer(
         _placed(model, kwargs),
         tokenizer,
@@ -237,7 +237,8 @@ def _load_label_scorer(
     )
 
 
-def _prompt(run: dict[str, Any]) -> tuple[PromptTemplate, Verbalizer]:
+def read_prompt(run: dict[str, Any]) -> tuple[PromptTemplate, Verbalizer]:
+    """Rebuild the prompt template and the verbalizer of a run from its `classification.json`."""
     truncation = run["truncation"]
     template = PromptTemplate(
         **run["prompt_template"], max_length=truncation["max_length"], truncation=truncation["side"]
