@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from .collators import length_batches, pad, padding_id
 from .prompts import PromptEncoder
+from .tree_attention import rows_at_once
 from .trie import LabelTrie
 from .verbalizer import ParsedAnswer
 
@@ -135,8 +136,9 @@ class LabelSetSearch:
             self._expand(search, (), -best, scores, self._root)
         while active := [index for index, search in enumerate(searches) if self._unfinished(search)]:
             states = [(index, *state) for index in active for state in self._choose(searches[index])]
-            for start in range(0, len(states), _ROWS):
-                part = states[start : start + _ROWS]
+            size = min(_ROWS, rows_at_once(len(self._next_trie)))
+            for start in range(0, len(states), size):
+                part = states[start : start + size]
                 chains = [self._encoder.target_ids([*labels])[:-1] for _, labels, _ in part]
                 scored, _ = self._forward(context.select([index for index, _, _ in part]), chains, self._next_trie)
                 for (index, labels, log_prob), scores in zip(part, scored.double().numpy(), strict=True):

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from .tree_attention import rows_at_once
 from .trie import LabelTrie
 
 if TYPE_CHECKING:
     from .tree_attention import Context, TreeForward
-
-MAX_LOGIT_ROWS = 1024  # rows of vocabulary-sized logits held at once
 
 
 @dataclass
@@ -120,7 +119,7 @@ class PrunedScoring:
         for document, scores in zip(documents, edges.double().numpy(), strict=True):
             _record(document, self._root, scores)
         while chosen := self._choose(documents):
-            size = max(1, MAX_LOGIT_ROWS // (max(len(item.trie) for _, item in chosen) + 1))
+            size = rows_at_once(max(len(item.trie) for _, item in chosen))
             for start in range(0, len(chosen), size):
                 rows, rounds = zip(*chosen[start : start + size], strict=True)
                 tries = [item.trie for item in rounds]

@@ -16,8 +16,8 @@ from .calibration import to_probabilities
 from .collators import length_batches
 from .decoding import LabelSetSearch
 from .prompts import PromptTemplate
-from .pruning import MAX_LOGIT_ROWS, PrunedScoring
-from .tree_attention import Context, TreeForward
+from .pruning import PrunedScoring
+from .tree_attention import Context, TreeForward, rows_at_once
 from .trie import LabelTrie
 from .verbalizer import Verbalizer
 
@@ -146,7 +146,7 @@ class LabelScorer:
         if not texts:
             return
         chains = [[*self.encoder.document_ids(text), *self.encoder.suffix_ids] for text in texts]
-        rows = max(1, min(self.batch_size, MAX_LOGIT_ROWS // (len(trie) + 1)))
+        rows = min(self.batch_size, rows_at_once(len(trie)))
         with evaluation_mode(self.model):
             prefix = self._forward.start(self.encoder.prefix_ids)
             with logging.tqdm(total=len(texts), desc="Scoring labels", unit="doc", delay=2.0) as progress:
