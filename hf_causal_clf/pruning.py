@@ -1,4 +1,4 @@
-"""Label scoring of large label spaces: answers that cannot matter are left out, with a guaranteed error.
+"""Label scoring of large label spaces: answers that cannot matter are left out, with a bound on what that changes.
 
 A partial answer's probability bounds that of all answers that begin with it together, so whole branches of the answers'
 trie need not be run once their bounds are small. Knows token ids and models; neither labels nor prompts.
@@ -74,7 +74,7 @@ class _Round:
 
 
 class PrunedScoring:
-    """Normalised probabilities of answers, each off by at most `max_error`.
+    """Logits of answers, of whose probabilities none is off by more than `max_error` for what is left out.
 
     With `found` the summed probability of the answers that were run and `rest` that of the beginnings that were not
     (each an upper bound `bound` on all that follows it), the normaliser is between `found` and `found + rest`. Taken as
@@ -83,10 +83,14 @@ class PrunedScoring:
     on until all that is at most `max_error`. Answers that were not run share half of their beginning's
     probability, so none is zero.
 
+    The bound needs no more than that the probabilities of what may follow a token add up to one. They do in every data
+    type of the model, since log-softmaxes are taken in float32 and added in float64. What it does not bound is the
+    rounding of the hidden states: in bfloat16 the same answer, run beside others, has another probability.
+
     Args:
         forward: Tree forward of the model, which has to be able to run a trie in one pass.
         answers: Token-id lists, end of answer included; none may be a beginning of another.
-        max_error: Largest error of a probability, above 0.
+        max_error: Largest change of a probability by what is left out, above 0.
     """
 
     def __init__(self, forward: TreeForward, answers: Sequence[Sequence[int]], max_error: float) -> None:
