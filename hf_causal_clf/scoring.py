@@ -43,7 +43,7 @@ class LabelScorer:
         max_error: Single-label: how much a probability may change, at the most, for leaving out answers that cannot
             matter, where the answers are many (more than 64 tokens to run for each document); 0 for none. It is kept in
             every data type, before any temperature. The rounding of the model's own forward pass, which depends on what
-            is run together, comes on top: below 1e-5 in float32, up to about 0.1 in bfloat16, at 0 as well.
+            is run together, comes on top, at 0 as well: below 1e-5 in float32, up to 0.13 in bfloat16 (SmolLM2-135M).
 
     Attributes:
         answer_ids: One token-id list a label, end of answer included.

@@ -10,8 +10,17 @@ import pytest
 import tiny
 import torch
 from test_classifier import LABELS, TEXTS, save_folder
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, TextClassifier
 
@@ -127,6 +136,27 @@ def test_a_stock_pipeline_reads_padded_batches_as_the_run_does(tmp_path, monkeyp
         assert exported.pad_token == "<|im_end|>"  # it was right, and stays
     again = TextClassifier.from_pretrained(tmp_path / "out", dtype=dtype).predict_proba(TEXTS)
     np.testing.assert_allclose(again, expected, atol=1e-4 if dtype == "float32" else 0.1)
+
+
+def test_a_document_may_end_in_an_unknown_character_where_that_is_the_padding(tmp_path, monkeypatch):
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2, "the": 3, "cat": 4}, "<unk>")),
+        unk_token="<unk>",
+        pad_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+    )
+    tokenizer.backend_tokenizer.pre_tokenizer = Whitespace()
+    save_folder(tmp_path / "run", tiny.save_checkpoint(tmp_path / "base", "llama", tokenizer), "embedding")
+    export(monkeypatch, tmp_path / "run", tmp_path / "out")
+    texts = ["the cat é", "the é", "the cat cat the cat"]
+    model = CausalLMForLastTokenClassification.from_pretrained(tmp_path / "run").eval()
+    with torch.no_grad():
+        rows = [model(tokenizer(text, return_tensors="pt")["input_ids"]).logits.softmax(-1) for text in texts]
+    expected = torch.cat(rows).numpy()
+    classify = pipeline("text-classification", model=str(tmp_path / "out"), top_k=None, batch_size=3)
+    found = [{each["label"]: each["score"] for each in row} for row in classify(texts)]
+    np.testing.assert_allclose([[row[name] for name in LABELS.names] for row in found], expected, atol=1e-4)
 
 
 def test_where_every_special_token_is_in_use_an_export_is_refused(tmp_path, monkeypatch):
