@@ -1,6 +1,6 @@
-"""What fine-tuning has to beat: baselines that give the same matrix of probabilities.
+"""What fine-tuning has to beat: baselines that give the same matrix of logits.
 
-Each function returns the uncalibrated probabilities of the validation and test documents and what it cost.
+Each function returns the logits of the validation and test documents and what it cost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from accelerate import PartialState
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from .calibration import divide_out, fit_calibration
+from .calibration import fit_calibration, to_logits, to_probabilities
 from .callbacks import peak_memory_bytes
 from .collators import DocumentEncoder
 from .data import ClassificationData
@@ -40,9 +40,13 @@ _MEASURED = ("validation", "test")
 
 @dataclass(frozen=True)
 class Outcome:
-    """Uncalibrated probabilities of each measured split, `(n, labels)`, and the `training` part of `metrics.json`."""
+    """Logits of each measured split, float32 `(n, labels)`, and the `training` part of `metrics.json`.
 
-    raw: dict[str, np.ndarray]
+    The softmax of the logits, or for multi-label their sigmoid, are the uncalibrated probabilities; minus infinity is
+    the probability 0.
+    """
+
+    logits: dict[str, np.ndarray]
     training: dict[str, float]
 
 
@@ -50,8 +54,8 @@ def majority(data: ClassificationData) -> Outcome:
     """Give every document the label frequencies of the training documents."""
     gold, count = data.gold("train"), len(data.label_space)
     shares = gold.mean(axis=0) if gold.ndim == 2 else np.bincount(gold, minlength=count) / len(gold)
-    raw = {split: np.tile(shares.astype(np.float32), (len(data.splits[split]), 1)) for split in _MEASURED}
-    return Outcome(raw, _cost(0))
+    row = to_logits(shares, multi_label=gold.ndim == 2).astype(np.float32)
+    return Outcome({split: np.tile(row, (len(data.splits[split]), 1)) for split in _MEASURED}, _cost(0))
 
 
 def majority_metrics(data: ClassificationData) -> dict[str, float]:
@@ -60,7 +64,7 @@ def majority_metrics(data: ClassificationData) -> dict[str, float]:
     level = said.level
     said.setLevel(logging.ERROR)  # what cannot be fitted has been said of the run
     try:
-        return measure(data, majority(data).raw)[1]["test"]
+        return measure(data, majority(data).logits)[1]["test"]
     finally:
         said.setLevel(level)
 
@@ -76,12 +80,12 @@ def tfidf(data: ClassificationData) -> Outcome:
     head, _ = _best_head(data, features)
     trained = time.perf_counter()
     features["test"] = vectorizer.transform(data.texts("test"))
-    raw = {split: _probabilities(head, features[split], len(data.label_space)) for split in _MEASURED}
+    logits = {split: _logits(head, features[split], len(data.label_space)) for split in _MEASURED}
     rates = {
         "train_samples_per_second": len(data.splits["train"]) / (trained - start),
         "predict_samples_per_second": len(data.splits["test"]) / (time.perf_counter() - trained),
     }
-    return Outcome(raw, _cost(_size(head), **rates))
+    return Outcome(logits, _cost(_size(head), **rates))
 
 
 def zero_shot(
@@ -107,6 +111,7 @@ def zero_shot(
         "model": model_identity(model_arguments),
         "prompt": [template.to_dict(), template.max_length, template.truncation, verbalizer.to_dict()],
         "labels": data.label_space.to_dict(),
+        "output": "logits",
     }
 
     @functools.cache
@@ -115,17 +120,17 @@ def zero_shot(
         return LabelScorer(model, tokenizer, template=template, verbalizer=verbalizer, batch_size=batch_size)
 
     def score(texts: list[str], scorer: LabelScorer) -> dict[str, np.ndarray]:
-        return {"probabilities": scorer.probabilities(texts)}
+        return {"logits": scorer.logits(texts)}
 
-    raw, seconds = {}, 0.0
+    logits, seconds = {}, 0.0
     for split in _MEASURED:
         texts = data.texts(split)
         found, seconds = cached(cache, {**content, "texts": fingerprint(texts)}, load, partial(score, texts))
-        raw[split] = found["probabilities"]
+        logits[split] = found["logits"]
     if contextual:
         prior, _ = cached(cache, {**content, "texts": ""}, load, partial(score, [""]))
-        raw = {split: divide_out(raw[split], prior["probabilities"], data.label_space.multi_label) for split in raw}
-    return Outcome(raw, _cost(0, predict_samples_per_second=len(data.splits["test"]) / seconds))
+        logits = {split: matrix - prior["logits"] for split, matrix in logits.items()}
+    return Outcome(logits, _cost(0, predict_samples_per_second=len(data.splits["test"]) / seconds))
 
 
 def frozen(
@@ -163,12 +168,12 @@ def frozen(
         heads[pooling] = (*_best_head(data, columns), columns)
     head, _, columns = min(heads.values(), key=lambda found: found[1])
     fitted = time.perf_counter() - start
-    raw = {split: _probabilities(head, columns[split], len(data.label_space)) for split in _MEASURED}
+    logits = {split: _logits(head, columns[split], len(data.label_space)) for split in _MEASURED}
     rates = {
         "train_samples_per_second": len(data.splits["train"]) / (seconds["train"] + fitted),
         "predict_samples_per_second": len(data.splits["test"]) / seconds["test"],
     }
-    return Outcome(raw, _cost(_size(head), **rates))
+    return Outcome(logits, _cost(_size(head), **rates))
 
 
 def _load(auto: Any, arguments: ModelConfig) -> tuple[Any, Any]:
@@ -191,16 +196,25 @@ def _best_head(data: ClassificationData, features: dict[str, Any]) -> tuple[Any,
         head = LogisticRegression(C=strength, max_iter=1000)
         head = OneVsRestClassifier(head) if data.label_space.multi_label else head
         head.fit(features["train"], data.gold("train"))
-        probabilities = _probabilities(head, features["validation"], len(data.label_space))
+        logits = _logits(head, features["validation"], len(data.label_space))
+        probabilities = to_probabilities(logits, multi_label=data.label_space.multi_label)
         found.append((head, negative_log_likelihood(data.gold("validation"), probabilities)))
     return min(found, key=lambda pair: pair[1])
 
 
-def _probabilities(head: Any, features: Any, labels: int) -> np.ndarray:
-    """Float32 `(n, labels)`; a label that no training document has gets 0."""
-    probabilities = np.zeros((features.shape[0], labels), dtype=np.float32)
-    probabilities[:, head.classes_] = head.predict_proba(features)
-    return probabilities
+def _logits(head: Any, features: Any, labels: int) -> np.ndarray:
+    """Float32 `(n, labels)`; minus infinity for a label that no training document has, infinity for one of all."""
+    logits = np.full((features.shape[0], labels), -np.inf, dtype=np.float32)
+    if hasattr(head, "estimators_"):  # one for each label, or a constant
+        for label, part in enumerate(head.estimators_):
+            if hasattr(part, "coef_"):
+                logits[:, label] = part.decision_function(features)
+            else:
+                logits[:, label] = to_logits(part.predict(features), multi_label=True)
+        return logits
+    found = head.decision_function(features)
+    logits[:, head.classes_] = found if found.ndim == 2 else np.stack([np.zeros_like(found), found], axis=1)
+    return logits
 
 
 def _standardised(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

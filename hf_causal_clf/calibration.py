@@ -1,12 +1,12 @@
 """Calibration on validation documents: temperatures for the probabilities, thresholds for multi-label decisions.
 
-Knows arrays of gold labels and probabilities only. It works on probabilities and so serves both approaches: dividing
-logits by a temperature is raising probabilities to its inverse and normalising.
+Knows arrays of gold labels and logits only. Logits are whatever gives the probabilities by a softmax (single-label: a
+head's logits, or the labels' log-probabilities) or by a sigmoid (multi-label: log-odds), so both approaches have them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ logger = logging.get_logger(__name__)
 MIN_DOCUMENTS = 50  # with fewer validation documents, nothing is fitted
 MIN_EXAMPLES = 20  # a label with fewer positives or negatives takes the temperature and threshold fitted on all labels
 _BOUNDS = (0.05, 20.0)  # of a temperature
-_SMALLEST = 1e-12
+_SMALLEST = 1e-12  # temperature of a run that is loaded
 _ADVICE = " Set the entry to null in classification.json, or train or download the run again."
 
 
@@ -37,13 +37,10 @@ class Calibration:
     temperature: float | tuple[float, ...] | None = None
     thresholds: tuple[float, ...] | None = None
 
-    def apply(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return calibrated probabilities, float32 `(n, labels)`."""
-        if self.temperature is None:
-            return probabilities
-        if isinstance(self.temperature, float):
-            return sharpen(probabilities, self.temperature).astype(np.float32)
-        return sharpen_each(probabilities, np.asarray(self.temperature)).astype(np.float32)
+    def apply(self, logits: np.ndarray, *, multi_label: bool) -> np.ndarray:
+        """Return calibrated probabilities `(n, labels)`, in the data type of the logits."""
+        temperature = 1.0 if self.temperature is None else self.temperature
+        return to_probabilities(logits, multi_label=multi_label, temperature=temperature)
 
     def decide(self, probabilities: np.ndarray, *, multi_label: bool) -> np.ndarray:
         """Turn calibrated probabilities into decisions, as `metrics.decide`."""
@@ -79,7 +76,7 @@ class Calibration:
         return cls(temperature, None if thresholds is None else tuple(thresholds))
 
 
-def fit_calibration(gold: np.ndarray, probabilities: np.ndarray) -> Calibration:
+def fit_calibration(gold: np.ndarray, logits: np.ndarray) -> Calibration:
     """Fit temperatures that minimise the negative log-likelihood, and for multi-label thresholds that maximise F1.
 
     With fewer than `MIN_DOCUMENTS` documents nothing is fitted. A label with fewer than `MIN_EXAMPLES` positive or
@@ -88,7 +85,7 @@ def fit_calibration(gold: np.ndarray, probabilities: np.ndarray) -> Calibration:
 
     Args:
         gold: Label ids `(n,)`, or 0/1 `(n, labels)` for a multi-label task.
-        probabilities: Uncalibrated probabilities of the validation documents, `(n, labels)`.
+        logits: Logits of the validation documents, `(n, labels)`.
 
     Returns:
         The calibration (temperature scaling: Guo et al., 2017, arXiv 1706.04599, section 4.2).
@@ -99,8 +96,9 @@ def fit_calibration(gold: np.ndarray, probabilities: np.ndarray) -> Calibration:
             "and thresholds stay as they are."
         )
         return Calibration()
+    common = _fit_temperature(gold, logits)
     if gold.ndim == 1:
-        return Calibration(_fit_temperature(lambda value: negative_log_likelihood(gold, sharpen(probabilities, value))))
+        return Calibration(common)
     positives = gold.sum(axis=0)
     scarce = (positives < MIN_EXAMPLES) | (len(gold) - positives < MIN_EXAMPLES)
     if scarce.any():
@@ -108,11 +106,11 @@ def fit_calibration(gold: np.ndarray, probabilities: np.ndarray) -> Calibration:
             f"{int(scarce.sum())} of {len(scarce)} labels have fewer than {MIN_EXAMPLES} positive or negative "
             "validation documents and take the temperature and threshold fitted on all labels together."
         )
-    common = _fit_temperature(lambda value: negative_log_likelihood(gold, sharpen_each(probabilities, value)))
     temperatures = tuple(
-        common if scarce[label] else _fit_label(gold, probabilities, label) for label in range(len(scarce))
+        common if scarce[label] else _fit_temperature(gold[:, [label]], logits[:, [label]])
+        for label in range(len(scarce))
     )
-    calibrated = sharpen_each(probabilities, np.asarray(temperatures))
+    calibrated = Calibration(temperatures).apply(logits, multi_label=True)
     threshold = best_threshold(gold.ravel(), calibrated.ravel())
     thresholds = tuple(
         threshold if scarce[label] else best_threshold(gold[:, label], calibrated[:, label])
@@ -121,29 +119,33 @@ def fit_calibration(gold: np.ndarray, probabilities: np.ndarray) -> Calibration:
     return Calibration(temperatures, thresholds)
 
 
-def sharpen(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities `(n, labels)` as if their logits had been divided by a temperature before the softmax."""
-    logits = np.log(np.maximum(probabilities.astype(np.float64), _SMALLEST)) / temperature
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+def to_probabilities(
+    logits: np.ndarray, *, multi_label: bool, temperature: float | Sequence[float] = 1.0
+) -> np.ndarray:
+    """Return the softmax of logits `(n, labels)` divided by a temperature, or for multi-label the sigmoid.
+
+    Computed in float64 and returned in the data type of the logits. A logit of minus infinity is the probability 0 at
+    every temperature.
+
+    Args:
+        logits: Single-label: logits or log-probabilities. Multi-label: log-odds.
+        multi_label: Whether each label has a probability of its own.
+        temperature: One temperature, or one for each label.
+    """
+    from scipy.special import expit, softmax
+
+    scaled = logits.astype(np.float64) / np.asarray(temperature)
+    with np.errstate(invalid="ignore"):  # of an infinite logit, softmax makes NaN: the caller says so
+        probabilities = expit(scaled) if multi_label else softmax(scaled, axis=1)
+    return probabilities.astype(logits.dtype)
 
 
-def sharpen_each(probabilities: np.ndarray, temperature: np.ndarray | float) -> np.ndarray:
-    """Probabilities `(n, labels)` as if each logit had been divided by a temperature before the sigmoid."""
-    clipped = np.clip(probabilities.astype(np.float64), _SMALLEST, 1.0 - _SMALLEST)
-    logits = (np.log(clipped) - np.log1p(-clipped)) / temperature
-    return 1.0 / (1.0 + np.exp(-logits))
+def to_logits(probabilities: np.ndarray, *, multi_label: bool) -> np.ndarray:
+    """Return logits `(n, labels)` that `to_probabilities` makes these probabilities of; infinite ones of 0 and 1."""
+    from scipy.special import logit
 
-
-def divide_out(probabilities: np.ndarray, prior: np.ndarray, multi_label: bool) -> np.ndarray:
-    """Probabilities `(n, labels)` with a prior `(1, labels)` divided out: of them, or for multi-label of their odds."""
-    clipped = np.clip(probabilities.astype(np.float64), _SMALLEST, 1.0 - _SMALLEST)
-    prior = np.clip(prior.astype(np.float64), _SMALLEST, 1.0 - _SMALLEST)
-    if multi_label:
-        odds = clipped / (1.0 - clipped) * (1.0 - prior) / prior
-        return (odds / (1.0 + odds)).astype(np.float32)
-    ratios = clipped / prior
-    return (ratios / ratios.sum(axis=1, keepdims=True)).astype(np.float32)
+    with np.errstate(divide="ignore"):
+        return logit(probabilities) if multi_label else np.log(probabilities)
 
 
 def best_threshold(gold: np.ndarray, probabilities: np.ndarray) -> float:
@@ -162,14 +164,15 @@ def best_threshold(gold: np.ndarray, probabilities: np.ndarray) -> float:
     return float(limits[best[np.abs(limits[best] - 0.5).argmin()]])
 
 
-def _fit_label(gold: np.ndarray, probabilities: np.ndarray, label: int) -> float:
-    column, shown = gold[:, [label]], probabilities[:, [label]]
-    return _fit_temperature(lambda value: negative_log_likelihood(column, sharpen_each(shown, value)))
-
-
-def _fit_temperature(loss: Callable[[float], float]) -> float:
+def _fit_temperature(gold: np.ndarray, logits: np.ndarray) -> float:
     """Minimise over the logarithm of the temperature; 1.0 where nothing is better."""
     from scipy.optimize import minimize_scalar
+
+    logits = logits.astype(np.float64)
+
+    def loss(temperature: float) -> float:
+        probabilities = to_probabilities(logits, multi_label=gold.ndim == 2, temperature=temperature)
+        return negative_log_likelihood(gold, probabilities)
 
     found = minimize_scalar(lambda value: loss(float(np.exp(value))), bounds=np.log(_BOUNDS), method="bounded")
     temperature = float(np.exp(found.x))

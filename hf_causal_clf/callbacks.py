@@ -14,7 +14,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from .calibration import best_threshold
+from .calibration import best_threshold, to_probabilities
 from .distributed import is_sharded, over_processes
 from .metrics import classification_metrics, decide
 from .run_files import UNFINISHED_FOLDER, checkpoint_step, checkpoints, remove_checkpoint
@@ -52,8 +52,9 @@ class LabelScoringCallback(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Score the documents, shared out over the processes; with sharded weights, all in every process."""
-        score = self.scorer.probabilities
-        probabilities = score(self.texts) if is_sharded(self.trainer) else over_processes(score, self.texts)
+        score = self.scorer.logits
+        logits = score(self.texts) if is_sharded(self.trainer) else over_processes(score, self.texts)
+        probabilities = to_probabilities(logits, multi_label=self.gold.ndim == 2)
         found = {f"eval_{name}": value for name, value in evaluation_metrics(self.gold, probabilities).items()}
         kwargs["metrics"].update(found)  # the trainer picks the best checkpoint from this same dictionary
         self.trainer.log(found)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTok
 from transformers.utils import logging
 
 from .adapters import find_adapter, load_adapter, read_base
-from .calibration import Calibration
+from .calibration import Calibration, to_probabilities
 from .checkpoints import check_vocabulary, load_tokenizer
 from .collators import DocumentEncoder, length_batches, pad, padding_id
 from .decoding import generate_answers
@@ -30,17 +30,17 @@ _AUTO = "auto"
 
 
 class Scorer(Protocol):
-    """What gives the matrix of probabilities: a head or a label scorer."""
+    """What gives the matrix of logits, which calibration makes probabilities of: a head or a label scorer."""
 
     batch_size: int
 
-    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """Return float32 `(n, labels)`."""
+    def logits(self, texts: Sequence[str]) -> np.ndarray:
+        """Return float32 `(n, labels)`, whose softmax or, for multi-label, sigmoid are the probabilities."""
         ...
 
 
 class HeadScorer:
-    """Reads the probabilities from the head of the embedding-based approach.
+    """Reads the logits from the head of the embedding-based approach.
 
     Args:
         model: Model with a head.
@@ -63,9 +63,12 @@ class HeadScorer:
         self._pad = padding_id(tokenizer)
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the probability of each label, float32 `(n, labels)`, in batches of similar length."""
-        multi_label = self.model.config.label_space.multi_label
-        probabilities = np.empty((len(texts), self.model.config.num_labels), dtype=np.float32)
+        """Return the probability of each label, float32 `(n, labels)`: the softmax or sigmoid of `logits`."""
+        return to_probabilities(self.logits(texts), multi_label=self.model.config.label_space.multi_label)
+
+    def logits(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the logit of each label, float32 `(n, labels)`, in batches of similar length."""
+        found = np.empty((len(texts), self.model.config.num_labels), dtype=np.float32)
         encoded = [self.encoder.encode(text) for text in texts]
         with (
             evaluation_mode(self.model),
@@ -74,15 +77,9 @@ class HeadScorer:
             for rows in length_batches([len(ids) for ids in encoded], self.batch_size):
                 batch = pad([encoded[row] for row in rows], self._pad)
                 logits = self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits
-                probabilities[rows] = head_probabilities(logits, multi_label)
+                found[rows] = logits.float().cpu().numpy()
                 bar.update(len(rows))
-        return probabilities
-
-
-def head_probabilities(logits: torch.Tensor, multi_label: bool) -> np.ndarray:
-    """Turn a head's logits `(n, labels)` into float32 probabilities: softmax, or sigmoid for multi-label."""
-    logits = logits.float()
-    return (logits.sigmoid() if multi_label else logits.softmax(dim=-1)).cpu().numpy()
+        return found
 
 
 class TextClassifier:
@@ -92,7 +89,7 @@ class TextClassifier:
     `finishing.save_description`.
 
     Args:
-        scorer: Source of the probabilities. For a model in memory, `HeadScorer(model, tokenizer, encoder)` with the
+        scorer: Source of the logits. For a model in memory, `HeadScorer(model, tokenizer, encoder)` with the
             encoder that it was trained with, or `LabelScorer(model, tokenizer, template=…, verbalizer=…)`.
         label_space: Labels, in the order of the probabilities' columns.
         calibration: Temperature and thresholds fitted on validation documents.
@@ -184,7 +181,8 @@ class TextClassifier:
             ValueError: If `texts` is something else, or the model gives no numbers for one.
         """
         given = read_texts(texts, empty=empty)
-        probabilities = self.scorer.probabilities(given.texts)
+        logits = self.scorer.logits(given.texts)
+        probabilities = self.calibration.apply(logits, multi_label=self.label_space.multi_label)
         bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
         if len(bad):
             raise ValueError(
@@ -192,7 +190,7 @@ class TextClassifier:
                 f"{[given.positions[row] for row in bad[:5]]}. Its weights are damaged or its training diverged; or, "
                 "if dtype is float16, that is too narrow: try float32."
             )
-        return given.spread(self.calibration.apply(probabilities))
+        return given.spread(probabilities)
 
     @overload
     def predict(self, texts: str, *, empty: Empty = "error") -> str | list[str] | None: ...  # type: ignore[overload-overlap]
@@ -252,7 +250,7 @@ def _load_head(
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, source)
     encoder: DocumentEncoder | PromptEncoder
     if run.get("head_init") == "verbalizer":
-        template, verbalizer = _prompt(run)
+        template, verbalizer = read_prompt(run)
         encoder = template.bind(tokenizer, verbalizer)
     else:
         encoder = DocumentEncoder(tokenizer, run["truncation"]["max_length"], run["truncation"]["side"])
@@ -270,7 +268,7 @@ def _load_label_scorer(
         keep_exact_gradients(model)
         load_adapter(model, source, **hub_kwargs)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, source)
-    template, verbalizer = _prompt(run)
+    template, verbalizer = read_prompt(run)
     return LabelScorer(
         _placed(model, kwargs),
         tokenizer,
@@ -280,7 +278,8 @@ def _load_label_scorer(
     )
 
 
-def _prompt(run: dict[str, Any]) -> tuple[PromptTemplate, Verbalizer]:
+def read_prompt(run: dict[str, Any]) -> tuple[PromptTemplate, Verbalizer]:
+    """Rebuild the prompt template and the verbalizer of a run from its `classification.json`."""
     truncation = run["truncation"]
     template = PromptTemplate(
         **run["prompt_template"], max_length=truncation["max_length"], truncation=truncation["side"]

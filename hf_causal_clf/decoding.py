@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from .collators import length_batches, pad, padding_id
 from .prompts import PromptEncoder
+from .tree_attention import rows_at_once
 from .trie import LabelTrie
 from .verbalizer import ParsedAnswer
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 _ROWS = 32  # partial answers expanded in one forward pass, over all documents of a batch
+_LARGEST_LOGIT = 745.0  # float64 holds no smaller probability than exp(-745)
 _AT_ONCE = 4  # of one document, before the next are chosen; the same in every batch, or its company would matter
 
 
@@ -30,13 +32,14 @@ _AT_ONCE = 4  # of one document, before the next are chosen; the same in every b
 class _Search:
     """The state of one document's search.
 
-    `found` is the summed probability of complete answers, `mass` that of those with each label. `frontier` is a heap of
-    `(-bound, labels, log_prob)`: partial answers, their log-probability so far, and an upper bound on the probability
-    of all their completions together. `room` is the number of tokens that the model can read after the prompt, `lost`
-    the bound on the answers that are longer.
+    `found` is the summed probability of complete answers, `present` that of those with each label, `absent` that of
+    those without it. `frontier` is a heap of `(-bound, labels, log_prob)`: partial answers, their log-probability so
+    far, and an upper bound on the probability of all their completions together. `room` is the number of tokens that
+    the model can read after the prompt, `lost` the bound on the answers that are longer.
     """
 
-    mass: np.ndarray
+    present: np.ndarray
+    absent: np.ndarray
     found: float = 0.0
     frontier: list[tuple[float, tuple[int, ...], float]] = field(default_factory=list)
     expansions: int = 0
@@ -51,13 +54,26 @@ class _Search:
 
     def add(self, labels: tuple[int, ...], log_prob: float, end: float, onward: float, needed: int) -> None:
         """Record one more label: the answer that ends here, and the partial answer that goes on in `needed` tokens."""
-        probability = float(np.exp(log_prob + end))
-        self.found += probability
-        self.mass[list(labels)] += probability
+        self.complete(labels, log_prob + end)
         if onward > -np.inf and needed > self.room:
             self.lost += float(np.exp(log_prob + onward))
         elif onward > -np.inf:
             heapq.heappush(self.frontier, (-float(np.exp(log_prob + onward)), labels, log_prob))
+
+    def complete(self, labels: tuple[int, ...], log_prob: float) -> None:
+        """Record a complete answer."""
+        probability = float(np.exp(log_prob))
+        self.found += probability
+        without = np.full_like(self.absent, probability)
+        without[[*labels]] = 0.0
+        self.absent += without  # not `found - present`, which would cancel
+        self.present[[*labels]] += probability
+
+    def log_odds(self) -> np.ndarray:
+        """Log-odds of each label over the complete answers, float64 `(labels,)`."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            odds = np.log(self.present) - np.log(self.absent)
+        return odds.clip(-_LARGEST_LOGIT, _LARGEST_LOGIT)
 
     def pop(self) -> tuple[tuple[int, ...], float]:
         """Take the most promising partial answer off the frontier."""
@@ -116,24 +132,29 @@ class LabelSetSearch:
             context: The documents' prompts.
 
         Returns:
-            Marginal probability of each label, float32 `(documents, labels)`, and the uncovered share, `(documents,)`.
+            Log-odds of each label over the answers found, float32 `(documents, labels)`, between -745 and 745; and the
+            uncovered share, float32 `(documents,)`.
         """
-        searches = [_Search(np.zeros(self._count), room=room_after(self._forward.model, ids)) for ids in context.ids]
+        searches = [
+            _Search(np.zeros(self._count), np.zeros(self._count), room=room_after(self._forward.model, ids))
+            for ids in context.ids
+        ]
         for search, scores in zip(searches, edges.double().numpy(), strict=True):
             none = float(scores[self.root_trie.paths[-1]].sum())
             best = max(none, *(float(scores[[*path, *end]].sum()) for path, end, _ in self._root))
-            search.found += float(np.exp(none - best))  # relative to `best`: long answers would underflow
+            search.complete((), none - best)  # relative to `best`: long answers would underflow
             self._expand(search, (), -best, scores, self._root)
         while active := [index for index, search in enumerate(searches) if self._unfinished(search)]:
             states = [(index, *state) for index in active for state in self._choose(searches[index])]
-            for start in range(0, len(states), _ROWS):
-                part = states[start : start + _ROWS]
+            size = min(_ROWS, rows_at_once(len(self._next_trie)))
+            for start in range(0, len(states), size):
+                part = states[start : start + size]
                 chains = [self._encoder.chain_ids(labels) for _, labels, _ in part]
                 scored, _ = self._forward(context.select([index for index, _, _ in part]), chains, self._next_trie)
                 for (index, labels, log_prob), scores in zip(part, scored.double().numpy(), strict=True):
                     self._expand(searches[index], labels, log_prob, scores, self._next)
-        probabilities = np.stack([search.mass / max(search.found, 1e-300) for search in searches])
-        return probabilities.astype(np.float32), np.array([search.uncovered for search in searches], dtype=np.float32)
+        logits = np.stack([search.log_odds() for search in searches])
+        return logits.astype(np.float32), np.array([search.uncovered for search in searches], dtype=np.float32)
 
     def _choose(self, search: _Search) -> list[tuple[tuple[int, ...], float]]:
         """Take the most promising partial answers, no more than it takes to cover enough."""

@@ -18,7 +18,6 @@ from transformers import (
 from transformers.trainer_utils import set_seed
 
 from .baselines import Outcome
-from .classifier import head_probabilities
 from .data import ClassificationData
 from .log_records import expected_weights
 from .run_files import remove_traces, whole_checkpoints
@@ -69,16 +68,15 @@ def fine_tuned_encoder(
     )
     trainer, test = _trainer(data, name_or_path, max_length, arguments)
     training = train(trainer)
-    raw = {}
+    logits = {}
     for split, rows in (("validation", trainer.eval_dataset), ("test", test)):
         start = time.perf_counter()
-        logits = torch.as_tensor(trainer.predict(rows).predictions)
-        raw[split] = head_probabilities(logits, data.label_space.multi_label)
-        training["predict_samples_per_second"] = len(logits) / (time.perf_counter() - start)
-        if not np.isfinite(raw[split]).all():
+        logits[split] = np.asarray(trainer.predict(rows).predictions, dtype=np.float32)
+        training["predict_samples_per_second"] = len(logits[split]) / (time.perf_counter() - start)
+        if not np.isfinite(logits[split]).all():
             raise ValueError("The encoder's training diverged: it gives no numbers. Lower encoder_learning_rate.")
     remove_traces(output_dir)
-    return Outcome(raw, training)
+    return Outcome(logits, training)
 
 
 def _trainer(

@@ -1,4 +1,4 @@
-"""Label scoring of large label spaces: answers that cannot matter are left out, with a guaranteed error.
+"""Label scoring of large label spaces: answers that cannot matter are left out, with a bound on what that changes.
 
 A partial answer's probability bounds that of all answers that begin with it together, so whole branches of the answers'
 trie need not be run once their bounds are small. Knows token ids and models; neither labels nor prompts.
@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from .tree_attention import rows_at_once
 from .trie import LabelTrie
 
 if TYPE_CHECKING:
     from .tree_attention import Context, TreeForward
-
-MAX_LOGIT_ROWS = 1024  # rows of vocabulary-sized logits held at once
 
 
 @dataclass
@@ -75,7 +74,7 @@ class _Round:
 
 
 class PrunedScoring:
-    """Normalised probabilities of answers, each off by at most `max_error`.
+    """Logits of answers, of whose probabilities none is off by more than `max_error` for what is left out.
 
     With `found` the summed probability of the answers that were run and `rest` that of the beginnings that were not
     (each an upper bound `bound` on all that follows it), the normaliser is between `found` and `found + rest`. Taken as
@@ -84,10 +83,14 @@ class PrunedScoring:
     on until all that is at most `max_error`. Answers that were not run share half of their beginning's
     probability, so none is zero.
 
+    The bound needs no more than that the probabilities of what may follow a token add up to one. They do in every data
+    type of the model, since log-softmaxes are taken in float32 and added in float64. What it does not bound is the
+    rounding of the hidden states: in bfloat16 the same answer, run beside others, has another probability.
+
     Args:
         forward: Tree forward of the model, which has to be able to run a trie in one pass.
         answers: Token-id lists, end of answer included; none may be a beginning of another.
-        max_error: Largest error of a probability, above 0.
+        max_error: Largest change of a probability by what is left out, above 0.
     """
 
     def __init__(self, forward: TreeForward, answers: Sequence[Sequence[int]], max_error: float) -> None:
@@ -106,27 +109,28 @@ class PrunedScoring:
         return [*dict.fromkeys(answer[: len(beginning) + 1] for answer in self._below[beginning])]
 
     def run(self, edges: torch.Tensor, context: Context) -> np.ndarray:
-        """Return the probabilities of a batch of documents whose prompts and root trie have been run.
+        """Return the logits of a batch of documents whose prompts and root trie have been run.
 
         Args:
             edges: Log-probabilities of the root trie's edges, `(documents, edges)`.
             context: The documents' prompts.
 
         Returns:
-            Probability of each answer, float32 `(documents, answers)`.
+            Logits, float32 `(documents, answers)`: log-probabilities of the answers, of which each row's largest is
+            taken off, so that float32 is exact where it matters.
         """
         documents = [_Branches() for _ in edges]
         for document, scores in zip(documents, edges.double().numpy(), strict=True):
             _record(document, self._root, scores)
         while chosen := self._choose(documents):
-            size = max(1, MAX_LOGIT_ROWS // (max(len(item.trie) for _, item in chosen) + 1))
+            size = rows_at_once(max(len(item.trie) for _, item in chosen))
             for start in range(0, len(chosen), size):
                 rows, rounds = zip(*chosen[start : start + size], strict=True)
                 tries = [item.trie for item in rounds]
                 scored = self._forward.branches(context.select(rows), tries)
                 for row, item, found in zip(rows, rounds, scored, strict=True):
                     _record(documents[row], item, found.double().numpy())
-        return np.stack([self._probabilities(document) for document in documents])
+        return np.stack([self._log_probs(document) for document in documents])
 
     def _choose(self, documents: Sequence[_Branches]) -> list[tuple[int, _Round]]:
         """For each document that needs it: its row and what to run next."""
@@ -144,14 +148,13 @@ class PrunedScoring:
         paths = dict(zip(sequences, trie.paths, strict=True))
         return _Round(known, steps, trie, paths, frozenset(step for step in sequences if step in self._below))
 
-    def _probabilities(self, document: _Branches) -> np.ndarray:
+    def _log_probs(self, document: _Branches) -> np.ndarray:
         scores = {**document.complete}
         for beginning, log_prob in document.open.items():
             below = self._below[beginning]
             scores |= dict.fromkeys(below, log_prob - float(np.log(2 * len(below))))
         values = np.array([scores[answer] for answer in self._answers])
-        values = np.exp(values - values.max())
-        return (values / values.sum()).astype(np.float32)
+        return (values - values.max()).astype(np.float32)
 
 
 def _record(document: _Branches, item: _Round, scores: np.ndarray) -> None:

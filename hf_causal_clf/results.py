@@ -1,6 +1,6 @@
 """The results of a run: metrics and predictions of its test documents, written, read back and printed.
 
-Knows the matrix of probabilities, whichever approach or baseline it comes from.
+Knows the matrix of logits, whichever approach or baseline it comes from.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from . import plots
-from .calibration import MIN_DOCUMENTS, Calibration, fit_calibration
+from .calibration import MIN_DOCUMENTS, Calibration, fit_calibration, to_probabilities
 from .data import ClassificationData
 from .labels import LabelSpace
 from .metrics import classification_metrics, document_nll
@@ -46,28 +46,29 @@ class Results:
     metrics: Metrics
 
 
-def measure(data: ClassificationData, raw: dict[str, np.ndarray]) -> tuple[Calibration, Metrics]:
+def measure(data: ClassificationData, logits: dict[str, np.ndarray]) -> tuple[Calibration, Metrics]:
     """Calibrate on the validation documents and measure both splits.
 
     Args:
         data: Documents with gold labels.
-        raw: Uncalibrated probabilities of the `validation` and `test` documents, `(n, labels)` each.
+        logits: Those of the `validation` and `test` documents, float32 `(n, labels)` each: their softmax or, for
+            multi-label, their sigmoid are the uncalibrated probabilities.
 
     Returns:
         The calibration, and the metrics of calibrated predictions, with the uncalibrated ones beside them as
         `uncalibrated_*`. `nll_change` is the calibrated NLL minus the uncalibrated one, with its 95 % bootstrap
         interval. The part `calibration` says what was fitted, and on how many documents.
     """
-    calibration = fit_calibration(data.gold("validation"), raw["validation"])
-    metrics = {split: _measure(data.gold(split), raw[split], calibration) for split in ("validation", "test")}
-    metrics["calibration"] = {"documents": len(raw["validation"]), **calibration.to_dict()}
+    calibration = fit_calibration(data.gold("validation"), logits["validation"])
+    metrics = {split: _measure(data.gold(split), logits[split], calibration) for split in ("validation", "test")}
+    metrics["calibration"] = {"documents": len(logits["validation"]), **calibration.to_dict()}
     return calibration, metrics
 
 
 def write_results(
     output: Path,
     data: ClassificationData,
-    raw: dict[str, np.ndarray],
+    logits: dict[str, np.ndarray],
     calibration: Calibration,
     metrics: Metrics,
     log_history: Sequence[dict[str, float]] = (),
@@ -77,14 +78,15 @@ def write_results(
     Args:
         output: Folder of the run.
         data: Documents with gold labels.
-        raw: Uncalibrated probabilities of the measured splits.
+        logits: Those of the measured splits.
         calibration: From `measure`.
         metrics: Content of `metrics.json`.
         log_history: Of the trainer, for the training curves; without it there are none.
     """
     output.mkdir(parents=True, exist_ok=True)
-    _draw(output / FIGURES_FOLDER, data, raw["test"], calibration, log_history)
-    _write_predictions(output / PREDICTIONS_FILE, data, calibration, calibration.apply(raw["test"]))
+    _draw(output / FIGURES_FOLDER, data, logits["test"], calibration, log_history)
+    probabilities = calibration.apply(logits["test"], multi_label=data.label_space.multi_label)
+    _write_predictions(output / PREDICTIONS_FILE, data, calibration, probabilities)
     write_json(output / METRICS_FILE, metrics)
 
 
@@ -184,9 +186,11 @@ def _line(name: str, metrics: dict[str, float], prefix: str = "") -> str:
     return f"{name:12}" + "".join(f"{metrics[prefix + column]:10.4f}" for column in _COLUMNS)
 
 
-def _measure(gold: np.ndarray, raw: np.ndarray, calibration: Calibration) -> dict[str, float]:
-    probabilities = calibration.apply(raw)
-    decisions = calibration.decide(probabilities, multi_label=gold.ndim == 2)
+def _measure(gold: np.ndarray, logits: np.ndarray, calibration: Calibration) -> dict[str, float]:
+    multi_label = gold.ndim == 2
+    raw = to_probabilities(logits, multi_label=multi_label)
+    probabilities = calibration.apply(logits, multi_label=multi_label)
+    decisions = calibration.decide(probabilities, multi_label=multi_label)
     before = {f"uncalibrated_{name}": value for name, value in classification_metrics(gold, raw).items()}
     change = mean_interval(document_nll(gold, probabilities) - document_nll(gold, raw))
     moved = {"nll_change": change.value, "nll_change_ci_low": change.low, "nll_change_ci_high": change.high}
@@ -196,16 +200,16 @@ def _measure(gold: np.ndarray, raw: np.ndarray, calibration: Calibration) -> dic
 def _draw(
     folder: Path,
     data: ClassificationData,
-    raw: np.ndarray,
+    logits: np.ndarray,
     calibration: Calibration,
     log_history: Sequence[dict[str, float]],
 ) -> None:
     gold, names, multi_label = data.gold("test"), data.label_space.names, data.label_space.multi_label
-    probabilities = calibration.apply(raw)
+    probabilities = calibration.apply(logits, multi_label=multi_label)
     predicted = calibration.decide(probabilities, multi_label=multi_label)
-    fitted = calibration.temperature is not None
+    before = None if calibration.temperature is None else to_probabilities(logits, multi_label=multi_label)
     figures = {
-        "reliability_diagram": plots.reliability_diagram(gold, probabilities, raw if fitted else None),
+        "reliability_diagram": plots.reliability_diagram(gold, probabilities, before),
         "label_f1": plots.label_f1_bars(gold, predicted, names),
         "thresholds": plots.threshold_curves(gold, probabilities, calibration.thresholds),
     }

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from .baselines import majority_metrics
-from .calibration import Calibration
+from .calibration import Calibration, to_probabilities
 from .classifier import TextClassifier
 from .collators import DocumentEncoder
 from .data import ClassificationData
@@ -204,24 +204,24 @@ def evaluate_run(
         The content of `metrics.json`.
     """
     classifier = TextClassifier.from_pretrained(folder, calibrated=False, batch_size=batch_size)
-    raw = {}
+    logits = {}
     for split in ("validation", "test"):
         start = time.perf_counter()
-        raw[split] = over_processes(classifier.scorer.probabilities, data.texts(split))
-        training["predict_samples_per_second"] = len(raw[split]) / (time.perf_counter() - start)
-    if not math.isfinite(training["train_loss"]) or not all(np.isfinite(matrix).all() for matrix in raw.values()):
+        logits[split] = over_processes(classifier.scorer.logits, data.texts(split))
+        training["predict_samples_per_second"] = len(logits[split]) / (time.perf_counter() - start)
+    if not math.isfinite(training["train_loss"]) or any(_no_numbers(each, data) for each in logits.values()):
         raise ValueError(
             f"Training diverged (train_loss={training['train_loss']}): the saved model gives no numbers. Lower "
             "learning_rate."
         )
-    calibration, metrics = measure(data, raw)
+    calibration, metrics = measure(data, logits)
     if classifier.approach == "instruction":
         answers = over_processes(classifier.generate, data.texts("test"))
         metrics["test"] |= generation_metrics(answers, data.gold("test"), data.label_space)
     metrics |= {"majority": majority_metrics(data), "training": training}
     if PartialState().is_main_process:
         with naming_full_disk(folder):
-            write_results(folder, data, raw, calibration, metrics, log_history)
+            write_results(folder, data, logits, calibration, metrics, log_history)
             write_json(folder / CLASSIFICATION_FILE, {**read_run(folder), **calibration.to_dict()})
             write_text(folder / CARD_FILE, str(render_card(folder)))
             output = finish(folder, settings)
@@ -229,6 +229,10 @@ def evaluate_run(
         print(f"The run is in {output}: TextClassifier.from_pretrained({str(output)!r})")
     PartialState().wait_for_everyone()
     return metrics
+
+
+def _no_numbers(logits: np.ndarray, data: ClassificationData) -> bool:
+    return not np.isfinite(to_probabilities(logits, multi_label=data.label_space.multi_label)).all()
 
 
 def generation_metrics(answers: list[ParsedAnswer], gold: np.ndarray, labels: LabelSpace) -> dict[str, float]:

@@ -29,9 +29,9 @@ from transformers.utils import logging
 
 from .answer_rows import answer_rows, read_output_embeddings
 from .arguments import HeadArguments, RunArguments
+from .calibration import to_probabilities
 from .callbacks import LabelScoringCallback, RunCheckpoints, TrainingClock, evaluation_metrics, peak_memory_bytes
 from .checkpoints import check_vocabulary, load_tokenizer, read_decoder_config
-from .classifier import head_probabilities
 from .collators import ClassificationCollator, DocumentEncoder, VerbalizerCollator, padding_id
 from .data import ClassificationData
 from .distributed import check_launch, sharding
@@ -339,7 +339,7 @@ def _rows(encoder: PromptEncoder, model_arguments: ModelConfig) -> torch.Tensor:
 
 def head_metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, float]:
     """Metrics of a head's logits, for a trainer's `compute_metrics`."""
-    probabilities = head_probabilities(torch.as_tensor(prediction.predictions), multi_label)
+    probabilities = to_probabilities(np.asarray(prediction.predictions, dtype=np.float32), multi_label=multi_label)
     return evaluation_metrics(np.asarray(prediction.label_ids).astype(np.int64), probabilities)
 
 

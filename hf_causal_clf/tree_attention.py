@@ -22,6 +22,7 @@ from .trie import LabelTrie
 
 logger = logging.get_logger(__name__)
 
+MAX_LOGIT_ROWS = 1024  # rows of vocabulary-sized logits held at once
 _CACHED_ROWS = 8
 _MASKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -192,6 +193,11 @@ class TreeForward:
                 picked = torch.tensor(tokens, device=logits.device).unsqueeze(1)
                 scores[row, path] = logits.float().log_softmax(dim=-1).gather(1, picked).squeeze(1).cpu()
         return scores
+
+
+def rows_at_once(nodes: int) -> int:
+    """How many tries of so many nodes one forward may score, at least one, so that their logits stay few."""
+    return max(1, MAX_LOGIT_ROWS // (nodes + 1))
 
 
 def takes_cache(model: PreTrainedModel) -> bool:

@@ -248,8 +248,8 @@ def baseline(
             seed=seed,
             output_dir=folder,
         )
-    calibration, metrics = measure(data, outcome.raw)
-    write_results(folder, data, outcome.raw, calibration, {**metrics, "training": outcome.training})
+    calibration, metrics = measure(data, outcome.logits)
+    write_results(folder, data, outcome.logits, calibration, {**metrics, "training": outcome.training})
 
 
 def write_report(

@@ -4,8 +4,8 @@
 
 The adapter is merged into the full-precision base model. An embedding-based run becomes a checkpoint of the stock
 …ForSequenceClassification class, with label names and problem type; an instruction-based run one of …ForCausalLM. The
-written checkpoint is loaded again and its logits are compared before success is reported. With `--onnx true` the folder
-also holds `model.onnx`, compared in the same way.
+written checkpoint is loaded again, and its logits of a padded batch of documents are compared, before success is
+reported. With `--onnx true` the folder also holds `model.onnx`, compared in the same way.
 """
 
 import shutil
@@ -27,7 +27,8 @@ from hf_causal_clf.adapters import find_adapter, load_adapter, misfit_named, rea
 from hf_causal_clf.arguments import parse_arguments
 from hf_causal_clf.calibration import Calibration
 from hf_causal_clf.checkpoints import load_tokenizer
-from hf_causal_clf.collators import padding_id
+from hf_causal_clf.classifier import read_prompt
+from hf_causal_clf.collators import pad, padding_id
 from hf_causal_clf.log_records import expected_weights
 from hf_causal_clf.mistakes import report
 from hf_causal_clf.onnx_export import ONNX_FILE, export_onnx, onnx_logits, open_onnx, require_onnx
@@ -38,7 +39,13 @@ from hf_causal_clf.starting import run_script
 logger = logging.get_logger(__name__)
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}  # of logits, which differ by the order of additions
-SAMPLES = (8, 33)  # token sequences that are compared, and their length
+DOCUMENTS = (  # that are compared, as one batch
+    "ok",
+    "The second document is longer than the first, and ends in a question, doesn't it?",
+    "This one has two lines,\nof which the second has a number: 1,234.5",
+    "Größe, 価格, цена",
+    "An unknown character, where the tokenizer has any: \U00013000",
+)
 ONNX_SAMPLES = ((3, 20), (4, 24))  # for ONNX: another batch size and length, and a batch with padding
 PADDED = ((0, 24), (0, 17), (0, 9), (12, 24))  # first token of each padded row and the end of its tokens
 
@@ -97,14 +104,15 @@ def main() -> None:
         raise SystemExit("fold_temperature is for the embedding-based approach: leave it out.")
     tokenizer = load_tokenizer(source, **hub_kwargs)
     stock = merged(source, run, hub_kwargs)
-    padding = padding_id(tokenizer)
-    batches = sample_batches(stock.get_input_embeddings().num_embeddings, padding, arguments.onnx)
+    embeddings = stock.get_input_embeddings().num_embeddings
+    if run["approach"] == "embedding":
+        set_padding(tokenizer, run, embeddings)
+        stock.config.pad_token_id = tokenizer.pad_token_id  # by which stock classes find the last token
+    batches = [document_batch(tokenizer, run), *(random_batches(embeddings) if arguments.onnx else ())]
     expected = reference_logits(source, run, hub_kwargs, batches)
     if arguments.fold_temperature:
         run, scale = fold_temperature(stock, run)
         expected = [each / scale for each in expected]
-    if run["approach"] == "embedding":
-        stock.config.pad_token_id = padding  # by which stock classes find the last token
     run = {**run, "base_model": {**run["base_model"], "dtype": arguments.dtype, "quantization": None}}
     output = Path(arguments.output_dir).resolve()  # the folder itself where a link is given
     aside = output.with_name(f".{output.name}.writing")
@@ -113,7 +121,7 @@ def main() -> None:
         write(stock.to(getattr(torch, arguments.dtype)), tokenizer, run, aside)
         kind = type(stock).__name__
         del stock
-        gap = check_checkpoint(aside, run["approach"], batches[0], expected[0], TOLERANCE[arguments.dtype])
+        gap = check_checkpoint(aside, run, expected[0], TOLERANCE[arguments.dtype])
         onnx_gap = check_onnx(aside, run["approach"], batches, expected) if arguments.onnx else None
         if output.exists():
             output.rmdir()
@@ -157,21 +165,61 @@ def merged(source: str, run: dict[str, Any], hub_kwargs: dict[str, Any]) -> Any:
     return model.eval()
 
 
-def sample_batches(vocabulary: int, padding: int, onnx: bool) -> list[Batch]:
-    """Batches to compare on, no token of them the padding token, which stock classes do not read.
+def set_padding(tokenizer: Any, run: dict[str, Any], embeddings: int) -> None:
+    """Let a tokenizer pad at the right, with a token that ends no document: stock classes know padding by its id.
 
-    The first has no padding. Those for ONNX have other shapes, the last of them padding at both sides, whose ids are
-    any token's: only the mask may tell it.
+    A tokenizer whose padding token is also the one that it ends documents with is given another of its special tokens,
+    one that no document has.
+
+    Raises:
+        SystemExit: If it has none.
     """
+    tokenizer.padding_side = "right"  # stock classes count positions from the left, padding or not
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding_id(tokenizer))
+    ids, mask = document_batch(tokenizer, run)
+    documents = [row[kept.bool()].tolist() for row, kept in zip(ids, mask, strict=True)]
+    if all(document[-1] != tokenizer.pad_token_id for document in documents):
+        return
+    used = {index for document in documents for index in document}
+    unused = [
+        ("pad" not in token.content.lower(), index, token.content)
+        for index, token in tokenizer.added_tokens_decoder.items()
+        if token.special and index < embeddings and index not in used
+    ]
+    if not unused:
+        raise SystemExit(
+            f"The run's tokenizer ends documents with its padding token {tokenizer.pad_token!r}, which stock classes "
+            "do not read, and has no special token left to pad with. Give the base model's tokenizer a pad_token of "
+            "its own, resize the model's embeddings to it, and Train again; or use TextClassifier, which needs none."
+        )
+    tokenizer.pad_token = min(unused)[-1]
+    logger.warning(
+        f"The tokenizer ends documents with its padding token, which stock classes do not read: the exported one pads "
+        f"with {tokenizer.pad_token!r}."
+    )
+
+
+def document_batch(tokenizer: Any, run: dict[str, Any]) -> Batch:
+    """Documents as the stock pipeline reads them, padded; behind a prompt if the run has one."""
+    if run["approach"] == "embedding" and run.get("head_init") == "verbalizer":
+        template, verbalizer = read_prompt(run)
+        encoder = template.bind(tokenizer, verbalizer)
+        batch: Any = pad([encoder.encode(text) for text in DOCUMENTS], tokenizer.pad_token_id)
+    else:
+        rows = [tokenizer(text)["input_ids"] for text in DOCUMENTS]
+        batch = pad(rows, padding_id(tokenizer))
+    return batch["input_ids"], batch["attention_mask"]
+
+
+def random_batches(vocabulary: int) -> list[Batch]:
+    """Batches of other shapes for ONNX, the last with padding at both sides, whose ids are any token's."""
     generator = torch.Generator().manual_seed(0)
-    batches = []
-    for shape in (SAMPLES, *ONNX_SAMPLES) if onnx else (SAMPLES,):
-        ids = torch.randint(0, vocabulary - 1, shape, generator=generator)
-        batches.append((ids + (ids >= padding), torch.ones_like(ids)))
-    if onnx:
-        mask = batches[-1][1].zero_()
-        for row, (start, end) in enumerate(PADDED):
-            mask[row, start:end] = 1
+    ids = [torch.randint(0, vocabulary, shape, generator=generator) for shape in ONNX_SAMPLES]
+    batches = [(each, torch.ones_like(each)) for each in ids]
+    mask = batches[-1][1].zero_()
+    for row, (start, end) in enumerate(PADDED):
+        mask[row, start:end] = 1
     return batches
 
 
@@ -192,9 +240,8 @@ def reference_logits(
 
 @torch.no_grad()
 def logits(model: Any, batch: Batch) -> torch.Tensor:
-    """Return float32 logits of the sequences, or of all their tokens in a row; padded ones are read without padding."""
-    ids, mask = batch
-    parts = [ids] if mask.all() else [row[kept.bool()][None] for row, kept in zip(ids, mask, strict=True)]
+    """Return float32 logits of the sequences, or of all their tokens in a row; each is read alone, without padding."""
+    parts = [row[kept.bool()][None] for row, kept in zip(*batch, strict=True)]
     found = [model.eval()(input_ids=part, use_cache=False).logits.float() for part in parts]
     return torch.cat([each.flatten(0, -2) for each in found])
 
@@ -214,10 +261,19 @@ def write(stock: Any, tokenizer: Any, run: dict[str, Any], folder: Path) -> None
     write_json(folder / CLASSIFICATION_FILE, run)
 
 
-def check_checkpoint(folder: Path, approach: str, batch: Batch, expected: torch.Tensor, tolerance: float) -> float:
-    """Compare the written checkpoint, loaded anew, with the run, and return the largest difference."""
-    auto = AutoModelForSequenceClassification if approach == "embedding" else AutoModelForCausalLM
-    found = logits(auto.from_pretrained(folder, dtype="auto"), batch)
+@torch.no_grad()
+def check_checkpoint(folder: Path, run: dict[str, Any], expected: torch.Tensor, tolerance: float) -> float:
+    """Compare the written checkpoint, loaded anew, with the run on documents; return the largest difference.
+
+    The stock classifier reads them as one padded batch.
+    """
+    batch = document_batch(load_tokenizer(folder), run)
+    if run["approach"] == "embedding":
+        ids, mask = batch
+        stock: Any = AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto").eval()
+        found = stock(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+    else:
+        found = logits(AutoModelForCausalLM.from_pretrained(folder, dtype="auto"), batch)
     return largest_difference("checkpoint", found, expected, tolerance)
 
 

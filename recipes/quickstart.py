@@ -145,7 +145,7 @@ def tfidf_baseline() -> dict[str, float | str]:
     """TF-IDF and logistic regression on the same rows, whole articles."""
     data = load_data(DataArguments(**{f"{split}_file": str(NEWS / f"{split}.jsonl") for split in SIZES}))
     outcome = tfidf(data)
-    _, metrics = measure(data, outcome.raw)
+    _, metrics = measure(data, outcome.logits)
     return {"approach": "TF-IDF + logistic regression", **metrics["test"], **outcome.training}
 
 

@@ -17,7 +17,8 @@ from hf_causal_clf import LabelSpace, PromptTemplate, TextClassifier, Verbalizer
 from hf_causal_clf import training as training_module
 from hf_causal_clf.answer_rows import answer_rows, read_output_embeddings
 from hf_causal_clf.arguments import HeadArguments, PromptArguments, RunArguments
-from hf_causal_clf.classifier import HeadScorer, head_probabilities
+from hf_causal_clf.calibration import to_probabilities
+from hf_causal_clf.classifier import HeadScorer
 from hf_causal_clf.kernels import keep_exact_gradients
 from hf_causal_clf.presets import loading_kwargs
 from hf_causal_clf.training import embedding_trainer, prepare, train
@@ -139,8 +140,9 @@ def test_a_saved_run_predicts_as_the_model_that_was_trained(
 
     def train_and_keep(trainer):
         metrics = train(trainer)
-        logits = torch.as_tensor(trainer.predict(trainer.eval_dataset).predictions)
-        trained.update(probabilities=head_probabilities(logits, multi_label), rows=list(trainer.eval_dataset))
+        logits = trainer.predict(trainer.eval_dataset).predictions
+        probabilities = to_probabilities(logits, multi_label=multi_label)
+        trained.update(probabilities=probabilities, rows=list(trainer.eval_dataset))
         return metrics
 
     monkeypatch.setattr(training_module, "train", train_and_keep)

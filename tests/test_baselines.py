@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_rows, write_jsonl
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
+from sklearn.multiclass import OneVsRestClassifier
 from tiny import make_causal_lm, save_checkpoint, save_encoder
 from transformers import AutoModel, AutoModelForCausalLM, TrainerCallback
 
 from hf_causal_clf import LabelScorer, baselines, encoder, features
 from hf_causal_clf.arguments import DataArguments, PromptArguments
+from hf_causal_clf.calibration import to_probabilities
 from hf_causal_clf.collators import DocumentEncoder
 from hf_causal_clf.data import load_data
 from hf_causal_clf.encoder import fine_tuned_encoder
@@ -71,9 +74,15 @@ def forbid(monkeypatch, *names):
         monkeypatch.setattr(f"hf_causal_clf.{name}", fail)
 
 
+def raw(outcome, data):
+    """Uncalibrated probabilities of each split."""
+    multi_label = data.label_space.multi_label
+    return {split: to_probabilities(matrix, multi_label=multi_label) for split, matrix in outcome.logits.items()}
+
+
 def check_shape(outcome, data):
-    assert set(outcome.raw) == {"validation", "test"}
-    for split, matrix in outcome.raw.items():
+    assert set(outcome.logits) == {"validation", "test"}
+    for split, matrix in raw(outcome, data).items():
         assert matrix.shape == (len(data.splits[split]), len(data.label_space))
         assert matrix.dtype == np.float32
         assert np.isfinite(matrix).all()
@@ -96,7 +105,7 @@ def test_majority_gives_the_training_frequencies(data):
     check_shape(outcome, data)
     labels = [label if isinstance(label, list) else [label] for label in data.splits["train"]["label"]]
     shares = [sum(name in each for each in labels) / len(labels) for name in data.label_space.names]
-    for matrix in outcome.raw.values():
+    for matrix in raw(outcome, data).values():
         np.testing.assert_allclose(matrix, np.tile(shares, (len(matrix), 1)), atol=1e-6)
     assert outcome.training["trainable_parameters"] == 0
 
@@ -104,24 +113,24 @@ def test_majority_gives_the_training_frequencies(data):
 def test_tfidf_learns_the_task(single):
     outcome = baselines.tfidf(single)
     check_shape(outcome, single)
-    assert f1_score(single.gold("test"), outcome.raw["test"].argmax(axis=1), average="macro") > 0.95
+    assert f1_score(single.gold("test"), outcome.logits["test"].argmax(axis=1), average="macro") > 0.95
     assert outcome.training["trainable_parameters"] % (len(single.label_space)) == 0
 
 
 def test_tfidf_learns_several_labels(multi):
     outcome = baselines.tfidf(multi)
     check_shape(outcome, multi)
-    assert f1_score(multi.gold("test"), outcome.raw["test"] >= 0.5, average="micro") > 0.7
+    assert f1_score(multi.gold("test"), outcome.logits["test"] >= 0, average="micro") > 0.7
 
 
 def test_a_label_without_a_training_document_keeps_its_column(without_film):
     outcome = baselines.tfidf(without_film)
     check_shape(outcome, without_film)
     film = without_film.label_space.index("film")
-    for matrix in outcome.raw.values():
+    for matrix in raw(outcome, without_film).values():
         assert (matrix[:, film] == 0).all()
-    assert right(without_film, outcome.raw["test"]) > 0.95
-    shares = baselines.majority(without_film).raw["test"][0]
+    assert right(without_film, outcome.logits["test"]) > 0.95
+    shares = raw(baselines.majority(without_film), without_film)["test"][0]
     np.testing.assert_allclose(shares, [1 / 3, 0, 1 / 3, 1 / 3], atol=1e-6)
 
 
@@ -132,8 +141,9 @@ def test_several_labels_of_which_one_has_no_training_document(multi, tmp_path, c
     limits = {"max_length": 32, "truncation": "tail", "batch_size": 8, "cache": tmp_path}
     for outcome in (baselines.tfidf(fewer), baselines.frozen(fewer, model_arguments(checkpoint), **limits)):
         check_shape(outcome, fewer)
-        assert (outcome.raw["test"][:, names.index("sport")] == 0).all()
-        assert (outcome.raw["test"][:, names.index("tech")] > 0).all()
+        found = raw(outcome, fewer)["test"]
+        assert (found[:, names.index("sport")] == 0).all()
+        assert (found[:, names.index("tech")] > 0).all()
 
 
 @both
@@ -145,28 +155,28 @@ def test_zero_shot_is_the_label_scorer_and_is_computed_once(data, checkpoint, to
     wording = prompt(data)
     wording["template"] = wording["template"].reserving(tokenizer, wording["verbalizer"], data.splits["train"]["label"])
     scorer = LabelScorer(model, tokenizer, **wording, batch_size=16)
-    for split, matrix in outcome.raw.items():
+    for split, matrix in raw(outcome, data).items():
         np.testing.assert_allclose(matrix, scorer.probabilities(data.texts(split)), atol=1e-5)
 
     # Contextual calibration scores the empty document alone, and no document again
     again = baselines.zero_shot(data, model_arguments(checkpoint), **prompt(data), **options, contextual=True)
     check_shape(again, data)
     prior = scorer.probabilities([""]).astype(np.float64)
-    raw = outcome.raw["test"].astype(np.float64)
+    found = raw(outcome, data)["test"].astype(np.float64)
     if data.label_space.multi_label:
-        odds = raw / (1 - raw) / (prior / (1 - prior))
+        odds = found / (1 - found) / (prior / (1 - prior))
         expected = odds / (1 + odds)
     else:
-        expected = raw / prior / (raw / prior).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(again.raw["test"], expected, atol=1e-4)
+        expected = found / prior / (found / prior).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(raw(again, data)["test"], expected, atol=1e-4)
 
     forbid(monkeypatch, "baselines._load")
     for contextual, first in ((False, outcome), (True, again)):
         cached = baselines.zero_shot(
             data, model_arguments(checkpoint), **prompt(data), **options, contextual=contextual
         )
-        for split in first.raw:
-            np.testing.assert_array_equal(cached.raw[split], first.raw[split])
+        for split in first.logits:
+            np.testing.assert_array_equal(cached.logits[split], first.logits[split])
         assert cached.training["predict_samples_per_second"] == outcome.training["predict_samples_per_second"]
 
 
@@ -209,12 +219,12 @@ def test_frozen_backbone_with_a_head(data, checkpoint, tmp_path, monkeypatch):
     limits = {"max_length": 32, "truncation": "tail", "batch_size": 8, "cache": tmp_path}
     outcome = baselines.frozen(data, model_arguments(checkpoint), **limits)
     check_shape(outcome, data)
-    assert right(data, outcome.raw["test"]) > 0.6
+    assert right(data, outcome.logits["test"]) > 0.6
     assert outcome.training["trainable_parameters"] == (32 + 1) * len(data.label_space)
     forbid(monkeypatch, "baselines._load")
     again = baselines.frozen(data, model_arguments(checkpoint), **limits)
-    for split in outcome.raw:
-        np.testing.assert_array_equal(again.raw[split], outcome.raw[split])
+    for split in outcome.logits:
+        np.testing.assert_array_equal(again.logits[split], outcome.logits[split])
     assert again.training["predict_samples_per_second"] == outcome.training["predict_samples_per_second"]
 
 
@@ -222,8 +232,8 @@ def test_frozen_head_keeps_the_columns(without_film, checkpoint, tmp_path):
     limits = {"max_length": 32, "truncation": "tail", "batch_size": 8, "cache": tmp_path}
     outcome = baselines.frozen(without_film, model_arguments(checkpoint), **limits)
     check_shape(outcome, without_film)
-    assert (outcome.raw["test"][:, without_film.label_space.index("film")] == 0).all()
-    assert right(without_film, outcome.raw["test"]) > 0.6
+    assert (raw(outcome, without_film)["test"][:, without_film.label_space.index("film")] == 0).all()
+    assert right(without_film, outcome.logits["test"]) > 0.6
 
 
 def test_features_are_cached_by_content(single, checkpoint, tokenizer, files, tmp_path, monkeypatch):
@@ -284,7 +294,7 @@ def train_encoder(data, bert, output, **settings):
 def test_encoder_learns_and_leaves_no_checkpoint(data, bert, tmp_path):
     outcome = train_encoder(data, bert, tmp_path / "run")
     check_shape(outcome, data)
-    assert right(data, outcome.raw["test"]) > 0.6
+    assert right(data, outcome.logits["test"]) > 0.6
     assert outcome.training["steps"] == 36
     assert outcome.training["trainable_parameters"] == outcome.training["total_parameters"]
     assert not list((tmp_path / "run").glob("checkpoint-*"))
@@ -292,7 +302,7 @@ def test_encoder_learns_and_leaves_no_checkpoint(data, bert, tmp_path):
 
 def test_encoder_is_the_same_with_a_seed_and_another_with_another(single, bert, tmp_path):
     first, same, other = (
-        train_encoder(single, bert, tmp_path / f"{index}", seed=seed, num_train_epochs=1).raw["test"]
+        train_encoder(single, bert, tmp_path / f"{index}", seed=seed, num_train_epochs=1).logits["test"]
         for index, seed in enumerate((1, 1, 2))
     )
     np.testing.assert_array_equal(first, same)
@@ -337,10 +347,24 @@ def test_encoder_goes_on_from_a_checkpoint(single, bert, tmp_path, monkeypatch):
     outcome = train_encoder(single, bert, tmp_path / "run")
     assert started == [12]
     assert outcome.training["steps"] == whole.training["steps"]
-    np.testing.assert_allclose(outcome.raw["test"], whole.raw["test"], atol=1e-4)
+    np.testing.assert_allclose(raw(outcome, single)["test"], raw(whole, single)["test"], atol=1e-4)
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
 def test_encoder_that_diverges_is_named(single, bert, tmp_path):
     with pytest.raises(ValueError, match=r"encoder.*diverged.*encoder_learning_rate"):
         train_encoder(single, bert, tmp_path / "run", learning_rate=1e38, num_train_epochs=1)
+
+
+@pytest.mark.parametrize("gold", ["two", "three", "several"])
+def test_logits_of_a_regression_give_its_probabilities(gold):
+    draw = np.random.default_rng(0)
+    features = draw.normal(size=(60, 5)) * 40
+    single = draw.integers(0, {"two": 2}.get(gold, 3), size=60)
+    head = LogisticRegression(max_iter=2000)
+    head = (
+        OneVsRestClassifier(head).fit(features, np.eye(3)[single]) if gold == "several" else head.fit(features, single)
+    )
+    logits = baselines._logits(head, features, int(single.max()) + 1)
+    expected = head.predict_proba(features)
+    np.testing.assert_allclose(to_probabilities(logits, multi_label=gold == "several"), expected, atol=1e-6)

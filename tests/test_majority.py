@@ -53,7 +53,7 @@ def test_terminal_card_and_report_have_the_majority_of_training(checkpoint, tmp_
     assert line[3] == f"{business:.4f}"
     card = render_card(tmp_path / "run").text
     assert re.search(rf"\| Accuracy \| [^|]+ \| [^|]+ \| {business:.3f} \|", card)
-    entry = Entry("majority class", "majority", [results(data, baselines.majority(data).raw)])
+    entry = Entry("majority class", "majority", [results(data, baselines.majority(data).logits)])
     run = Entry("run", "embedding", [read_results(tmp_path / "run", data.label_space)], (42,))
     row = next(row for row in compare_runs([entry, run])["runs"] if row["name"] == "majority class")
     assert row["metrics"] == metrics["majority"]
@@ -65,7 +65,7 @@ def test_multi_label_majority_is_the_frequencies_of_training(tmp_path, validatio
     shares = data.gold("train").mean(axis=0)
     found = majority_metrics(data)
     assert not caplog.records  # what cannot be fitted is said of the run, once
-    assert found == measure(data, baselines.majority(data).raw)[1]["test"]
+    assert found == measure(data, baselines.majority(data).logits)[1]["test"]
     if validation == 15:
         assert caplog.records
         clipped = np.where(data.gold("test") == 1, shares, 1 - shares)
@@ -138,7 +138,7 @@ def test_a_report_without_any_calibration_has_no_table_of_it(tmp_path):
     data = load_data(DataArguments(**write_rows(tmp_path / "data", validation=19)))
     page = page_of(
         Entry("run", "embedding", [results(data, drawn(data))], (42,)),
-        Entry("majority class", "majority", [results(data, baselines.majority(data).raw)]),
+        Entry("majority class", "majority", [results(data, baselines.majority(data).logits)]),
     )
     assert "after the temperature" not in page
     assert "All numbers are of the test split, with the probabilities as the models give them." in page

@@ -7,7 +7,7 @@ from matplotlib import rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from hf_causal_clf import plots
-from hf_causal_clf.calibration import sharpen
+from hf_causal_clf.calibration import to_probabilities
 from hf_causal_clf.metrics import decide, decision_metrics, expected_calibration_error, f1_per_label
 
 
@@ -77,7 +77,7 @@ def test_reliability_bars_amount_to_the_calibration_error(make, bins):
 
 def test_reliability_before_and_after():
     gold, probabilities = single_label()
-    sharp = sharpen(probabilities, 0.4)
+    sharp = to_probabilities(np.log(probabilities), multi_label=False, temperature=0.4)
     figure = plots.reliability_diagram(gold, probabilities, sharp)
     before, after = figure.axes[:2]
     for axes, title, shown in ((before, "Before", sharp), (after, "After", probabilities)):
@@ -309,8 +309,9 @@ def every_figure(labels=ODD):
     gold, probabilities = single_label(labels=len(labels))
     many, pairs = multi_label(labels=len(labels))
     values = [0.5] * len(labels)
+    before = to_probabilities(np.log(probabilities), multi_label=False, temperature=0.5)
     return {
-        "reliability_diagram": plots.reliability_diagram(gold, probabilities, sharpen(probabilities, 0.5)),
+        "reliability_diagram": plots.reliability_diagram(gold, probabilities, before),
         "confusion_matrix": plots.confusion_matrix(gold, probabilities.argmax(axis=1), labels),
         "label_f1_bars": plots.label_f1_bars(many, decide(pairs, multi_label=True), labels),
         "threshold_curves": plots.threshold_curves(many, pairs, values),

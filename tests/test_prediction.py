@@ -7,6 +7,7 @@ from datasets import load_dataset
 from pyarrow import parquet
 
 from hf_causal_clf import LabelSpace, TextClassifier
+from hf_causal_clf.calibration import to_logits
 from hf_causal_clf.prediction import (
     check_content,
     finish_prediction,
@@ -29,13 +30,13 @@ class ByLength:
         self.largest = 0
         self.killed_after = None
 
-    def probabilities(self, texts):
+    def logits(self, texts):
         if self.killed_after is not None and len(self.texts) + len(texts) > self.killed_after:
             raise KeyboardInterrupt
         self.texts += texts
         self.largest = max(self.largest, len(texts))
         share = np.array([min(len(text), 10) / 10 for text in texts], dtype=np.float32)
-        return np.stack([share, 1 - share], axis=1)
+        return to_logits(np.stack([share, 1 - share], axis=1), multi_label=False)
 
 
 def documents(count):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from scipy.special import softmax
 
 from hf_causal_clf import LabelScorer, LabelSpace, PromptTemplate, Verbalizer
 from hf_causal_clf.pruning import PrunedScoring, _Branches
@@ -41,6 +42,42 @@ def test_the_error_is_at_most_what_is_promised(model, tokenizer, max_error):
     assert np.abs(found - exact).max() <= max_error + 1e-6
     np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
     assert found.min() > 0  # no label is impossible
+
+
+class RunToTheEnd(PrunedScoring):
+    """Goes on with what was left out, from the same values, and keeps both results."""
+
+    def run(self, edges, context):
+        self._max_error, self._at_bound = self.promised, None
+        whole = super().run(edges, context)
+        self.results.append((softmax(self._at_bound, axis=1), softmax(whole, axis=1)))
+        return self._at_bound
+
+    def _choose(self, documents):
+        chosen = super()._choose(documents)
+        if chosen or self._at_bound is not None:
+            return chosen
+        self._at_bound = np.stack([self._log_probs(document) for document in documents])
+        self._max_error = 1e-300
+        return super()._choose(documents)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("name", "max_error"), [("llama", 1e-1), ("llama", 1e-3), ("gpt2", 1e-3)])
+def test_what_is_left_out_is_within_the_bound_in_every_data_type(name, tokenizer, max_error, dtype, monkeypatch):
+    """In bfloat16 another scoring has other roundings, so the bound is checked on the values of one scoring."""
+    space, results = labels(120), []
+    monkeypatch.setattr(RunToTheEnd, "promised", max_error, raising=False)
+    monkeypatch.setattr(RunToTheEnd, "results", results, raising=False)
+    monkeypatch.setattr("hf_causal_clf.scoring.PrunedScoring", RunToTheEnd)
+    model = tiny.make_causal_lm(name, len(tokenizer), dtype=dtype)
+    found = scorer(model, tokenizer, space, max_error, batch_size=3).probabilities(TEXTS)
+    changes = np.concatenate([np.abs(pruned - whole).max(axis=1) for pruned, whole in results])
+    assert len(changes) == len(TEXTS)
+    assert 0 < changes.max() <= max_error + 1e-6  # something was left out
+    exact = scorer(model, tokenizer, space, 0, batch_size=3).probabilities(TEXTS)
+    rounding = 1e-5 if dtype == torch.float32 else 0.1  # as `LabelScorer` says
+    assert np.abs(found - exact).max() <= max_error + rounding
 
 
 def test_fewer_tokens_are_run_for_a_larger_error(tokenizer, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 import tiny
 import torch
 
-from hf_causal_clf import LabelScorer, LabelSpace, PromptTemplate, Verbalizer
+from hf_causal_clf import LabelScorer, LabelSpace, PromptTemplate, Verbalizer, tree_attention
 
 NAMES = ["politics", "politics in the middle east", "sport", "business and shares", "tech"]
 TEXTS = [
@@ -115,6 +115,21 @@ def test_a_search_that_ends_early_reports_what_it_did_not_cover(tokenizer, caplo
     probabilities, uncovered = scorer.marginals(TEXTS)
     assert (uncovered <= 0.1).all()
     assert (np.abs(probabilities - exact) <= 0.1).all()
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_no_forward_has_more_rows_of_logits_than_are_held_at_once(tokenizer, monkeypatch, multi_label):
+    model = tiny.make_causal_lm("llama", len(tokenizer))
+    scorer = make_scorer(model, tokenizer, multi_label=multi_label, min_coverage=0.999999)
+    rows = []
+    model.register_forward_hook(lambda module, args, output: rows.append(output.logits.shape[:2].numel()))
+    expected = scorer.logits(TEXTS)
+    largest = max(rows)
+    rows.clear()
+    limit = largest // 2
+    monkeypatch.setattr(tree_attention, "MAX_LOGIT_ROWS", limit)
+    np.testing.assert_allclose(scorer.logits(TEXTS), expected, atol=1e-4)
+    assert max(rows) <= limit
 
 
 def test_model_is_left_in_the_mode_it_was_in(tokenizer):

@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_causal_clf import plots
-from hf_causal_clf.calibration import Calibration, fit_calibration
+from hf_causal_clf.calibration import Calibration, fit_calibration, to_logits
 from hf_causal_clf.labels import LabelSpace
 from hf_causal_clf.metrics import classification_metrics, document_nll
 from hf_causal_clf.model_card import render_card
@@ -75,8 +75,12 @@ def draw_documents(space: LabelSpace, documents: int, seed: int) -> tuple[np.nda
     return np.array(gold), np.array(probabilities, dtype=np.float32)
 
 
+def calibrated(raw: np.ndarray, calibration: Calibration, multi_label: bool) -> np.ndarray:
+    return calibration.apply(to_logits(raw, multi_label=multi_label), multi_label=multi_label)
+
+
 def measured(gold: np.ndarray, raw: np.ndarray, calibration: Calibration) -> dict[str, float]:
-    probabilities = calibration.apply(raw)
+    probabilities = calibrated(raw, calibration, gold.ndim == 2)
     decided = calibration.decide(probabilities, multi_label=gold.ndim == 2)
     change = mean_interval(document_nll(gold, probabilities) - document_nll(gold, raw))
     before = {f"uncalibrated_{name}": value for name, value in classification_metrics(gold, raw).items()}
@@ -89,7 +93,7 @@ def write_run(folder: Path, description: dict, documents: int = 240, figures: tu
     space = LabelSpace.from_dict(description["label_space"])
     calibration = Calibration.from_dict(description)
     gold, raw = draw_documents(space, documents, seed=1)
-    probabilities = calibration.apply(raw)
+    probabilities = calibrated(raw, calibration, space.multi_label)
     decided = calibration.decide(probabilities, multi_label=space.multi_label)
     validation = draw_documents(space, 100, seed=2)
     metrics = {"test": measured(gold, raw, calibration), "validation": measured(*validation, calibration)}
@@ -98,7 +102,9 @@ def write_run(folder: Path, description: dict, documents: int = 240, figures: tu
         facts = description["training"]
         shares = np.array(facts["label_counts"]["train"]) / facts["documents"]["train"]
         tiled = [np.tile(shares.astype(np.float32), (count, 1)) for count in (100, documents)]
-        metrics["majority"] = measured(gold, tiled[1], fit_calibration(validation[0], tiled[0]))
+        metrics["majority"] = measured(
+            gold, tiled[1], fit_calibration(validation[0], to_logits(tiled[0], multi_label=space.multi_label))
+        )
     if description["approach"] == "instruction":
         answers = [ParsedAnswer((), "made up")] * 3 + [
             ParsedAnswer(tuple(name) if isinstance(name := space.decode(row), list) else (name,)) for row in decided[3:]
@@ -227,7 +233,7 @@ def draw_figures(folder: Path, description: dict, documents: int = 240) -> None:
     """Draw the figures of a made-up run, as PNG."""
     space, calibration = LabelSpace.from_dict(description["label_space"]), Calibration.from_dict(description)
     gold, raw = draw_documents(space, documents, seed=1)
-    probabilities = calibration.apply(raw)
+    probabilities = calibrated(raw, calibration, space.multi_label)
     decided = calibration.decide(probabilities, multi_label=space.multi_label)
     history = [{"epoch": e, "step": 10 * e, "loss": 1.5 / e, "eval_loss": 1.4 / e + 0.1} for e in range(1, 5)]
     history = [{**row, "eval_f1_macro": 0.95 - 0.4 / row["epoch"] ** 2} for row in history]
