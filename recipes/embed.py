@@ -37,10 +37,9 @@ def main() -> None:
     )
     data_args, model_args, head_args, prompt_args, run_args, training_args = parse_arguments(types, __doc__)
 
-    # Everything that can be wrong without the model's weights is found here
+    check_output_folder(training_args.output_dir, model_args.model_name_or_path, data_args)
+    # Everything else that can be wrong without the model's weights is found here
     mistakes = Mistakes()
-    with mistakes.noted():
-        check_output_folder(training_args.output_dir, model_args.model_name_or_path, data_args)
     with mistakes.noted():
         head_args.check_prompt(prompt_args)
     with mistakes.noted(), training_args.main_process_first(desc="loading data"):

@@ -90,6 +90,14 @@ def write_splits(folder: Path, multi_label: bool) -> dict[str, str]:
     }
 
 
+@pytest.fixture
+def quickstart_models(tmp_path, monkeypatch):
+    """A working folder with the folders of the models that `make quickstart` prepares, which configurations name."""
+    for name in ("SmolLM2-135M-Instruct", "all-MiniLM-L6-v2"):
+        (tmp_path / "work" / ".cache" / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+
+
 def run_as_main(script: Path) -> None:
     """Run a script in this process; an error that it tells in place of a traceback is raised as it was."""
     try:

@@ -56,7 +56,7 @@ def test_all_files_are_there():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_accelerate_reads_the_file_and_the_recipe_its_command(path, monkeypatch):
+def test_accelerate_reads_the_file_and_the_recipe_its_command(path, checkpoint, monkeypatch):
     config = load_config_from_file(str(path))  # unknown keys are errors
     known = set(accelerate_launch.launch_command_parser().parse_args(["x"]).__dict__)
     assert known.issuperset({*config.fsdp_config, *config.deepspeed_config})
@@ -65,7 +65,8 @@ def test_accelerate_reads_the_file_and_the_recipe_its_command(path, monkeypatch)
     assert env["ACCELERATE_MIXED_PRECISION"] == ("bf16" if "deepspeed" in path.stem else "no")
     assert parsed.num_processes == yaml.safe_load(path.read_text())["num_processes"]
     assert parsed.training_script == "recipes/embed.py"
-    recipe_arguments = parse_arguments(TYPES["embed"], args=parsed.training_script_args)
+    model = ["--model_name_or_path", checkpoint]
+    recipe_arguments = parse_arguments(TYPES["embed"], args=[*parsed.training_script_args, *model])
     model, training = recipe_arguments[1], recipe_arguments[-1]
     batch = training.per_device_train_batch_size * training.gradient_accumulation_steps * parsed.num_processes
     assert batch == (4 if path.stem == "cpu_2" else 8)

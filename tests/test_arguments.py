@@ -28,6 +28,7 @@ CONFIGS = sorted(
 )
 
 
+@pytest.mark.usefixtures("quickstart_models")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_configuration_parses_and_opens_with_its_command(path):
     recipe = path.stem.split("-")[0]

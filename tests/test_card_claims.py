@@ -70,8 +70,9 @@ def test_what_temperatures_of_labels_do(temperatures, made_up):
 
 def test_what_temperatures_do_is_what_the_sentences_say():
     probabilities = np.array([[0.7, 0.2, 0.1]])
-    assert Calibration(1.8).apply(probabilities).max() < 0.7 < Calibration(0.62).apply(probabilities).max()
-    np.testing.assert_allclose(Calibration(1.0).apply(probabilities), probabilities, atol=1e-6)
+    less, same, more = (Calibration(each).apply(np.log(probabilities), multi_label=False) for each in (1.8, 1.0, 0.62))
+    assert less.max() < 0.7 < more.max()
+    np.testing.assert_allclose(same, probabilities, atol=1e-6)
 
 
 @pytest.mark.parametrize("approach", ["embedding", "instruction"])

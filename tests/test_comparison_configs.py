@@ -14,6 +14,7 @@ CONFIGS = sorted(
 )
 
 
+@pytest.mark.usefixtures("quickstart_models")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_comparison_parses(path, tmp_path):
     types = (ComparisonArguments, DataArguments, PromptArguments)

@@ -360,7 +360,7 @@ COMPARISONS = {
     "a folder with a report": (lambda place: (place / "out" / "report.md").write_text("mine") and "out", "no comparison"),
     "a folder with figures": (lambda place: (place / "out" / "figures").mkdir() or "out", "no comparison"),
     "a folder with a run's name": (
-        lambda place: (place / "out" / "majority class").mkdir() or (place / "out/majority class/x").touch() or "out",
+        lambda place: (place / "out" / "majority-class").mkdir() or (place / "out/majority-class/x").touch() or "out",
         "does not know it",
     ),
 }  # fmt: skip

@@ -32,11 +32,12 @@ def write_rows(folder, validation=15, multi_label=False):
     return {**files, "multi_label": multi_label}
 
 
-def results(data, raw):
-    """What is written of probabilities, and read back for a report."""
-    calibration, metrics = measure(data, raw)
-    probabilities = calibration.apply(raw["test"])
-    predicted = calibration.decide(probabilities, multi_label=data.label_space.multi_label)
+def results(data, logits):
+    """What is written of logits, and read back for a report."""
+    calibration, metrics = measure(data, logits)
+    multi_label = data.label_space.multi_label
+    probabilities = calibration.apply(logits["test"], multi_label=multi_label)
+    predicted = calibration.decide(probabilities, multi_label=multi_label)
     metrics["training"] = {"trainable_parameters": 0, "peak_memory_bytes": 0}
     return Results(list(data.splits["test"]["id"]), data.gold("test"), predicted, probabilities, metrics)
 
@@ -117,17 +118,14 @@ def test_the_terminal_says_what_was_fitted():
 
 
 def drawn(data, scale=1.0):
-    """Probabilities that are right more often than not, and not calibrated."""
+    """Logits that are right more often than not, and not calibrated."""
     draw = np.random.default_rng(int(scale * 10))
-    raw = {}
+    logits = {}
     for split in ("validation", "test"):
         gold = data.gold(split)
         hits = np.eye(len(data.label_space))[gold] if gold.ndim == 1 else gold
-        logits = scale * (2 * hits + draw.normal(size=hits.shape))
-        powers = np.exp(logits)
-        probabilities = 1 / (1 + np.exp(-logits)) if gold.ndim == 2 else powers / powers.sum(axis=1, keepdims=True)
-        raw[split] = probabilities.astype(np.float32)
-    return raw
+        logits[split] = (scale * (2 * hits + draw.normal(size=hits.shape))).astype(np.float32)
+    return logits
 
 
 def page_of(*entries):

@@ -68,6 +68,7 @@ def test_large_weights_go_beside_the_file(checkpoint, tmp_path, monkeypatch):
 
 
 def test_refusals_before_a_model_is_loaded(tmp_path, monkeypatch):
+    (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match="onnx is written in float32 only, got dtype 'bfloat16'"):
         export(monkeypatch, tmp_path / "none", tmp_path / "out", "--onnx", "true", "--dtype", "bfloat16")
     monkeypatch.setitem(sys.modules, "onnxscript", None)

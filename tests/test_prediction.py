@@ -127,11 +127,14 @@ class Given:
 
     batch_size = 4
 
-    def __init__(self, labels=2):
+    def __init__(self, labels):
         self.labels = labels
 
-    def probabilities(self, texts):
-        return np.array([text.split() for text in texts], dtype=np.float32).reshape(len(texts), self.labels)
+    def logits(self, texts):
+        probabilities = np.array([text.split() for text in texts], dtype=np.float32).reshape(
+            len(texts), len(self.labels)
+        )
+        return to_logits(probabilities, multi_label=self.labels.multi_label)
 
 
 MULTI = LabelSpace(["a", "b"], multi_label=True)
@@ -149,7 +152,7 @@ MULTI = LabelSpace(["a", "b"], multi_label=True)
 @pytest.mark.parametrize("ids", [[1, 2, 3, 4], ["1", "2", "3", "x"]])
 def test_all_shards_have_the_same_columns(tmp_path, labels, texts, expected, ids):
     rows = list(zip(ids, texts, strict=True))
-    predict_shards(lambda: TextClassifier(Given(), labels), rows, tmp_path, shard_size=2)
+    predict_shards(lambda: TextClassifier(Given(labels), labels), rows, tmp_path, shard_size=2)
     first, second = (parquet.read_schema(shard_path(tmp_path, index)) for index in range(2))
     assert first.equals(second)
     data = load_dataset("parquet", data_files=str(tmp_path / "shard-*.parquet"), split="train")
@@ -171,7 +174,7 @@ def test_all_shards_have_the_same_columns(tmp_path, labels, texts, expected, ids
 def test_ids_of_several_types_are_refused(tmp_path, ids, message):
     rows = [(identifier, "0.1 0.9") for identifier in ids]
     with pytest.raises(ValueError, match=message):
-        predict_shards(lambda: TextClassifier(Given(), MULTI), rows, tmp_path, shard_size=2)
+        predict_shards(lambda: TextClassifier(Given(MULTI), MULTI), rows, tmp_path, shard_size=2)
 
 
 def started(tmp_path, **changes):
@@ -292,7 +295,7 @@ def test_the_folder_is_a_table_for_pandas_and_arrow(tmp_path):
 def summary(tmp_path, labels, texts, **options):
     start_prediction(tmp_path / "out", {}, {})
     rows = list(enumerate(texts))
-    classifier = TextClassifier(Given(len(labels)), labels)
+    classifier = TextClassifier(Given(labels), labels)
     shards = predict_shards(lambda: classifier, rows, tmp_path / "out", shard_size=2, **options)
     return finish_prediction(tmp_path / "out", shards, labels)
 
@@ -317,7 +320,7 @@ def test_many_labels_are_counted_in_short(tmp_path):
 
 @pytest.mark.parametrize("labels", [MULTI, LabelSpace(["a", "b"])])
 def test_documents_without_text_keep_their_row(tmp_path, labels):
-    texts = ["0.9 0.1", None, "", "\t\n", "0.1 0.2", "0.8 0.1"]  # the second of three shards is all empty
+    texts = ["0.9 0.1", None, "", "\t\n", "0.1 0.2", "0.8 0.2"]  # the second of three shards is all empty
     found = summary(tmp_path, labels, texts, empty="keep")
     assert (found.rows, found.unanswered) == (6, 3)
     data = parquet.read_table(tmp_path / "out").to_pylist()
@@ -326,7 +329,7 @@ def test_documents_without_text_keep_their_row(tmp_path, labels):
     assert [row["predicted"] for row in data] == [first, None, None, None, nothing, first]
     probabilities = [row["probabilities"] for row in data]
     assert probabilities[1:4] == [None] * 3
-    assert probabilities[5] == pytest.approx({"a": 0.8, "b": 0.1})
+    assert probabilities[5] == pytest.approx({"a": 0.8, "b": 0.2})
     schemas = [parquet.read_schema(shard_path(tmp_path / "out", index)) for index in range(3)]
     assert schemas[0].equals(schemas[1])
     assert schemas[0].equals(schemas[2])

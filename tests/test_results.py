@@ -6,6 +6,7 @@ from datasets import Dataset
 from pyarrow import parquet
 
 from hf_causal_clf import LabelSpace
+from hf_causal_clf.calibration import to_logits
 from hf_causal_clf.data import ClassificationData
 from hf_causal_clf.results import measure, read_results, write_results
 
@@ -20,13 +21,14 @@ def test_predictions_have_the_same_columns_whatever_was_predicted(tmp_path, monk
     data = ClassificationData(LABELS, dict.fromkeys(("train", "validation", "test"), rows), {})
     schemas = []
     for name, probability in (("nothing", 0.1), ("everything", 0.9)):
-        raw = dict.fromkeys(("validation", "test"), np.full((3, 2), probability, dtype=np.float32))
-        calibration, metrics = measure(data, raw)
-        write_results(tmp_path / name, data, raw, calibration, metrics)
+        probabilities = np.full((3, 2), probability, dtype=np.float32)
+        logits = dict.fromkeys(("validation", "test"), to_logits(probabilities, multi_label=True))
+        calibration, metrics = measure(data, logits)
+        write_results(tmp_path / name, data, logits, calibration, metrics)
         schemas.append(parquet.read_schema(tmp_path / name / "predictions.parquet"))
         found = read_results(tmp_path / name, LABELS)
         assert found.ids == ids
         np.testing.assert_array_equal(found.gold, LABELS.encode_batch(gold))
         np.testing.assert_array_equal(found.predicted, np.full((3, 2), probability > 0.5))
-        np.testing.assert_array_equal(found.probabilities, raw["test"])
+        np.testing.assert_allclose(found.probabilities, probabilities, rtol=1e-6)
     assert schemas[0].equals(schemas[1])

@@ -9,29 +9,33 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from hf_causal_clf import LabelSpace, TextClassifier
+from hf_causal_clf.calibration import to_logits
 
 TEXTS = ["aaaa", "b", "ccc"]
 COLUMNS = {"id": [7, 8, 9], "text": TEXTS}
 
 
 class ByLength:
-    """Gives the labels probabilities by the length of a text."""
+    """Gives the labels probabilities, or shares of them, by the length of a text."""
 
     batch_size = 4
 
-    def probabilities(self, texts):
+    def __init__(self, multi_label=False):
+        self.multi_label = multi_label
+
+    def logits(self, texts):
         assert type(texts) is list
         assert all(type(text) is str for text in texts)
         share = np.array([min(len(text), 10) / 10 for text in texts], dtype=np.float32)
-        return np.stack([share, 1 - share, share], axis=1)
+        return to_logits(np.stack([share, 1 - share, share], axis=1), multi_label=self.multi_label)
 
 
 def classifier(multi_label=False):
-    return TextClassifier(ByLength(), LabelSpace(["long", "short", "also"], multi_label=multi_label))
+    return TextClassifier(ByLength(multi_label), LabelSpace(["long", "short", "also"], multi_label=multi_label))
 
 
 EXPECTED = ["short", "short", "short"]
-PROBABILITIES = np.array([[0.4, 0.6, 0.4], [0.1, 0.9, 0.1], [0.3, 0.7, 0.3]], dtype=np.float32)
+PROBABILITIES = np.array([[4, 6, 4], [1, 9, 1], [3, 7, 3]]) / [[14], [11], [13]]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +57,7 @@ PROBABILITIES = np.array([[0.4, 0.6, 0.4], [0.1, 0.9, 0.1], [0.3, 0.7, 0.3]], dt
 )
 def test_containers_of_texts(given):
     assert classifier().predict(given) == EXPECTED
-    np.testing.assert_allclose(classifier().predict_proba(given), PROBABILITIES)
+    np.testing.assert_allclose(classifier().predict_proba(given), PROBABILITIES, rtol=1e-6)
 
 
 def test_an_iterator_is_read_once():
@@ -64,7 +68,7 @@ def test_an_iterator_is_read_once():
             read.append(text)
             yield text
 
-    np.testing.assert_allclose(classifier().predict_proba(stream()), PROBABILITIES)
+    np.testing.assert_allclose(classifier().predict_proba(stream()), PROBABILITIES, rtol=1e-6)
     assert read == TEXTS
 
 
@@ -75,7 +79,7 @@ def test_a_single_text_gives_a_single_answer():
     assert classifier(multi_label=True).predict("a" * 5) == ["long", "short", "also"]
     single = classifier().predict_proba("aaaa")
     assert (single.shape, single.dtype) == ((3,), np.float32)
-    np.testing.assert_allclose(single, PROBABILITIES[0])
+    np.testing.assert_allclose(single, PROBABILITIES[0], rtol=1e-6)
     assert classifier().predict(["aaaa"]) == ["short"]
 
 
@@ -138,8 +142,8 @@ def test_an_empty_text_keeps_its_place_where_that_is_asked_for(nothing, multi_la
 
 def test_no_label_differs_from_no_answer():
     class Nothing(ByLength):
-        def probabilities(self, texts):
-            return np.zeros((len(texts), 3), dtype=np.float32)
+        def logits(self, texts):
+            return np.full((len(texts), 3), -np.inf, dtype=np.float32)
 
     model = TextClassifier(Nothing(), LabelSpace(["a", "b", "c"], multi_label=True))
     assert model.predict(["x", "", "y"], empty="keep") == [[], None, []]
@@ -155,7 +159,7 @@ def test_other_ways_to_treat_an_empty_text():
 
 def test_a_model_without_numbers_is_told_from_an_empty_text():
     class Diverged(ByLength):
-        def probabilities(self, texts):
+        def logits(self, texts):
             return np.full((len(texts), 3), np.nan, dtype=np.float32)
 
     model = TextClassifier(Diverged(), LabelSpace(["a", "b", "c"]))
