@@ -6,7 +6,6 @@ Each function returns the logits of the validation and test documents and what i
 from __future__ import annotations
 
 import functools
-import logging
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ import numpy as np
 from accelerate import PartialState
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from .calibration import fit_calibration, to_logits, to_probabilities
+from .calibration import to_logits, to_probabilities
 from .callbacks import peak_memory_bytes
 from .collators import DocumentEncoder
 from .data import ClassificationData
@@ -26,7 +25,7 @@ from .log_records import expected_weights
 from .metrics import negative_log_likelihood
 from .presets import loading_kwargs
 from .prompts import PromptTemplate
-from .results import measure
+from .results import majority_logits
 from .scoring import LabelScorer
 from .verbalizer import Verbalizer
 
@@ -52,21 +51,7 @@ class Outcome:
 
 def majority(data: ClassificationData) -> Outcome:
     """Give every document the label frequencies of the training documents."""
-    gold, count = data.gold("train"), len(data.label_space)
-    shares = gold.mean(axis=0) if gold.ndim == 2 else np.bincount(gold, minlength=count) / len(gold)
-    row = to_logits(shares, multi_label=gold.ndim == 2).astype(np.float32)
-    return Outcome({split: np.tile(row, (len(data.splits[split]), 1)) for split in _MEASURED}, _cost(0))
-
-
-def majority_metrics(data: ClassificationData) -> dict[str, float]:
-    """Metrics of `majority` on the test documents, calibrated like a run's: its row in a comparison's report."""
-    said = logging.getLogger(fit_calibration.__module__)
-    level = said.level
-    said.setLevel(logging.ERROR)  # what cannot be fitted has been said of the run
-    try:
-        return measure(data, majority(data).logits)[1]["test"]
-    finally:
-        said.setLevel(level)
+    return Outcome(majority_logits(data), _cost(0))
 
 
 def tfidf(data: ClassificationData) -> Outcome:

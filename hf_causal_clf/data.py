@@ -86,6 +86,10 @@ def load_data(arguments: DataArguments) -> ClassificationData:
         chosen = stratified_split(gold, texts, size, arguments.split_seed)
         rest = np.setdiff1d(np.arange(len(gold)), chosen)
         splits["validation"], splits["train"] = splits["train"].select(chosen), splits["train"].select(rest)
+        _say(
+            f"The validation split is {len(chosen):,} of the {len(gold):,} training documents, stratified by label "
+            f"(validation_fraction={arguments.validation_fraction}, split_seed={arguments.split_seed})."
+        )
         lost = sorted(set(_count_labels(splits["validation"]["label"])) - set(_count_labels(splits["train"]["label"])))
         if lost:
             raise ValueError(
@@ -300,12 +304,17 @@ def _check_labels_in_use(splits: dict[str, Dataset], label_space: LabelSpace) ->
 
 
 def _say_labels(train: Dataset, label_space: LabelSpace, limit: int = 20) -> None:
-    """Print which id stands for which name, once for all processes."""
+    """Say which id stands for which name."""
     counts = _count_labels(train["label"])
     shown = [f"{index} {name!r} ({counts[name]:,})" for index, name in enumerate(label_space.names)]
     shown = shown if len(shown) <= limit else [*shown[: limit // 2], "…", *shown[-limit // 2 :]]
+    _say(f"{len(label_space)} labels, each with its id and its training documents: {', '.join(shown)}")
+
+
+def _say(text: str) -> None:
+    """Print a line once for all processes."""
     if int(os.environ.get("RANK", 0)) == 0:
-        print(f"{len(label_space)} labels, each with its id and its training documents: {', '.join(shown)}")
+        print(text)
 
 
 def _normalized(texts: Iterable[str]) -> list[str]:

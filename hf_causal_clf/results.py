@@ -5,6 +5,7 @@ Knows the matrix of logits, whichever approach or baseline it comes from.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from . import plots
-from .calibration import MIN_DOCUMENTS, Calibration, fit_calibration, to_probabilities
+from .calibration import MIN_DOCUMENTS, Calibration, fit_calibration, to_logits, to_probabilities
 from .data import ClassificationData
 from .labels import LabelSpace
 from .metrics import classification_metrics, document_nll
@@ -137,6 +138,25 @@ def print_metrics(metrics: Metrics, *, multi_label: bool, write: Callable[[str],
             f"greedy generation on test: f1_macro {test['generation_f1_macro']:.4f}, "
             f"malformed answers {test['malformed_rate']:.1%}"
         )
+
+
+def majority_logits(data: ClassificationData) -> dict[str, np.ndarray]:
+    """Logits of the majority baseline, the label frequencies of the training documents, for both measured splits."""
+    gold, count = data.gold("train"), len(data.label_space)
+    shares = gold.mean(axis=0) if gold.ndim == 2 else np.bincount(gold, minlength=count) / len(gold)
+    row = to_logits(shares, multi_label=gold.ndim == 2).astype(np.float32)
+    return {split: np.tile(row, (len(data.splits[split]), 1)) for split in ("validation", "test")}
+
+
+def majority_metrics(data: ClassificationData) -> dict[str, float]:
+    """Metrics of the majority baseline on the test documents, calibrated like a run: its row in a report."""
+    said = logging.getLogger(fit_calibration.__module__)
+    level = said.level
+    said.setLevel(logging.ERROR)  # what cannot be fitted has been said of the run
+    try:
+        return measure(data, majority_logits(data))[1]["test"]
+    finally:
+        said.setLevel(level)
 
 
 def nothing_learned(metrics: Metrics, *, multi_label: bool) -> str | None:

@@ -18,7 +18,6 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from .baselines import majority_metrics
 from .calibration import Calibration, to_probabilities
 from .classifier import TextClassifier
 from .collators import DocumentEncoder
@@ -30,7 +29,7 @@ from .model_card import render_card
 from .output_folder import Settings, finish, unfinished_folder
 from .presets import base_revision, quantization_settings
 from .prompts import PromptEncoder, PromptTemplate
-from .results import Metrics, measure, print_metrics, write_results
+from .results import Metrics, majority_metrics, measure, print_metrics, write_results
 from .run_files import (
     CARD_FILE,
     CLASSIFICATION_FILE,

@@ -10,12 +10,11 @@ from test_training import run_embedding
 
 from hf_causal_clf import baselines
 from hf_causal_clf.arguments import DataArguments
-from hf_causal_clf.baselines import majority_metrics
 from hf_causal_clf.comparison import Entry, compare_runs
 from hf_causal_clf.data import load_data
 from hf_causal_clf.model_card import render_card
 from hf_causal_clf.report import render_report
-from hf_causal_clf.results import Results, measure, print_metrics, read_results, write_results
+from hf_causal_clf.results import Results, majority_metrics, measure, print_metrics, read_results, write_results
 
 
 def write_rows(folder, validation=15, multi_label=False):

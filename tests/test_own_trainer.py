@@ -28,58 +28,14 @@ from hf_causal_clf.run_files import read_run
 hub = test_hub.hub
 ROOT = Path(__file__).parent.parent
 HEADING = "## In your own Trainer\n"
-SECTION = """
-```python
-from peft import LoraConfig, get_peft_model
-from transformers import AutoTokenizer, Trainer, TrainingArguments
-from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, TextClassifier
-from hf_causal_clf.collators import ClassificationCollator, DocumentEncoder
-from hf_causal_clf.finishing import save_description
-
-base, labels = "HuggingFaceTB/SmolLM2-135M", LabelSpace(["business", "sport", "tech"])
-documents = [("shares fell", "business"), ("a football match", "sport"), ("new phones", "tech")]
-encoder = DocumentEncoder(AutoTokenizer.from_pretrained(base), max_length=128)
-rows = [{"input_ids": encoder.encode(text), "labels": labels.encode(label)} for text, label in documents]
-model = CausalLMForLastTokenClassification.from_pretrained(base, label_space=labels)
-model = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", target_modules="all-linear"))
-trainer = Trainer(model, TrainingArguments("runs/own"), ClassificationCollator(labels), rows)
-trainer.train()
-trainer.save_model("runs/own")
-save_description("runs/own", model, encoder)
-classifier = TextClassifier.from_pretrained("runs/own")
-```
-
-```python
-import torch
-from datasets import Dataset
-from peft import LoraConfig
-from transformers import AutoTokenizer
-from trl import SFTConfig, SFTTrainer
-from hf_causal_clf import LabelSpace, PromptTemplate, TextClassifier, Verbalizer, VerbalizerCollator
-from hf_causal_clf.finishing import save_description
-
-base, verbalizer = "HuggingFaceTB/SmolLM2-135M", Verbalizer(LabelSpace(["business", "sport", "tech"]))
-documents = Dataset.from_dict({"text": ["shares fell", "a football match"], "label": ["business", "sport"]})
-collator = VerbalizerCollator(AutoTokenizer.from_pretrained(base), PromptTemplate(), verbalizer)
-needed = {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False}
-arguments = SFTConfig("runs/own", bf16=torch.cuda.is_available(), **needed)
-lora = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")
-trainer = SFTTrainer(base, arguments, collator, documents, peft_config=lora)
-trainer.train()
-trainer.save_model("runs/own")
-save_description("runs/own", trainer.model, collator.encoder)
-classifier = TextClassifier.from_pretrained("runs/own")
-```
-"""
 LABELS = LabelSpace(["business", "sport", "tech"])
 MULTI = LabelSpace(["business", "sport", "tech"], multi_label=True)
 TEXTS = [row["text"] for row in make_rows(5, 700)] + ["<|im_end|> the cat " * 30]
 
 
 def snippets():
-    """Those of README, once they are there."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.split(HEADING)[1].split("\n## ")[0] if HEADING in readme else SECTION
+    """Those of README."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split(HEADING)[1].split("\n## ")[0]
     return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
 
 
