@@ -82,7 +82,7 @@ def load_data(arguments: DataArguments) -> ClassificationData:
     if "validation" not in splits:
         gold = label_space.encode_batch(splits["train"]["label"])
         size = min(max(1, round(len(gold) * arguments.validation_fraction)), len(gold) - 1)  # type: ignore[operator]
-        texts = _normalized(splits["train"]["text"])
+        texts = [normalized(text) for text in splits["train"]["text"]]
         chosen = stratified_split(gold, texts, size, arguments.split_seed)
         rest = np.setdiff1d(np.arange(len(gold)), chosen)
         splits["validation"], splits["train"] = splits["train"].select(chosen), splits["train"].select(rest)
@@ -106,7 +106,7 @@ def load_data(arguments: DataArguments) -> ClassificationData:
     overlap = _overlap(splits)
     for pair, count in overlap.items():
         if count:
-            logger.warning(f"{count} documents are in both splits of {pair}: their metrics are too good.")
+            logger.warning(f"{pair}: {count} documents of the second split are in the first, so metrics are too good.")
     return ClassificationData(label_space, {split: splits[split] for split in SPLITS}, overlap)
 
 
@@ -317,13 +317,13 @@ def _say(text: str) -> None:
         print(text)
 
 
-def _normalized(texts: Iterable[str]) -> list[str]:
-    """Texts up to case and spacing."""
-    return [" ".join(text.casefold().split()) for text in texts]
+def normalized(text: str) -> str:
+    """A text up to case and spacing, by which documents count as the same."""
+    return " ".join(text.casefold().split())
 
 
 def _overlap(splits: dict[str, Dataset]) -> dict[str, int]:
     """Count the documents whose text, up to case and spacing, is also in another split."""
-    texts = {split: _normalized(splits[split]["text"]) for split in SPLITS}
+    texts = {split: [normalized(text) for text in splits[split]["text"]] for split in SPLITS}
     pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
     return {f"{a}/{b}": sum(text in known for text in texts[b]) for a, b in pairs for known in [set(texts[a])]}

