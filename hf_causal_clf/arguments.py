@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import SUPPRESS, Action, ArgumentError, RawDescriptionHelpFormatter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NoReturn
 
@@ -272,16 +272,20 @@ def _refused(action: Action, words: list[str], error: ArgumentError) -> ValueErr
 
 
 def parse_arguments(
-    types: Sequence[type], description: str | None = None, args: Sequence[str] | None = None
+    types: Sequence[type],
+    description: str | None = None,
+    args: Sequence[str] | None = None,
+    *,
+    check: Callable[[Sequence[Any], Mistakes], None] | None = None,
 ) -> tuple[Any, ...]:
     """Parse `--config file.yaml` and the command line, which overrides it, with TRL's parser.
-
-    Where something is wrong, the documents are looked at too, so that one start tells all mistakes.
 
     Args:
         types: Argument dataclasses.
         description: Text at the top of `--help`.
         args: Command line; by default the program's own.
+        check: Where something is wrong, notes the mistakes that arguments point to (in the documents, say), so that
+            one start tells all of them. It is given what could be built of `types`, `None` for the others.
 
     Returns:
         One instance for each of `types`.
@@ -308,8 +312,8 @@ def parse_arguments(
             names = [part for part in unknown if part.startswith("--")] or unknown
             raise ValueError(f"Unknown arguments: {with_hints(names, known)}. See --help for all of them.")
     parsed = [_build(kind, vars(given), parser) for kind in types]
-    if mistakes.errors:
-        _check_documents(parsed, mistakes)
+    if mistakes.errors and check is not None:
+        check(parsed, mistakes)
     mistakes.report()
     if hasattr(given, "log_level") and not any(hasattr(each, "log_level") for each in parsed):
         set_verbosity(log_levels[given.log_level])
@@ -329,11 +333,3 @@ def _build(kind: type, given: dict[str, Any], parser: _Parser) -> Any:
                 raise
             raise ValueError(str(error)) from error
     return None
-
-
-def _check_documents(parsed: Sequence[Any], mistakes: Mistakes) -> None:
-    from .data import load_data
-
-    for arguments in (each for each in parsed if isinstance(each, DataArguments)):
-        with mistakes.noted():
-            load_data(arguments)

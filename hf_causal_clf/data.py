@@ -110,6 +110,18 @@ def load_data(arguments: DataArguments) -> ClassificationData:
     return ClassificationData(label_space, {split: splits[split] for split in SPLITS}, overlap)
 
 
+def check_documents(parsed: Sequence[Any], mistakes: Mistakes) -> None:
+    """Note what is wrong with the documents that arguments name.
+
+    Args:
+        parsed: Arguments, the `DataArguments` among them.
+        mistakes: Where it is noted.
+    """
+    for arguments in (each for each in parsed if isinstance(each, DataArguments)):
+        with mistakes.noted():
+            load_data(arguments)
+
+
 def _load_splits(arguments: DataArguments) -> dict[str, Table]:
     cut = arguments.validation_fraction is not None
     if arguments.dataset_name:

@@ -34,7 +34,7 @@ from hf_causal_clf.arguments import DataArguments, PromptArguments, parse_argume
 from hf_causal_clf.comparison import Entry, compare_runs
 from hf_causal_clf.comparison_arguments import BASELINE_NAMES, SHARED, ComparisonArguments
 from hf_causal_clf.comparison_state import STATE_FILE, ComparisonState, run_folder
-from hf_causal_clf.data import ClassificationData, load_data
+from hf_causal_clf.data import ClassificationData, check_documents, load_data
 from hf_causal_clf.distributed import launch_command
 from hf_causal_clf.encoder import fine_tuned_encoder
 from hf_causal_clf.features import model_content
@@ -62,7 +62,7 @@ def main() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SystemExit("Start this script once, without accelerate launch: it launches each run itself.")
     types = (ComparisonArguments, DataArguments, PromptArguments)
-    arguments, data_args, prompt_args = parse_arguments(types, __doc__)
+    arguments, data_args, prompt_args = parse_arguments(types, __doc__, check=check_documents)
     output = Path(arguments.output_dir)
     check_comparison_folder(output, arguments, data_args)
     lock_folder(output)

@@ -16,7 +16,7 @@ from hf_causal_clf.log_records import hide_by_name
 hide_by_name()
 
 from hf_causal_clf.arguments import DataArguments, PromptArguments, RunArguments, parse_arguments
-from hf_causal_clf.data import load_data
+from hf_causal_clf.data import check_documents, load_data
 from hf_causal_clf.distributed import start_cpu_processes
 from hf_causal_clf.hub import publish, take_over_push
 from hf_causal_clf.mistakes import Mistakes
@@ -33,7 +33,7 @@ from hf_causal_clf.training_facts import training_facts
 def main() -> None:
     start_cpu_processes()
     types = (DataArguments, InstructionModelArguments, PromptArguments, RunArguments, InstructionTrainingArguments)
-    data_args, model_args, prompt_args, run_args, training_args = parse_arguments(types, __doc__)
+    data_args, model_args, prompt_args, run_args, training_args = parse_arguments(types, __doc__, check=check_documents)
 
     check_output_folder(training_args.output_dir, model_args.model_name_or_path, data_args)
     # Everything else that can be wrong without the model's weights is found here

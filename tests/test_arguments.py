@@ -6,6 +6,7 @@ from transformers.utils import logging
 from hf_causal_clf import LabelSpace
 from hf_causal_clf.arguments import DataArguments, HeadArguments, PromptArguments, RunArguments, parse_arguments
 from hf_causal_clf.comparison_arguments import ComparisonArguments
+from hf_causal_clf.data import check_documents
 from hf_causal_clf.presets import (
     EmbeddingModelArguments,
     EmbeddingTrainingArguments,
@@ -154,8 +155,9 @@ def test_all_mistakes_are_told_in_one_start(tmp_path):
 def test_mistakes_of_the_documents_are_told_with_those_of_the_arguments(tmp_path):
     (tmp_path / "train.jsonl").write_text('{"text": "a", "label": "b"}\n')
     line = [f"--train_file={tmp_path}/train.jsonl", "--validation_file", "nowhere.jsonl", "--test_file", "test.txt"]
+    line += ["--lora_r", "0", "--model_name_or_path", "m"]
     with pytest.raises(ValueError, match="nowhere") as raised:
-        parse_arguments(TYPES["embed"], args=[*line, "--lora_r", "0", "--model_name_or_path", "m"])
+        parse_arguments(TYPES["embed"], args=line, check=check_documents)
     assert len(str(raised.value).splitlines()) == 3
     for part in ("lora_r must be 1 or more", "no file 'nowhere.jsonl'", "There is no file 'test.txt'"):
         assert part in str(raised.value)
