@@ -6,13 +6,13 @@ Importing registers the Auto classes and does nothing else.
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from .classifier import TextClassifier
-from .collators import VerbalizerCollator
-from .configuration import CausalLMForLastTokenClassificationConfig
-from .labels import LabelSpace
-from .modeling import CausalLMForLastTokenClassification
-from .prompts import PromptTemplate
-from .scoring import LabelScorer
-from .verbalizer import Verbalizer
+from .embedding.configuration import CausalLMForLastTokenClassificationConfig
+from .embedding.model import CausalLMForLastTokenClassification
+from .instruction.collator import VerbalizerCollator
+from .instruction.scorer import LabelScorer
+from .task.labels import LabelSpace
+from .task.prompts import PromptTemplate
+from .task.verbalizer import Verbalizer
 
 __version__ = "0.1.0.dev0"
 

@@ -9,22 +9,21 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from .adapters import find_adapter, load_adapter, read_base
-from .calibration import Calibration, to_probabilities
-from .checkpoints import check_vocabulary, load_tokenizer
-from .collators import DocumentEncoder, length_batches, pad, padding_id
-from .decoding import generate_answers
-from .kernels import keep_exact_gradients, take_plain_attention
-from .labels import LabelSpace
-from .modeling import CausalLMForLastTokenClassification
-from .prompts import PromptEncoder, PromptTemplate
-from .run_files import read_run
-from .scoring import LabelScorer, evaluation_mode
-from .texts import Empty, read_texts
-from .verbalizer import ParsedAnswer, Verbalizer
+from .backbone.attention import keep_exact_gradients, take_plain_attention
+from .backbone.loading import check_vocabulary, find_adapter, load_adapter, load_tokenizer, read_base
+from .embedding.collator import DocumentEncoder
+from .embedding.model import CausalLMForLastTokenClassification
+from .embedding.scorer import HeadScorer
+from .evaluation.calibration import Calibration
+from .instruction.generation import generate_answers
+from .instruction.scorer import LabelScorer
+from .runs.files import read_run
+from .task.labels import LabelSpace
+from .task.prompts import PromptEncoder, PromptTemplate
+from .task.texts import Empty, read_texts
+from .task.verbalizer import ParsedAnswer, Verbalizer
 
 _AUTO = "auto"
 
@@ -37,49 +36,6 @@ class Scorer(Protocol):
     def logits(self, texts: Sequence[str]) -> np.ndarray:
         """Return float32 `(n, labels)`, whose softmax or, for multi-label, sigmoid are the probabilities."""
         ...
-
-
-class HeadScorer:
-    """Reads the logits from the head of the embedding-based approach.
-
-    Args:
-        model: Model with a head.
-        tokenizer: Its tokenizer.
-        encoder: Turns a document into the token ids that the head was trained on.
-        batch_size: Documents a forward pass.
-    """
-
-    def __init__(
-        self,
-        model: CausalLMForLastTokenClassification,
-        tokenizer: PreTrainedTokenizerBase,
-        encoder: DocumentEncoder | PromptEncoder,
-        *,
-        batch_size: int = 16,
-    ) -> None:
-        self.model = model
-        self.batch_size = batch_size
-        self.encoder = encoder
-        self._pad = padding_id(tokenizer)
-
-    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the probability of each label, float32 `(n, labels)`: the softmax or sigmoid of `logits`."""
-        return to_probabilities(self.logits(texts), multi_label=self.model.config.label_space.multi_label)
-
-    def logits(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the logit of each label, float32 `(n, labels)`, in batches of similar length."""
-        found = np.empty((len(texts), self.model.config.num_labels), dtype=np.float32)
-        encoded = [self.encoder.encode(text) for text in texts]
-        with (
-            evaluation_mode(self.model),
-            logging.tqdm(total=len(texts), desc="Predicting", unit="doc", delay=2.0) as bar,
-        ):
-            for rows in length_batches([len(ids) for ids in encoded], self.batch_size):
-                batch = pad([encoded[row] for row in rows], self._pad)
-                logits = self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits
-                found[rows] = logits.float().cpu().numpy()
-                bar.update(len(rows))
-        return found
 
 
 class TextClassifier:
@@ -162,7 +118,7 @@ class TextClassifier:
         Raises:
             ValueError: If it was not loaded from a folder.
         """
-        from .hub import push_run
+        from .sharing.hub import push_run
 
         if self.source is None or not os.path.isdir(self.source):
             raise ValueError(f"Only a classifier that was loaded from a run's folder is pushed, not {self.source!r}.")

@@ -33,7 +33,7 @@ def main() -> None:
     from benchmarks.setting import Setting
     from benchmarks.timing import table_head, table_line
 
-    from hf_causal_clf.run_files import write_json
+    from hf_causal_clf.runs.disk import write_json
 
     setting = Setting(
         model=arguments.model_name_or_path,
@@ -151,6 +151,6 @@ def about(arguments: argparse.Namespace) -> dict:
 
 
 if __name__ == "__main__":
-    from hf_causal_clf.starting import run_script
+    from hf_causal_clf.cli.starting import run_script
 
     run_script(main)

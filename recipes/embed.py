@@ -9,24 +9,27 @@ TextClassifier.from_pretrained(output_dir).
 from dataclasses import replace
 from pathlib import Path
 
-from hf_causal_clf.log_records import hide_by_name
+from hf_causal_clf.cli.logs import hide_by_name
 
 hide_by_name()
 
-from hf_causal_clf.arguments import DataArguments, HeadArguments, PromptArguments, RunArguments, parse_arguments
-from hf_causal_clf.collators import DocumentEncoder
-from hf_causal_clf.data import check_documents, load_data
-from hf_causal_clf.distributed import start_cpu_processes
-from hf_causal_clf.hub import publish, take_over_push
-from hf_causal_clf.mistakes import Mistakes
-from hf_causal_clf.output_folder import Settings, check_output_folder, is_finished
-from hf_causal_clf.presets import EmbeddingModelArguments, EmbeddingTrainingArguments
-from hf_causal_clf.run_files import how_to_go_on
-from hf_causal_clf.runs import describe_run, embedding, evaluate_run, save_run
-from hf_causal_clf.starting import run_script
-from hf_causal_clf.tracking import RunTracking
-from hf_causal_clf.training import embedding_trainer, prepare, train
-from hf_causal_clf.training_facts import training_facts
+from hf_causal_clf.cli.mistakes import Mistakes
+from hf_causal_clf.cli.parsing import parse_arguments
+from hf_causal_clf.cli.processes import start_cpu_processes
+from hf_causal_clf.cli.starting import run_script
+from hf_causal_clf.data.arguments import DataArguments
+from hf_causal_clf.data.splits import check_documents, load_data
+from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
+from hf_causal_clf.embedding.collator import DocumentEncoder
+from hf_causal_clf.embedding.trainer import embedding_trainer
+from hf_causal_clf.finishing import describe_run, embedding, evaluate_run, save_run
+from hf_causal_clf.runs.disk import how_to_go_on
+from hf_causal_clf.training.arguments import PromptArguments, RunArguments
+from hf_causal_clf.training.facts import training_facts
+from hf_causal_clf.training.output_folder import Settings, check_output_folder, is_finished
+from hf_causal_clf.training.pushing import publish, take_over_push
+from hf_causal_clf.training.tracking import RunTracking
+from hf_causal_clf.training.train import prepare, train
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_causal_clf.log_records import hide_by_name
+from hf_causal_clf.cli.logs import hide_by_name
 
 hide_by_name()
 
@@ -23,18 +23,18 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.utils import logging
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace
-from hf_causal_clf.adapters import find_adapter, load_adapter, misfit_named, read_base
-from hf_causal_clf.arguments import parse_arguments
-from hf_causal_clf.calibration import Calibration
-from hf_causal_clf.checkpoints import load_tokenizer
+from hf_causal_clf.backbone.batching import pad, padding_id
+from hf_causal_clf.backbone.loading import find_adapter, load_adapter, load_tokenizer, misfit_named, read_base
 from hf_causal_clf.classifier import read_prompt
-from hf_causal_clf.collators import pad, padding_id
-from hf_causal_clf.log_records import expected_weights
-from hf_causal_clf.mistakes import report
-from hf_causal_clf.onnx_export import ONNX_FILE, export_onnx, onnx_logits, open_onnx, require_onnx
-from hf_causal_clf.run_files import CLASSIFICATION_FILE, read_run, write_json
-from hf_causal_clf.sources import missing_folder
-from hf_causal_clf.starting import run_script
+from hf_causal_clf.cli.logs import expected_weights
+from hf_causal_clf.cli.mistakes import report
+from hf_causal_clf.cli.parsing import parse_arguments
+from hf_causal_clf.cli.sources import missing_folder
+from hf_causal_clf.cli.starting import run_script
+from hf_causal_clf.evaluation.calibration import Calibration
+from hf_causal_clf.runs.disk import write_json
+from hf_causal_clf.runs.files import CLASSIFICATION_FILE, read_run
+from hf_causal_clf.sharing.onnx import ONNX_FILE, export_onnx, onnx_logits, open_onnx, require_onnx
 
 logger = logging.get_logger(__name__)
 

@@ -11,23 +11,26 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report each run otherwise
 
-from hf_causal_clf.log_records import hide_by_name
+from hf_causal_clf.cli.logs import hide_by_name
 
 hide_by_name()
 
-from hf_causal_clf.arguments import DataArguments, PromptArguments, RunArguments, parse_arguments
-from hf_causal_clf.data import check_documents, load_data
-from hf_causal_clf.distributed import start_cpu_processes
-from hf_causal_clf.hub import publish, take_over_push
-from hf_causal_clf.mistakes import Mistakes
-from hf_causal_clf.output_folder import Settings, check_output_folder, is_finished
-from hf_causal_clf.presets import InstructionModelArguments, InstructionTrainingArguments
-from hf_causal_clf.run_files import how_to_go_on
-from hf_causal_clf.runs import describe_run, evaluate_run, instruction, save_run
-from hf_causal_clf.starting import run_script
-from hf_causal_clf.tracking import RunTracking
-from hf_causal_clf.training import instruction_trainer, prepare, train
-from hf_causal_clf.training_facts import training_facts
+from hf_causal_clf.cli.mistakes import Mistakes
+from hf_causal_clf.cli.parsing import parse_arguments
+from hf_causal_clf.cli.processes import start_cpu_processes
+from hf_causal_clf.cli.starting import run_script
+from hf_causal_clf.data.arguments import DataArguments
+from hf_causal_clf.data.splits import check_documents, load_data
+from hf_causal_clf.finishing import describe_run, evaluate_run, instruction, save_run
+from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
+from hf_causal_clf.instruction.trainer import instruction_trainer
+from hf_causal_clf.runs.disk import how_to_go_on
+from hf_causal_clf.training.arguments import PromptArguments, RunArguments
+from hf_causal_clf.training.facts import training_facts
+from hf_causal_clf.training.output_folder import Settings, check_output_folder, is_finished
+from hf_causal_clf.training.pushing import publish, take_over_push
+from hf_causal_clf.training.tracking import RunTracking
+from hf_causal_clf.training.train import prepare, train
 
 
 def main() -> None:

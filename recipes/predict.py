@@ -14,19 +14,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_causal_clf.log_records import hide_by_name
+from hf_causal_clf.cli.logs import hide_by_name
 
 hide_by_name()
 
 from transformers.utils import logging
 
 from hf_causal_clf import LabelSpace, TextClassifier
-from hf_causal_clf.arguments import parse_arguments
-from hf_causal_clf.data_files import FORMATS, open_dataset, stream_file
-from hf_causal_clf.distributed import process_state, start_cpu_processes
-from hf_causal_clf.identity import identify_dataset, identify_file, identify_run, pinned
-from hf_causal_clf.mistakes import report
-from hf_causal_clf.prediction import (
+from hf_causal_clf.backbone.identity import identify_dataset, identify_file, identify_run, pinned
+from hf_causal_clf.cli.mistakes import report
+from hf_causal_clf.cli.parsing import parse_arguments
+from hf_causal_clf.cli.processes import process_state, start_cpu_processes
+from hf_causal_clf.cli.sources import missing_folder
+from hf_causal_clf.cli.starting import run_script
+from hf_causal_clf.data.files import FORMATS, open_dataset, stream_file
+from hf_causal_clf.runs.files import read_json, read_run
+from hf_causal_clf.shards import (
     PREDICTION_FILE,
     check_content,
     finish_prediction,
@@ -34,10 +37,7 @@ from hf_causal_clf.prediction import (
     progress,
     start_prediction,
 )
-from hf_causal_clf.run_files import read_json, read_run
-from hf_causal_clf.sources import missing_folder
-from hf_causal_clf.starting import run_script
-from hf_causal_clf.texts import EMPTY
+from hf_causal_clf.task.texts import EMPTY
 
 logger = logging.get_logger(__name__)
 

@@ -12,20 +12,19 @@ import sys
 import zipfile
 from pathlib import Path
 
-from hf_causal_clf.log_records import hide_by_name
+from hf_causal_clf.cli.logs import hide_by_name
 
 hide_by_name()
 
 import numpy as np
 
 from hf_causal_clf import LabelSpace
-from hf_causal_clf.arguments import DataArguments
-from hf_causal_clf.baselines import tfidf
-from hf_causal_clf.data import load_data, normalized
-from hf_causal_clf.distributed import launch_command
-from hf_causal_clf.results import measure
-from hf_causal_clf.sampling import stratified_sample
-from hf_causal_clf.starting import run_script
+from hf_causal_clf.cli.processes import launch_command
+from hf_causal_clf.cli.starting import run_script
+from hf_causal_clf.comparison.baselines import tfidf
+from hf_causal_clf.data.arguments import DataArguments
+from hf_causal_clf.data.splits import load_data, normalized, stratified_sample
+from hf_causal_clf.runs.results import measure
 
 CACHE = Path(".cache")
 MODEL, NEWS, ENCODER = CACHE / "SmolLM2-135M-Instruct", CACHE / "bbc_news", CACHE / "all-MiniLM-L6-v2"

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_causal_clf import LabelSpace, PromptTemplate, TextClassifier, Verbalizer
-from hf_causal_clf.arguments import DataArguments
-from hf_causal_clf.data import load_data
+from hf_causal_clf.data.arguments import DataArguments
+from hf_causal_clf.data.splits import load_data
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = "adapter_model.safetensors"

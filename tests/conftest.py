@@ -29,7 +29,7 @@ def pytest_pyfunc_call():
     for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
         warnings.filterwarnings("error", category=category, module=r"hf_causal_clf\b")
     passed_on = r"`(label_smoothing_factor|return_outputs=True)`"  # the user's or the Trainer's, through an override
-    warnings.filterwarnings("default", passed_on, FutureWarning, r"hf_causal_clf\.shared_prefix")
+    warnings.filterwarnings("default", passed_on, FutureWarning, r"hf_causal_clf\.instruction\.shared_prefix")
     return (yield)
 
 
@@ -112,7 +112,8 @@ def run_in_two_processes(script: str, folder: Path, *arguments: str) -> None:
     """Run Python code, which may import from the tests, in two CPU processes with one thread each."""
     (folder / "script.py").write_text(script)
     tests = Path(__file__).parent
-    path = os.pathsep.join([str(tests.parent), str(tests), os.environ.get("PYTHONPATH", "")])
+    folders = [str(folder) for folder in sorted(tests.iterdir()) if folder.is_dir()]
+    path = os.pathsep.join([str(tests.parent), str(tests), *folders, os.environ.get("PYTHONPATH", "")])
     launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     done = subprocess.run(
         [*launch, "script.py", *arguments],

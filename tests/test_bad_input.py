@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from test_classifier import save_folder
 
 from hf_causal_clf import LabelSpace, TextClassifier
-from hf_causal_clf.checkpoints import load_tokenizer
+from hf_causal_clf.backbone.loading import load_tokenizer
 
 TABLES = sorted((Path(__file__).parent / "bad_inputs").glob("*.yaml"))
 CASES = [case for table in TABLES for case in yaml.safe_load(table.read_text(encoding="utf-8"))]

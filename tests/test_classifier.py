@@ -9,9 +9,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, PromptTemplate, TextClassifier, Verbalizer
-from hf_causal_clf.kernels import PLAIN_ATTENTION
-from hf_causal_clf.presets import EmbeddingModelArguments, InstructionModelArguments, lora_target_modules
-from hf_causal_clf.runs import describe_run, embedding, instruction
+from hf_causal_clf.backbone.attention import PLAIN_ATTENTION
+from hf_causal_clf.backbone.settings import lora_target_modules
+from hf_causal_clf.embedding.arguments import EmbeddingModelArguments
+from hf_causal_clf.finishing import describe_run, embedding, instruction
+from hf_causal_clf.instruction.arguments import InstructionModelArguments
 
 LABELS = LabelSpace(["a", "b", "c"])
 TEXTS = ["the cat", "the football match and the shares in the bank " * 3, "cat", "a mat and a film about phones"]

@@ -5,7 +5,7 @@ import pytest
 import tiny
 
 from hf_causal_clf import LabelScorer, LabelSpace, PromptTemplate, Verbalizer
-from hf_causal_clf.decoding import generate_answers
+from hf_causal_clf.instruction.generation import generate_answers
 
 NAMES = ["sport", "business", "tech"]
 HOSTILE = {

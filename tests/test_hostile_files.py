@@ -11,7 +11,7 @@ import pytest
 from test_classifier import TEXTS, save_folder
 from test_recipes import arguments
 from test_recipes import run as run_recipe
-from test_training import run_embedding
+from test_train import run_embedding
 
 from hf_causal_clf import CausalLMForLastTokenClassification, TextClassifier
 
@@ -96,7 +96,7 @@ def test_pickles_beside_a_run_are_not_read(checkpoint, tmp_path, bomb):
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
 def test_a_checkpoint_cannot_bring_code_along(name, checkpoint, files, tmp_path, monkeypatch, bomb):
-    from hf_causal_clf import training
+    from hf_causal_clf.training import train as training
 
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt

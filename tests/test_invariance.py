@@ -19,12 +19,13 @@ from hf_causal_clf import (
     LabelSpace,
     PromptTemplate,
     Verbalizer,
-    classifier,
-    tree_attention,
 )
-from hf_causal_clf.classifier import HeadScorer
-from hf_causal_clf.collators import DocumentEncoder, pad
-from hf_causal_clf.kernels import take_plain_attention
+from hf_causal_clf.backbone.attention import take_plain_attention
+from hf_causal_clf.backbone.batching import pad
+from hf_causal_clf.embedding import scorer as head_scorer
+from hf_causal_clf.embedding.collator import DocumentEncoder
+from hf_causal_clf.embedding.scorer import HeadScorer
+from hf_causal_clf.instruction import tree_attention
 
 NAMES = ["politics", "politics in the middle east", "sport", "business and shares", "tech"]
 TEXTS = [
@@ -112,7 +113,7 @@ def test_side_and_amount_of_padding(kind, model, tokenizer, alone, extra, monkey
     else:
         found = []
         for side in ("left", "right"):
-            monkeypatch.setattr(classifier, "pad", functools.partial(pad_more(extra), side=side))
+            monkeypatch.setattr(head_scorer, "pad", functools.partial(pad_more(extra), side=side))
             found.append(probabilities(kind, model, tokenizer, TEXTS))
     for each in found:
         np.testing.assert_allclose(each, alone, atol=1e-5)

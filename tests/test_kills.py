@@ -28,7 +28,7 @@ from test_hub import BASE, REPO, finish
 from test_recipes import arguments
 
 from hf_causal_clf import TextClassifier
-from hf_causal_clf.run_files import whole_checkpoints
+from hf_causal_clf.training.checkpoints import whole_checkpoints
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -197,7 +197,7 @@ def test_comparison(checkpoint, files, tmp_path):
         assert one["metrics"]["f1_macro"] == pytest.approx(other["metrics"]["f1_macro"], abs=1e-6)
 
 
-PUSH = "import sys; from hf_causal_clf.hub import push_run; push_run(sys.argv[1], sys.argv[2], base_model=sys.argv[3])"
+PUSH = "import sys; from hf_causal_clf.sharing.hub import push_run; push_run(sys.argv[1], sys.argv[2], base_model=sys.argv[3])"
 
 
 def test_pushing(checkpoint, tmp_path):

@@ -33,7 +33,7 @@ def test_public_names():
     assert all(hasattr(hf_causal_clf, name) for name in hf_causal_clf.__all__)
 
 
-@pytest.mark.parametrize(("module", "is_error"), [("hf_causal_clf.labels", True), ("another.package", False)])
+@pytest.mark.parametrize(("module", "is_error"), [("hf_causal_clf.task.labels", True), ("another.package", False)])
 @pytest.mark.parametrize("category", [DeprecationWarning, FutureWarning])
 def test_deprecation_warnings_about_this_package_are_errors(module, is_error, category):
     code = compile("import warnings; warnings.warn('old', category)", "<code>", "exec")

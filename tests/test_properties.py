@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from hf_causal_clf import LabelScorer, LabelSpace, PromptTemplate, Verbalizer
-from hf_causal_clf.metrics import classification_metrics, expected_calibration_error
-from hf_causal_clf.prompts import truncate
-from hf_causal_clf.trie import LabelTrie
-from hf_causal_clf.verbalizer import normalize_answer
+from hf_causal_clf.evaluation.metrics import classification_metrics, expected_calibration_error
+from hf_causal_clf.instruction.trie import LabelTrie
+from hf_causal_clf.task.tokens import truncate
+from hf_causal_clf.task.verbalizer import normalize_answer
 
 settings.register_profile(
     "here",

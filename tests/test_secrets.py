@@ -90,7 +90,7 @@ def test_every_form_is_found():
 )
 def test_log_messages_name_the_home_folder_by_its_sign(home, message, shown):
     code = (
-        "import logging, sys; from hf_causal_clf.log_records import hide_home_folder; hide_home_folder(); "
+        "import logging, sys; from hf_causal_clf.cli.logs import hide_home_folder; hide_home_folder(); "
         "logging.warning(sys.argv[1], *[sys.argv[2]] * sys.argv[1].count('%'))"
     )
     command = [sys.executable, "-c", code, message, home]

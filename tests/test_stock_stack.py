@@ -11,8 +11,8 @@ from bitsandbytes.functional import has_avx512bf16
 from conftest import SUBJECTS, make_rows, run_in_two_processes
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from test_modeling import LABELS, NF4, tiny_model
-from test_training import first_gradients
+from test_model import LABELS, NF4, tiny_model
+from test_train import first_gradients
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -118,9 +118,9 @@ def test_stock_class_has_gradients_that_grow_with_accumulation(size, steps, chec
 SCRIPT = """
 import os, sys
 import torch
-from test_modeling import LABELS
+from test_model import LABELS
 from test_stock_stack import stock
-from test_training import first_gradients
+from test_train import first_gradients
 
 gradients = first_gradients(stock(sys.argv[1]), LABELS, ".", 4, 1)
 assert torch.distributed.get_world_size() == 2

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_causal_clf.figures import COLOURS, MARKERS, beside, new_figure, save_figure, styled
+from hf_causal_clf.evaluation.plot_style import COLOURS, MARKERS, beside, new_figure, save_figure, styled
 
 from .memory import process_peak
 from .scoring import FEW, SHORT, head_scorer, label_scorer, texts

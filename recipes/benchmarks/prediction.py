@@ -10,9 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 
 from hf_causal_clf import TextClassifier
-from hf_causal_clf.baselines import STRENGTHS
-from hf_causal_clf.collators import DocumentEncoder
-from hf_causal_clf.features import pooled_features
+from hf_causal_clf.comparison.baselines import STRENGTHS, pooled_features
+from hf_causal_clf.embedding.collator import DocumentEncoder
 
 from .scoring import head_scorer
 from .setting import Setting, articles, label_space, mixed_texts, tokenizer

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelScorer
-from hf_causal_clf.classifier import HeadScorer
-from hf_causal_clf.collators import DocumentEncoder, pad, padding_id
-from hf_causal_clf.kernels import take_plain_attention
+from hf_causal_clf.backbone.attention import take_plain_attention
+from hf_causal_clf.backbone.batching import pad, padding_id
+from hf_causal_clf.embedding.collator import DocumentEncoder
+from hf_causal_clf.embedding.scorer import HeadScorer
 
 from .setting import Setting, articles, causal_lm, label_names, label_space, prompt, tokenizer
 from .timing import interleave, row

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from hf_causal_clf import LabelSpace, PromptTemplate, Verbalizer
-from hf_causal_clf.kernels import take_plain_attention
+from hf_causal_clf.backbone.attention import take_plain_attention
 
 _SUBJECTS = """
 marine solar medical digital rural urban nuclear legal fiscal social mobile optical thermal organic wireless

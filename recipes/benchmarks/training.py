@@ -21,18 +21,14 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 from trl.trainer import utils as trl_utils
 
-from hf_causal_clf.arguments import HeadArguments, RunArguments
-from hf_causal_clf.collators import DocumentEncoder
-from hf_causal_clf.data import ClassificationData
-from hf_causal_clf.presets import (
-    PROJECTIONS,
-    EmbeddingModelArguments,
-    EmbeddingTrainingArguments,
-    InstructionModelArguments,
-    InstructionTrainingArguments,
-    lora_target_modules,
-)
-from hf_causal_clf.training import embedding_trainer, instruction_trainer
+from hf_causal_clf.backbone.settings import PROJECTIONS, lora_target_modules
+from hf_causal_clf.data.splits import ClassificationData
+from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
+from hf_causal_clf.embedding.collator import DocumentEncoder
+from hf_causal_clf.embedding.trainer import embedding_trainer
+from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
+from hf_causal_clf.instruction.trainer import instruction_trainer
+from hf_causal_clf.training.arguments import RunArguments
 
 from .scoring import FEW, MANY, SHORT, UNLISTED
 from .setting import Setting, articles, cut, label_space, prompt, tokenizer

@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from hf_causal_clf import plots
-from hf_causal_clf.calibration import Calibration, fit_calibration, to_logits
-from hf_causal_clf.labels import LabelSpace
-from hf_causal_clf.metrics import classification_metrics, document_nll
-from hf_causal_clf.model_card import render_card
-from hf_causal_clf.run_files import read_json, write_json
-from hf_causal_clf.runs import generation_metrics
-from hf_causal_clf.significance import mean_interval
-from hf_causal_clf.verbalizer import ParsedAnswer
+from hf_causal_clf.evaluation import plots
+from hf_causal_clf.evaluation.calibration import Calibration, fit_calibration, to_logits
+from hf_causal_clf.evaluation.metrics import classification_metrics, document_nll
+from hf_causal_clf.evaluation.significance import mean_interval
+from hf_causal_clf.finishing import generation_metrics
+from hf_causal_clf.runs.disk import write_json
+from hf_causal_clf.runs.files import read_json
+from hf_causal_clf.sharing.card import render_card
+from hf_causal_clf.task.labels import LabelSpace
+from hf_causal_clf.task.verbalizer import ParsedAnswer
 
 EXAMPLES = Path(__file__).parent.parent.parent / "model_cards"
 REPOSITORIES = {"embedding": "example-org/made-up-news", "instruction": "example-org/made-up-topics"}

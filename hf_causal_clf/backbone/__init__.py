@@ -1,0 +1,1 @@
+"""Any decoder-only model: loading, adapters, quantisation, attention, batches. Knows no prompt and no label."""

@@ -1,0 +1,123 @@
+"""What documents, models and runs are, told by content: hashes of files, commits of repositories."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub.constants import REGEX_COMMIT_OID
+from transformers.utils.hub import extract_commit_hash, resolve_revision
+
+from ..runs.files import CLASSIFICATION_FILE, METRICS_FILE, find_file
+from .loading import find_adapter, read_base
+from .settings import base_revision, quantization_settings
+
+if TYPE_CHECKING:
+    from trl import ModelConfig
+
+_RUN_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt")
+_COMMIT = "commit"
+
+
+def identify_file(path: str | PathLike[str]) -> dict[str, str]:
+    """Return the hash of a file by its name."""
+    path = Path(path)
+    return {path.name: _hash(path)}
+
+
+def identify_dataset(name: str, config: str | None = None, revision: str | None = None) -> dict[str, str]:
+    """Return the hash of each file of a data set's folder, or the commit of a data set on the Hub.
+
+    Raises:
+        OSError: If there is none.
+    """
+    if os.path.isdir(name):
+        folder = Path(name)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        names = {path: path.relative_to(folder) for path in files}
+        return {
+            str(name): _hash(path)
+            for path, name in names.items()
+            if not any(part.startswith(".") for part in name.parts)
+        }
+    from datasets import load_dataset_builder
+
+    return {_COMMIT: str(load_dataset_builder(name, config, revision=revision).hash)}
+
+
+def identify_run(source: str | PathLike[str], revision: str | None = None) -> dict[str, str]:
+    """Return the hash of each file that predictions depend on, or the commit of a run on the Hub.
+
+    The base model of an adapter is a part of it, in the same way.
+
+    Raises:
+        FileNotFoundError: If its base model is not there.
+        ValueError: If weights are missing or damaged.
+    """
+    adapter = find_adapter(source, revision=revision)
+    found = {} if adapter is None else _identify_base(*read_base(adapter))
+    if os.path.isdir(source):
+        return found | _hash_run(Path(source), "")
+    path = find_file(source, CLASSIFICATION_FILE, revision=revision)
+    commit = extract_commit_hash(str(path), None)
+    return found | ({} if commit is None else {_COMMIT: commit})
+
+
+def pinned(identity: dict[str, str]) -> str | None:
+    """Return the commit of a data set or run on the Hub, to load just that; `None` for files."""
+    commit = identity.get(_COMMIT, "")
+    return commit if REGEX_COMMIT_OID.match(commit) else None  # datasets has a hash of its own for a cached copy
+
+
+def _identify_base(name: str, revision: str | None) -> dict[str, str]:
+    if os.path.isdir(name):
+        return _hash_run(Path(name), "base model: ")
+    commit = resolve_revision(name, revision)
+    return {"base model": str(getattr(commit, "resolved", commit))}
+
+
+def _hash_run(folder: Path, prefix: str) -> dict[str, str]:
+    files = sorted(path for pattern in _RUN_FILES for path in folder.glob(pattern))
+    read = [path for path in files if path.name != METRICS_FILE and not path.name.startswith("_")]
+    return {f"{prefix}{path.name}": _hash(path) for path in read}
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def fingerprint(content: Any) -> str:
+    """SHA-256 of a JSON value, independent of the order of keys; a date or the like counts as its text."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def model_content(name_or_path: str) -> Any:
+    """The name of a model on the Hub; of a folder its files by content, wherever it is."""
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        return name_or_path
+    files = [path for path in sorted(folder.glob("*")) if path.is_file() and not path.name.startswith(".")]
+    return [[path.name, _digest(path, path.stat().st_size, path.stat().st_mtime_ns)] for path in files]
+
+
+@functools.cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    """SHA-256 of a file; read again in this process only if its size or time of change is another."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def model_identity(arguments: ModelConfig) -> dict[str, Any]:
+    """What tells a base model from another: its name and commit, for a folder its files, and how it is loaded."""
+    return {
+        "model": model_content(arguments.model_name_or_path),
+        "revision": base_revision(arguments),
+        "dtype": arguments.dtype,
+        "quantization": quantization_settings(arguments),
+    }

@@ -1,0 +1,1 @@
+"""How a recipe starts: arguments, YAML files, processes, logs. Knows no model."""

@@ -1,0 +1,163 @@
+"""What a comparison has to do: each run's configuration as a file for its recipe, and what is finished."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers.utils import logging
+
+from ..backbone.identity import fingerprint, model_content
+from ..cli.parsing import parse_arguments
+from ..data.arguments import DataArguments
+from ..data.splits import ClassificationData
+from ..embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
+from ..instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
+from ..runs.disk import write_json, write_text
+from ..runs.files import METRICS_FILE, UNFINISHED_FOLDER, read_json
+from ..training.arguments import PromptArguments, RunArguments
+from ..training.checkpoints import remove_traces
+from ..training.output_folder import documents_content
+from .arguments import SHARED, ComparisonArguments, folder_name
+
+TYPES = {
+    "embedding": (
+        *(DataArguments, EmbeddingModelArguments, HeadArguments, PromptArguments),
+        *(RunArguments, EmbeddingTrainingArguments),
+    ),
+    "instruction": (
+        *(DataArguments, InstructionModelArguments, PromptArguments, RunArguments, InstructionTrainingArguments),
+    ),
+}
+
+logger = logging.get_logger(__name__)
+
+STATE_FILE = "state.json"
+
+RECIPES = {"embedding": "embed.py", "instruction": "instruct.py"}
+
+
+def write_config(
+    output: Path,
+    name: str,
+    seed: int,
+    arguments: ComparisonArguments,
+    data_args: DataArguments,
+    prompt_args: PromptArguments,
+) -> Path:
+    """Write a run's whole configuration as a YAML file that its recipe takes, and check it.
+
+    Raises:
+        ValueError: If the recipe would not take it; the message names the run.
+    """
+    settings = dict(arguments.run_settings[name])
+    approach = settings.pop("approach")
+    prompted = approach == "instruction" or settings.get("head_init") == "verbalizer"
+    config = {
+        **given(data_args),
+        **{key: value for key in SHARED if (value := getattr(arguments, key)) is not None},
+        **(given(prompt_args) if prompted else {}),
+        "max_length": arguments.prompt_max_length if prompted else arguments.max_length,
+        "per_device_eval_batch_size": arguments.per_device_eval_batch_size,
+        **settings,
+        "seed": seed,
+        "output_dir": str(run_folder(output, name, seed)),
+    }
+    path = output / "configs" / f"{folder_name(name)}-{seed}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    try:
+        parsed = parse_arguments(TYPES[approach], args=["--config", str(path)])
+        if approach == "embedding":
+            parsed[2].check_prompt(parsed[3])
+    except ValueError as error:
+        raise ValueError(f"Run {name!r}: {error}") from error
+    return path
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the part of a run's configuration that makes it another run when it changes.
+
+    Not where documents and results are, as moving them changes nothing; and a model in a folder is its files.
+    """
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    places = {item.name for item in fields(DataArguments)} | {"output_dir"}
+    kept = {name: value for name, value in config.items() if name not in places}
+    return {**kept, "model_name_or_path": model_content(str(kept["model_name_or_path"]))}
+
+
+def given(arguments: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass that differ from their defaults."""
+    default = {item.name: item.default for item in fields(arguments)}
+    return {
+        name: value for name in default if (value := getattr(arguments, name)) != default[name] and value is not None
+    }
+
+
+def run_folder(output: Path, name: str, seed: int | None) -> Path:
+    """Return the folder of a run of the comparison in `output`: one under a plain name.
+
+    A folder that an earlier version called by the run's name itself, as `state.json` knows, stays the run's.
+    """
+    known = read_json(output / STATE_FILE) if (output / STATE_FILE).is_file() else {}
+    seeded = "" if seed is None else f"/seed-{seed}"
+    return output / (name if f"{name}{seeded}" in known else folder_name(name)) / seeded.removeprefix("/")
+
+
+class ComparisonState:
+    """The content of `state.json` in the output folder of a comparison.
+
+    Args:
+        output: That folder.
+        data: Documents; with other ones, every run is another run.
+    """
+
+    def __init__(self, output: Path, data: ClassificationData) -> None:
+        self.output = output
+        self._path = output / STATE_FILE
+        self._runs = read_json(self._path) if self._path.is_file() else {}
+        self._data = documents_content(data)
+        self._write()
+
+    def folder(self, name: str, seed: int | None, config: dict[str, Any]) -> tuple[Path, bool]:
+        """Return a run's folder and whether it is finished.
+
+        Results that another configuration left there stay until the new ones take their place; its checkpoints go.
+
+        Raises:
+            ValueError: If the folder is there, but not from this comparison.
+        """
+        folder, mark = run_folder(self.output, name, seed), fingerprint([config, self._data])
+        key = str(folder.relative_to(self.output))
+        run = self._runs.get(key)
+        if run is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(
+                f"{str(folder)!r} is there, but {self._path} does not know it: it may be somebody's own. Move it away, "
+                "or choose another output_dir."
+            )
+        if run is None or run["configuration"] != mark:
+            if run is not None:
+                logger.warning(f"{folder}: its configuration or data have changed; it is run again.")
+                remove_traces(folder)  # first: an interruption here leaves nothing of the old one to go on with
+            run = self._runs[key] = {"configuration": mark, "finished": False, "earlier": _content(folder)}
+            self._write()
+        # The end of a run may have come without `finish`
+        new = _content(folder) != run.get("earlier") and not (folder / UNFINISHED_FOLDER).exists()
+        return folder, (run["finished"] or new) and (folder / METRICS_FILE).is_file()
+
+    def finish(self, folder: Path) -> None:
+        """Note that a run is finished."""
+        self._runs[str(folder.relative_to(self.output))]["finished"] = True
+        self._write()
+
+    def _write(self) -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
+        write_json(self._path, self._runs)
+
+
+def _content(folder: Path) -> str | None:
+    """SHA-256 of a run's metrics, by which one run is told from another in the same folder."""
+    path = folder / METRICS_FILE
+    return fingerprint(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -1,0 +1,58 @@
+"""Class probabilities of documents from a head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..backbone.batching import evaluation_mode, length_batches, pad, padding_id
+from ..evaluation.calibration import to_probabilities
+from ..task.prompts import PromptEncoder
+from .collator import DocumentEncoder
+from .model import CausalLMForLastTokenClassification
+
+
+class HeadScorer:
+    """Reads the logits from the head of the embedding-based approach.
+
+    Args:
+        model: Model with a head.
+        tokenizer: Its tokenizer.
+        encoder: Turns a document into the token ids that the head was trained on.
+        batch_size: Documents a forward pass.
+    """
+
+    def __init__(
+        self,
+        model: CausalLMForLastTokenClassification,
+        tokenizer: PreTrainedTokenizerBase,
+        encoder: DocumentEncoder | PromptEncoder,
+        *,
+        batch_size: int = 16,
+    ) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self.encoder = encoder
+        self._pad = padding_id(tokenizer)
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the probability of each label, float32 `(n, labels)`: the softmax or sigmoid of `logits`."""
+        return to_probabilities(self.logits(texts), multi_label=self.model.config.label_space.multi_label)
+
+    def logits(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the logit of each label, float32 `(n, labels)`, in batches of similar length."""
+        found = np.empty((len(texts), self.model.config.num_labels), dtype=np.float32)
+        encoded = [self.encoder.encode(text) for text in texts]
+        with (
+            evaluation_mode(self.model),
+            logging.tqdm(total=len(texts), desc="Predicting", unit="doc", delay=2.0) as bar,
+        ):
+            for rows in length_batches([len(ids) for ids in encoded], self.batch_size):
+                batch = pad([encoded[row] for row in rows], self._pad)
+                logits = self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits
+                found[rows] = logits.float().cpu().numpy()
+                bar.update(len(rows))
+        return found

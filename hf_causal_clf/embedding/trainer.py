@@ -1,0 +1,120 @@
+"""The standard `Trainer` of the embedding-based approach."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_utils import set_seed
+
+from ..backbone.attention import take_plain_attention
+from ..backbone.batching import padding_id
+from ..backbone.settings import loading_kwargs, peft_config
+from ..data.splits import ClassificationData
+from ..evaluation.calibration import to_probabilities
+from ..task.prompts import PromptEncoder
+from ..task.tokens import warn_of_unknown
+from ..training.arguments import RunArguments
+from ..training.callbacks import evaluation_metrics
+from ..training.processes import sharding
+from ..training.pushing import publish_runs
+from ..training.train import early_stopping
+from .arguments import EmbeddingTrainingArguments, HeadArguments
+from .collator import ClassificationCollator, DocumentEncoder
+from .head_init import answer_rows, read_output_embeddings
+from .model import CausalLMForLastTokenClassification
+
+if TYPE_CHECKING:
+    from trl import ModelConfig
+
+
+def embedding_trainer(
+    data: ClassificationData,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: DocumentEncoder | PromptEncoder,
+    model_arguments: ModelConfig,
+    training_arguments: EmbeddingTrainingArguments,
+    head_arguments: HeadArguments,
+    run_arguments: RunArguments,
+) -> Trainer:
+    """Build the standard `Trainer` of the embedding-based approach.
+
+    With a `PromptEncoder`, the head starts from its answers, whatever `head_arguments` say.
+    """
+    warn_of_unknown(tokenizer, data.texts("train"))
+    label_space = data.label_space
+    if label_space.multi_label and training_arguments.label_smoothing_factor:
+        raise ValueError("label_smoothing_factor is for single-label tasks. Leave it out.")
+    encoded = {split: _encode(data, split, encoder) for split in ("train", "validation")}
+    rows = _rows(encoder, model_arguments) if isinstance(encoder, PromptEncoder) else None
+    set_seed(training_arguments.seed)  # the head is random, and has to be the same in all processes
+    model: Any = CausalLMForLastTokenClassification.from_pretrained(
+        model_arguments.model_name_or_path,
+        label_space=label_space,
+        pooling=head_arguments.pooling,
+        label_smoothing=training_arguments.label_smoothing_factor,
+        **(data.balanced_weights() if head_arguments.class_weight == "balanced" else {}),
+        **loading_kwargs(model_arguments),
+    )
+    if model_arguments.attn_implementation is None:
+        take_plain_attention(model)
+    model.length_groups = _groups_lengths(training_arguments)
+    if rows is not None:
+        model.score.weight.data.copy_(rows)
+    training_arguments.label_smoothing_factor = 0.0  # the model's own loss does it, normalised
+    config = peft_config(model_arguments, model)
+    if config is not None:
+        model = _add_adapter(model, config, training_arguments)
+    trainer = Trainer(
+        model=model,
+        args=training_arguments,
+        train_dataset=encoded["train"],
+        eval_dataset=encoded["validation"],
+        processing_class=tokenizer,
+        data_collator=ClassificationCollator(label_space, padding_id(tokenizer)),
+        compute_metrics=lambda prediction: head_metrics(prediction, label_space.multi_label),
+        callbacks=early_stopping(run_arguments, training_arguments),
+    )
+    publish_runs(trainer, run_arguments)
+    return trainer
+
+
+def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder | PromptEncoder) -> Any:
+    rows = data.splits[split]
+    encode_label = data.label_space.encode
+
+    def row(example: dict[str, Any]) -> dict[str, Any]:
+        return {"input_ids": encoder.encode(example["text"]), "labels": encode_label(example["label"])}
+
+    return rows.map(row, remove_columns=rows.column_names, keep_in_memory=True, desc=f"Tokenizing {split}")
+
+
+def _rows(encoder: PromptEncoder, model_arguments: ModelConfig) -> torch.Tensor:
+    source, revision = model_arguments.model_name_or_path, model_arguments.model_revision
+    output_embeddings = read_output_embeddings(source, revision=revision, dtype=model_arguments.dtype)
+    return answer_rows(output_embeddings, encoder.answer_ids, end_tokens=len(encoder.end_ids))
+
+
+def head_metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, float]:
+    """Metrics of a head's logits, for a trainer's `compute_metrics`."""
+    probabilities = to_probabilities(np.asarray(prediction.predictions, dtype=np.float32), multi_label=multi_label)
+    return evaluation_metrics(np.asarray(prediction.label_ids).astype(np.int64), probabilities)
+
+
+def _groups_lengths(arguments: EmbeddingTrainingArguments) -> bool:
+    """Whether to run rows of similar length together: sharded weights want the same calls in all processes."""
+    safe = not (sharding(arguments) or arguments.torch_compile)
+    if arguments.length_groups and not safe:
+        raise ValueError("length_groups is not possible with FSDP, DeepSpeed or torch_compile. Leave it out.")
+    return safe if arguments.length_groups is None else arguments.length_groups
+
+
+def _add_adapter(model: PreTrainedModel, config: Any, arguments: TrainingArguments) -> Any:
+    from peft import get_peft_model
+
+    peft_model = get_peft_model(model, config)
+    if arguments.activation_checkpointing:
+        peft_model.enable_input_require_grads()
+    return peft_model

@@ -1,0 +1,1 @@
+"""How good are probabilities? Metrics, calibration, significance, figures. Knows arrays only."""

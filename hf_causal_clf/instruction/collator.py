@@ -1,0 +1,59 @@
+"""Padded batches of prompt and answer, with labels on the answer alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..backbone.batching import pad, padding_id
+from ..task.labels import Label
+from ..task.prompts import PromptTemplate
+from ..task.verbalizer import Verbalizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class VerbalizerCollator:
+    """Makes instruction-based training batches from rows of text and label, for an unmodified TRL `SFTTrainer`.
+
+    Prompt ids and answer ids are put side by side, never tokenised as one text, so the boundary is exact. Only the
+    answer and its end token have labels; everything else is -100. Give `SFTConfig` the values
+    `dataset_kwargs={"skip_prepare_dataset": True}` and `remove_unused_columns=False`.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        template: Prompt template. In a multi-label space, `PromptTemplate.reserving` keeps free what the answers need.
+        verbalizer: Labels and their answer texts.
+        text_column: Column of the document.
+        label_column: Column of the gold label(s), as names or ids.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: PromptTemplate,
+        verbalizer: Verbalizer,
+        *,
+        text_column: str = "text",
+        label_column: str = "label",
+    ) -> None:
+        self.encoder = template.bind(tokenizer, verbalizer)
+        self.text_column = text_column
+        self.label_column = label_column
+        self.pad_token_id = padding_id(tokenizer)
+
+    def encode(self, text: str, label: Label | Iterable[Label]) -> tuple[list[int], list[int]]:
+        """Return `(input_ids, labels)` of one document."""
+        answer = self.encoder.target_ids(label)
+        prompt = self.encoder.prompt_ids(text, answer_tokens=len(answer))
+        return prompt + answer, [-100] * len(prompt) + answer
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Batch rows into `input_ids`, `attention_mask` and `labels`, int64 `(batch, length)`, padded on the right."""
+        encoded = [self.encode(row[self.text_column], row[self.label_column]) for row in rows]
+        batch = pad([input_ids for input_ids, _ in encoded], self.pad_token_id)
+        batch["labels"] = pad([labels for _, labels in encoded], -100)["input_ids"]
+        return batch

@@ -1,0 +1,131 @@
+"""TRL's `SFTTrainer` of the instruction-based approach, evaluated by label scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import set_seed
+from transformers.utils import logging
+
+from ..backbone.attention import keep_exact_gradients, take_plain_attention
+from ..backbone.settings import loading_kwargs, peft_config
+from ..data.splits import ClassificationData
+from ..evaluation.calibration import to_probabilities
+from ..task.prompts import PromptTemplate
+from ..task.tokens import warn_of_unknown
+from ..task.verbalizer import Verbalizer
+from ..training.arguments import RunArguments
+from ..training.callbacks import evaluation_metrics
+from ..training.processes import is_sharded, over_processes
+from ..training.pushing import publish_runs
+from ..training.train import early_stopping
+from .arguments import InstructionTrainingArguments
+from .collator import VerbalizerCollator
+from .scorer import LabelScorer
+from .shared_prefix import project_answers_only
+
+if TYPE_CHECKING:
+    from trl import ModelConfig, SFTTrainer
+
+logger = logging.get_logger(__name__)
+
+
+class LabelScoringCallback(TrainerCallback):
+    """Adds the metrics of label scoring on the validation documents to every evaluation of a trainer.
+
+    Add it before `EarlyStoppingCallback`, which reads them.
+    """
+
+    def __init__(self, trainer: Trainer, scorer: LabelScorer, texts: Sequence[str], gold: np.ndarray) -> None:
+        self.trainer = trainer
+        self.scorer = scorer
+        self.texts = texts
+        self.gold = gold
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Score the documents, shared out over the processes; with sharded weights, all in every process."""
+        score = self.scorer.logits
+        logits = score(self.texts) if is_sharded(self.trainer) else over_processes(score, self.texts)
+        probabilities = to_probabilities(logits, multi_label=self.gold.ndim == 2)
+        found = {f"eval_{name}": value for name, value in evaluation_metrics(self.gold, probabilities).items()}
+        kwargs["metrics"].update(found)  # the trainer picks the best checkpoint from this same dictionary
+        self.trainer.log(found)
+
+
+def instruction_trainer(
+    data: ClassificationData,
+    tokenizer: PreTrainedTokenizerBase,
+    template: PromptTemplate,
+    verbalizer: Verbalizer,
+    model_arguments: ModelConfig,
+    training_arguments: InstructionTrainingArguments,
+    run_arguments: RunArguments,
+) -> SFTTrainer:
+    """Build TRL's `SFTTrainer` of the instruction-based approach, evaluated by label scoring.
+
+    Raises:
+        ValueError: If `share_prefix` is set and the model or the arguments do not allow it.
+    """
+    project_answers_only()
+    warn_of_unknown(tokenizer, data.texts("train"))
+    collator = VerbalizerCollator(tokenizer, template, verbalizer)
+    set_seed(training_arguments.seed)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        model_arguments.model_name_or_path, **loading_kwargs(model_arguments)
+    )
+    keep_exact_gradients(model)
+    if model_arguments.attn_implementation is None:
+        take_plain_attention(model)
+    config = peft_config(model_arguments, model)
+    trainer = _sft_trainer_class(model, training_arguments)(
+        model=model,
+        args=training_arguments,
+        train_dataset=data.splits["train"],
+        eval_dataset=data.splits["validation"],
+        processing_class=tokenizer,
+        data_collator=collator,
+        peft_config=config,
+    )
+    if config is not None:
+        # TRL casts the adapter of a quantised model to bfloat16, where small updates are lost
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    scorer = LabelScorer(
+        trainer.model,
+        tokenizer,
+        template=template,
+        verbalizer=verbalizer,
+        batch_size=training_arguments.per_device_eval_batch_size,
+    )
+    trainer.add_callback(LabelScoringCallback(trainer, scorer, data.texts("validation"), data.gold("validation")))
+    for callback in early_stopping(run_arguments, training_arguments):
+        trainer.add_callback(callback)
+    publish_runs(trainer, run_arguments)
+    return trainer
+
+
+def _sft_trainer_class(model: PreTrainedModel, arguments: InstructionTrainingArguments) -> type[SFTTrainer]:
+    """The trainer that `share_prefix` asks for; by default, the one that shares the prefix wherever it can."""
+    from trl import SFTTrainer
+
+    from .shared_prefix import SharedPrefixSFTTrainer, sharing_obstacle
+
+    obstacle = None if arguments.share_prefix is False else sharing_obstacle(model, arguments)
+    if obstacle is not None and arguments.share_prefix:
+        raise ValueError(f"share_prefix is set, but {obstacle}. Leave it out to train the ordinary way.")
+    if obstacle is not None:
+        logger.info(f"The instruction is run for each document, not once a batch: {obstacle}.")
+    return SFTTrainer if obstacle is not None or arguments.share_prefix is False else SharedPrefixSFTTrainer

@@ -1,0 +1,1 @@
+"""A finished run for others: model card, Hub, ONNX. Trains nothing."""

@@ -1,0 +1,222 @@
+"""The model card of a run: the `README.md` that a visitor of its Hub page reads.
+
+Everything in it comes from the run's folder; what the folder does not tell is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..evaluation.calibration import MIN_EXAMPLES
+from ..runs.results import nothing_learned
+from ..runs.run import Run
+from ..task.prompts import PLAIN_FRAME, PromptTemplate
+from ..task.verbalizer import Verbalizer
+from .card_facts import (
+    headline_metrics,
+    label_rows,
+    metric_name,
+    metric_rows,
+    quantization,
+    scarce_labels,
+    setting_rows,
+    truncation,
+    trust,
+)
+from .markdown import code, escape, fenced
+
+TEMPLATES = ("base.md", "embedding.md", "instruction.md")
+PAPER = "2512.12677"
+OWNER = "your-name"  # in the snippets of a card that does not know its repository
+DOCUMENT = "{document}"
+_WIDTH = 90  # of a line in a snippet
+_HUB_METRICS = {"accuracy", "f1", "precision", "recall"}  # metrics that the Hub knows by these names
+
+
+def render_card(folder: str | PathLike[str], *, repo_id: str | None = None) -> ModelCard:
+    """Render the model card of a finished run.
+
+    Args:
+        folder: `output_dir` of the run.
+        repo_id: Hub repository that the card is for, such as `me/news`. By default the name of the folder stands in
+            for it.
+
+    Returns:
+        The card; `str(card)` is the content of `README.md`.
+
+    Raises:
+        FileNotFoundError: If the run has not been finished.
+        ValueError: If a file of the run is damaged.
+    """
+    run = Run.read(Path(folder))
+    repo_id = repo_id or f"{OWNER}/{_repository_name(Path(folder).resolve().name)}"
+    body = _environment().get_template(f"{run.description['approach']}.md").render(_context(run, repo_id))
+    return ModelCard(f"---\n{card_data(run, repo_id).to_yaml()}\n---\n\n{body}")
+
+
+def card_data(run: Run, repo_id: str) -> ModelCardData:
+    """Return the metadata of a card."""
+    space, facts = run.label_space, run.facts
+    kind = "multi-label" if space.multi_label else "single-label"
+    training = "full-fine-tuning" if run.adapter is None else "qlora" if quantization(run) else "lora"
+    dataset = facts.get("dataset", {})
+    return ModelCardData(
+        **_licence(run),
+        base_model=run.base_id,
+        library_name="transformers" if run.adapter is None else "peft",
+        pipeline_tag="text-classification",
+        datasets=[dataset["id"]] if dataset else None,
+        tags=[
+            *("hf_causal_clf", f"{run.description['approach']}-based", f"{kind}-classification"),
+            *(training, f"arxiv:{PAPER}"),
+        ],
+        model_name=repo_id.split("/")[-1],
+        eval_results=[
+            EvalResult(
+                task_type="text-classification",
+                task_name=f"{kind.capitalize()} text classification",
+                dataset_type=dataset.get("id", "custom"),
+                dataset_name=dataset.get("id", "Own documents"),
+                dataset_config=dataset.get("config"),
+                dataset_split="test",
+                metric_type=_metric_type(key),
+                metric_name=metric_name(key, space.multi_label),
+                metric_value=round(value, 6),
+            )
+            for key, value in headline_metrics(run).items()
+        ],
+    )
+
+
+def template_folder() -> Path:
+    """Return the folder of the templates: in the package where it is installed, else at the top of the repository."""
+    package = Path(__file__).parents[1]
+    inside = package / "model_cards"
+    return inside if inside.is_dir() else package.parent / "model_cards"
+
+
+def _environment() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(template_folder()),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown, not HTML: the filters below
+    )
+    environment.filters |= {"md": escape, "code": code, "fenced": fenced}
+    environment.filters |= {"quoted": _quoted, "python": _python, "listed": _listed}
+    return environment
+
+
+def _context(run: Run, repo_id: str) -> dict[str, Any]:
+    facts = run.facts
+    return {
+        "run": run.description,
+        "overlap": facts.get("overlap"),
+        "documents": facts.get("documents"),
+        "versions": facts.get("versions", {}),
+        "repo_id": repo_id,
+        "paper": PAPER,
+        "base": run.base_id,
+        "dataset": facts.get("dataset", {}).get("id"),
+        "labels": run.label_space.names,
+        "multi_label": run.label_space.multi_label,
+        "adapter": run.adapter is not None,
+        "metrics": metric_rows(run),
+        "intervals": run.intervals,
+        "test_documents": len(run.results.gold),
+        "label_rows": label_rows(run),
+        "nothing_learned": nothing_learned(run.results.metrics, multi_label=run.label_space.multi_label),
+        "trust": trust(run),
+        "scarce": scarce_labels(run),
+        "few": MIN_EXAMPLES,
+        "figures": run.figures,
+        "settings": setting_rows(run),
+        "quantization": quantization(run),
+        "truncation": truncation(run),
+        "prompt": _prompt(run),
+    }
+
+
+def _prompt(run: Run) -> dict[str, Any] | None:
+    """The prompt around a document, as far as it is known, and what has to be known to read the answers."""
+    if "prompt_template" not in run.description:
+        return None
+    template = PromptTemplate(**run.description["prompt_template"])
+    verbalizer = Verbalizer.from_dict(run.description["verbalizer"], run.label_space)
+    instruction = template.render_instruction(verbalizer)
+    frame = run.facts.get("prompt")
+    if frame is None and not template.use_chat_template:
+        frame = [instruction + PLAIN_FRAME[0], PLAIN_FRAME[1]]
+    longest = verbalizer.verbalize(run.label_space.names if run.label_space.multi_label else 0)
+    characters = max(map(len, (longest, *verbalizer.answers)))  # no fewer than tokens
+    return {
+        "instruction": instruction,
+        "frame": frame,
+        "text": None if frame is None else DOCUMENT.join(frame),
+        "chat": template.use_chat_template,
+        "delimiter": verbalizer.delimiter,
+        "empty_answer": verbalizer.empty_answer,
+        "answer_tokens": run.facts.get("answer_tokens", characters + 1),
+    }
+
+
+def _licence(run: Run) -> dict[str, Any]:
+    """The base model's licence, which a fine-tuned model is under as well; with a link that works from its page."""
+    licence = dict(run.facts.get("base_licence", {}))
+    link = licence.get("license_link", "")
+    if link and not link.startswith("http"):
+        licence.pop("license_link")
+        if run.base_id:
+            licence["license_link"] = f"https://huggingface.co/{run.base_id}/blob/main/{link.lstrip('./')}"
+    return licence
+
+
+def _metric_type(key: str) -> str:
+    kind = key.split("_")[0]
+    return kind if kind in _HUB_METRICS else key
+
+
+def _repository_name(folder: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", folder, flags=re.ASCII).strip("-.") or "model"
+
+
+def _python(value: Any) -> str:
+    """A Python literal for a snippet: a text in double quotes, a number to six digits, or a list of them in lines."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, str):
+        whole = json.dumps(value, ensure_ascii=False)
+        lines = [json.dumps(line, ensure_ascii=False) for line in value.splitlines(keepends=True)]
+        return whole if len(whole) <= _WIDTH or len(lines) == 1 else "(\n    " + "\n    ".join(lines) + "\n)"
+    items = list(map(_python, value))
+    line = ", ".join(items)
+    if len(line) <= _WIDTH:
+        return f"[{line}]"
+    lines = [""]
+    for item in items:
+        if lines[-1] and len(lines[-1]) + len(item) > _WIDTH:
+            lines.append("")
+        lines[-1] += f"{item}, "
+    return "[\n" + "".join(f"    {line.rstrip()}\n" for line in lines) + "]"
+
+
+def _quoted(text: str) -> str:
+    """Text in quotes, as code, so that its white space is seen."""
+    return code(json.dumps(text, ensure_ascii=False))
+
+
+def _listed(names: Sequence[str], most: int = 10) -> str:
+    """Names in a sentence, as code."""
+    shown = ", ".join(map(code, names[:most]))
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

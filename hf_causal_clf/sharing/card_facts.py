@@ -1,0 +1,242 @@
+"""What a model card says: results, settings and limits of a run, as text and tables."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from ..evaluation.calibration import MIN_DOCUMENTS, MIN_EXAMPLES
+from ..evaluation.metrics import f1_per_label
+from ..runs.run import Run
+from .markdown import code, escape
+
+_BESIDE = ("uncalibrated_", "nll_change", "generation_")  # what a test metric would be otherwise
+_NAMES = {
+    "accuracy": "Accuracy",
+    "nll": "Negative log-likelihood",
+    "brier": "Brier score",
+    "ece": "Expected calibration error",
+    "malformed_rate": "Malformed greedy answers",
+}
+_HEADLINES = ("f1_macro", "f1_micro", "f1_weighted", "accuracy", "nll", "brier", "ece")
+
+Rows = list[tuple[str, str]]
+
+_SIDES = {"tail": "at their end", "head": "at their beginning", "both": "at both ends"}
+
+_DEVICES = {"cpu": "CPU", "cuda": "GPU", "mps": "Apple GPU"}
+
+
+def headline_metrics(run: Run) -> dict[str, float]:
+    """Return the metrics of the test documents, each once: as `TextClassifier` predicts."""
+    return {key: value for key, value in run.results.metrics["test"].items() if not key.startswith(_BESIDE)}
+
+
+def metric_name(key: str, multi_label: bool) -> str:
+    """Return the name of a metric for readers, such as `Macro F1`."""
+    if key in _NAMES:
+        return _NAMES[key] + (" (all labels of a document right)" if key == "accuracy" and multi_label else "")
+    found = re.fullmatch(r"(f1|precision|recall)_(micro|macro|weighted)", key)
+    return f"{found[2].capitalize()} {found[1].replace('f1', 'F1')}" if found else key
+
+
+def metric_rows(run: Run) -> list[dict[str, str]]:
+    """Return the table of the test metrics that matter most: intervals, majority baseline, validation split beside."""
+    metrics, rows = run.results.metrics, []
+    for key in _HEADLINES:
+        interval = run.intervals.get(key)
+        row = {"name": metric_name(key, run.label_space.multi_label)}
+        row |= {part: f"{metrics[part][key]:.3f}" for part in ("test", "majority", "validation") if part in metrics}
+        row["interval"] = "" if interval is None else f"{interval.low:.3f} – {interval.high:.3f}"
+        rows.append(row)
+    return rows
+
+
+def label_rows(run: Run) -> list[dict[str, Any]]:
+    """Return a row for each label: documents in each split, F1 and, where there are any, threshold and answer."""
+    gold, space = run.results.gold, run.label_space
+    scores = f1_per_label(gold, run.results.predicted, len(space))
+    counts = {split: run.facts.get("label_counts", {}).get(split) for split in ("train", "validation")}
+    thresholds = run.calibration.thresholds
+    answers = run.description.get("verbalizer", {}).get("answers")
+    rows = []
+    for index, (name, tested) in enumerate(zip(space.names, test_counts(run), strict=True)):
+        row: dict[str, Any] = {"name": name, "test": f"{tested:,}", "f1": f"{scores[index]:.3f}" if tested else "–"}
+        row |= {split: f"{each[index]:,}" for split, each in counts.items() if each}
+        if space.multi_label:
+            row["threshold"] = f"{thresholds[index] if thresholds else 0.5:.3f}"
+        if answers:
+            row["answer"] = answers[name]
+        rows.append(row)
+    return rows
+
+
+def test_counts(run: Run) -> list[int]:
+    """Return the number of test documents of each label."""
+    gold = run.results.gold
+    counts = gold.sum(axis=0) if gold.ndim == 2 else np.bincount(gold, minlength=len(run.label_space))
+    return [int(count) for count in counts]
+
+
+def trust(run: Run) -> dict[str, Any]:
+    """Return what calibration did to the probabilities of the test documents."""
+    test = run.results.metrics["test"]
+    low, high = test.get("nll_change_ci_low"), test.get("nll_change_ci_high")
+    verdict = None
+    if low is not None and high is not None:
+        verdict = "better" if high < 0 else "worse" if low > 0 else "unclear"
+    return {
+        "temperature": run.calibration.temperature,
+        "extreme": _extreme(run.calibration.temperature),
+        "verdict": verdict,
+        "needed": MIN_DOCUMENTS,
+        **test,
+    }
+
+
+def _extreme(temperature: float | tuple[float, ...] | None) -> dict[str, int]:
+    """How many labels' probabilities a calibration makes more or less extreme, or leaves as they are."""
+    values = temperature if isinstance(temperature, tuple) else () if temperature is None else (temperature,)
+    shown = [float(f"{value:.3g}") for value in values]
+    counts = {"more": sum(value < 1 for value in shown), "less": sum(value > 1 for value in shown)}
+    return counts | {"same": sum(value == 1 for value in shown)}
+
+
+def scarce_labels(run: Run) -> dict[str, list[str]]:
+    """Return the labels without training documents, with few test documents, and with a threshold shared by all."""
+    names, facts = run.label_space.names, run.facts
+    counts = facts.get("label_counts", {})
+    trained, validation = counts.get("train", []), counts.get("validation", [])
+    size = facts.get("documents", {}).get("validation", 0)
+    shared = [min(count, size - count) < MIN_EXAMPLES for count in validation]
+    if run.calibration.thresholds is None:
+        shared = []
+    return {
+        "untrained": [name for name, count in zip(names, trained, strict=False) if count == 0],
+        "untested": [name for name, count in zip(names, test_counts(run), strict=True) if count < MIN_EXAMPLES],
+        "shared": [name for name, together in zip(names, shared, strict=False) if together],
+    }
+
+
+def setting_rows(run: Run) -> Rows:
+    """Return name and value (Markdown) of each setting."""
+    return [*_model(run), *_length(run), *_optimisation(run), *_cost(run)]
+
+
+def truncation(run: Run) -> str | None:
+    """Return where long documents are cut, in words; `None` if they are not."""
+    limits = run.description["truncation"]
+    return None if limits["max_length"] is None else _SIDES[limits["side"]]
+
+
+def quantization(run: Run) -> str | None:
+    """Return how the base model's weights are quantised, in words; `None` if they are not."""
+    settings = run.description["base_model"].get("quantization")
+    if not settings:
+        return None
+    if settings.get("load_in_8bit"):
+        return "8-bit"
+    kind = str(settings.get("bnb_4bit_quant_type", "")).upper()
+    double = ", double quantisation" if settings.get("bnb_4bit_use_double_quant") else ""
+    return f"4-bit {kind}{double}".replace("  ", " ")
+
+
+def _model(run: Run) -> Rows:
+    base = run.description["base_model"]
+    link = f"[{escape(run.base_id)}](https://huggingface.co/{run.base_id})" if run.base_id else "a local checkpoint"
+    rows = [("Base model", link)]
+    if run.base_id and base["revision"]:
+        rows.append(("Revision of the base model", code(base["revision"])))
+    licence = run.facts.get("base_licence", {})
+    if licence.get("license"):
+        rows.append(("Licence of the base model", escape(licence.get("license_name", licence["license"]))))
+    if base.get("dtype") not in (None, "auto"):
+        rows.append(("Data type of its weights", code(base["dtype"])))
+    rows.append(("Quantisation of its weights", quantization(run) or "none"))
+    if run.adapter is not None:
+        keys = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+        known = [f"{word} {run.adapter[key]}" for word, key in keys.items() if run.adapter.get(key) is not None]
+        if known:
+            rows.append(("LoRA", ", ".join(known)))
+        targets = run.adapter.get("target_modules")
+        if targets:
+            names = [targets] if isinstance(targets, str) else sorted(targets)
+            rows.append(("LoRA on", ", ".join(map(code, names))))
+    counts = run.results.metrics.get("training", {})
+    trained, total = counts.get("trainable_parameters"), counts.get("total_parameters")
+    if trained and total:
+        rows.append(("Trained parameters", f"{trained:,} of {total:,} ({100 * trained / total:.3g} %)"))
+    return rows
+
+
+def _length(run: Run) -> Rows:
+    longest = run.description["truncation"]["max_length"]
+    what = "prompt and answer" if "prompt_template" in run.description else "a document"
+    if longest is None:
+        return []
+    return [(f"Most tokens of {what}", f"{longest:,}; longer ones are cut {truncation(run)}")]
+
+
+def _optimisation(run: Run) -> Rows:
+    given: dict[str, Any] = run.facts.get("arguments", {})
+    done = run.results.metrics.get("training", {})
+    rows: Rows = []
+    if "learning_rate" in given:
+        rows.append(("Learning rate", f"{given['learning_rate']:g}"))
+    if "lr_scheduler_type" in given:
+        warmup = given.get("warmup_steps")
+        rows.append(("Schedule", code(given["lr_scheduler_type"]) + (f", {warmup} warm-up steps" if warmup else "")))
+    if "optim" in given:
+        decay = given.get("weight_decay")
+        rows.append(("Optimizer", code(given["optim"]) + (f", weight decay {decay:g}" if decay else "")))
+    if "epochs" in done:
+        limit = f" of at most {given['num_train_epochs']:g}" if "num_train_epochs" in given else ""
+        steps = f" ({done['steps']:,} steps)" if "steps" in done else ""
+        rows.append(("Epochs", f"{done['epochs']:g}{limit}{steps}"))
+    rows += _batch(run)
+    if "metric_for_best_model" in given:
+        rows.append(("Checkpoint kept", f"best validation {code(given['metric_for_best_model'])}"))
+    if "early_stopping_patience" in given:
+        patience = given["early_stopping_patience"]
+        rows.append(("Early stopping", f"after {patience} evaluation{'s' * (patience != 1)} without a better one"))
+    if given.get("label_smoothing"):
+        rows.append(("Label smoothing", f"{given['label_smoothing']:g}"))
+    if given.get("balanced_classes"):
+        rows.append(("Loss", "labels weighted by their inverse frequency"))
+    mixed = [name for name in ("bf16", "fp16") if given.get(name)]
+    if mixed:
+        rows.append(("Mixed precision", code(mixed[0])))
+    if "seed" in given:
+        rows.append(("Seed", str(given["seed"])))
+    return rows
+
+
+def _batch(run: Run) -> Rows:
+    given = run.facts.get("arguments", {})
+    keys = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    if not all(key in given for key in keys):
+        return []
+    size, steps = (given[key] for key in keys)
+    processes = run.facts.get("hardware", {}).get("processes", 1)
+    parts = [f"{size} a device"]
+    parts += [f"{steps} accumulation steps"] if steps > 1 else []
+    parts += [f"{processes} processes"] if processes > 1 else []
+    product = f" ({' × '.join(parts)})" if len(parts) > 1 else ""
+    return [("Documents in a step", f"{size * steps * processes}{product}")]
+
+
+def _cost(run: Run) -> Rows:
+    hardware, done = run.facts.get("hardware", {}), run.results.metrics.get("training", {})
+    rows: Rows = []
+    if "device" in hardware:
+        name = f" ({escape(hardware['name'])})" if hardware.get("name") else ""
+        rows.append(("Hardware", _DEVICES.get(hardware["device"], escape(hardware["device"])) + name))
+    for stage, title in (("train", "Training speed"), ("predict", "Prediction speed")):
+        speed = done.get(f"{stage}_samples_per_second")
+        if speed:
+            rows.append((title, f"{speed:.3g} documents a second"))
+    if "peak_memory_bytes" in done:
+        rows.append(("Peak memory", f"{done['peak_memory_bytes'] / 2**30:.2f} GiB"))
+    return rows

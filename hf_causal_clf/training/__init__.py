@@ -1,0 +1,1 @@
+"""What the trainers of both approaches share. Knows neither approach."""

@@ -1,0 +1,200 @@
+"""Arguments that both approaches share: model, training, run and prompt."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+from trl import ModelConfig
+
+from ..cli.mistakes import report
+from ..cli.sources import missing_folder
+from ..evaluation.metrics import METRICS
+from ..task.labels import LabelSpace
+from ..task.prompts import PromptTemplate
+from ..task.tokens import TRUNCATION_SIDES, check_truncation
+from ..task.verbalizer import Verbalizer
+
+_LEAST = {
+    "learning_rate": 0,
+    "seed": 0,
+    "gradient_accumulation_steps": 1,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+}
+LOSSES = ("loss", "nll", "brier", "ece")  # metrics that should be small
+
+
+def setting(value: Any, text: str, **metadata: Any) -> Any:
+    """A field of an argument dataclass: its default and its help."""
+    return field(default=value, metadata={"help": text, **metadata})
+
+
+@dataclass
+class AdapterModelArguments(ModelConfig):
+    """TRL's `ModelConfig` with LoRA on, bfloat16 weights and double quantisation."""
+
+    dtype: str | None = setting(
+        "bfloat16",
+        "Data type of the base model's weights, and of the computation where they are quantised.",
+        choices=["auto", "bfloat16", "float16", "float32"],
+    )
+    use_peft: bool = setting(True, "Whether to train LoRA adapters instead of all weights.")
+    lora_target_modules: list[str] | None = setting(
+        None,
+        "Modules that get an adapter. Default: q, k, v, o, gate, up and down; all linear layers if named otherwise.",
+    )
+    use_bnb_nested_quant: bool = setting(
+        True, "Whether to quantise the quantisation constants too (double quantisation)."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.lora_target_modules, str) and self.lora_target_modules.isidentifier():
+            self.lora_target_modules = [self.lora_target_modules]  # TRL makes one name a pattern for whole paths
+        report(self._mistakes())
+
+    def _mistakes(self) -> Iterator[str]:
+        quantised = self.load_in_4bit or self.load_in_8bit
+        if not self.model_name_or_path:
+            yield "No model is given. Set model_name_or_path to a Hub id or a folder."
+        elif (missing := missing_folder(self.model_name_or_path)) is not None:
+            yield missing
+        if self.lora_r < 1 or not 0 <= self.lora_dropout < 1:
+            yield (
+                "lora_r must be 1 or more and lora_dropout in [0, 1), got "
+                f"lora_r={self.lora_r} and lora_dropout={self.lora_dropout}."
+            )
+        if quantised and find_spec("bitsandbytes") is None:
+            yield "load_in_4bit and load_in_8bit need bitsandbytes: pip install bitsandbytes."
+        if quantised and not self.use_peft:
+            yield "Quantised weights cannot be trained without an adapter: set use_peft to true."
+        if self.load_in_4bit and self.dtype == "auto":
+            yield "load_in_4bit needs a dtype to compute in: set dtype to bfloat16, float16 or float32."
+
+
+def training_mistakes(arguments: TrainingArguments) -> Iterator[str]:
+    """Name settings with which training would fail after the model is loaded, or teach nothing."""
+    for name, least in _LEAST.items():
+        value = getattr(arguments, name)
+        if isinstance(value, (int, float)) and not least <= value < math.inf:
+            yield f"{name} must be {least} or more, got {value}."
+    if not 0 <= arguments.label_smoothing_factor < 1:
+        yield f"label_smoothing_factor must be in [0, 1), got {arguments.label_smoothing_factor}."
+    if not (arguments.max_steps > 0 or 0 < arguments.num_train_epochs < math.inf):
+        yield f"num_train_epochs must be above 0, got {arguments.num_train_epochs}; or set max_steps."
+    if arguments.load_best_model_at_end and str(arguments.eval_strategy) == "no":
+        yield (
+            "load_best_model_at_end needs evaluations to tell which checkpoint is best: set eval_strategy to epoch or "
+            "steps, or load_best_model_at_end to false."
+        )
+    if arguments.fp16 and (arguments.use_cpu or not torch.accelerator.is_available()):
+        yield (
+            "fp16 is mixed precision on a GPU; on a CPU it would do nothing. Leave it out; or set bf16 and use_cpu to "
+            "true, which computes in mixed precision on a CPU."
+        )
+    for name in ("bf16", "bf16_full_eval"):
+        if getattr(arguments, name) and not (arguments.use_cpu or torch.accelerator.is_available()):
+            yield f"{name} needs a GPU, and there is none. Leave it out; or set use_cpu to true too, to use the CPU."
+    metric = str(arguments.metric_for_best_model or "loss").removeprefix("eval_")
+    if metric not in ("loss", *METRICS):
+        yield f"metric_for_best_model must be loss or one of {list(METRICS)}, got {metric!r}."
+
+
+def settle_best_metric(arguments: TrainingArguments) -> None:
+    """Decide by its name whether the metric that chooses a checkpoint should be large."""
+    if arguments.greater_is_better is None and arguments.metric_for_best_model:
+        arguments.greater_is_better = not arguments.metric_for_best_model.endswith(LOSSES)
+
+
+@dataclass
+class RunArguments:
+    """What both approaches share beside data, model and training arguments."""
+
+    truncation: str = field(
+        default="tail",
+        metadata={
+            "help": "Where a document longer than max_length loses text: at its 'tail', its 'head', or at 'both' ends "
+            "(which keeps the middle).",
+            "choices": list(TRUNCATION_SIDES),
+        },
+    )
+    early_stopping_patience: int = field(
+        default=3,
+        metadata={"help": "Stop after so many evaluations without a better validation metric; 0 never stops early."},
+    )
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to train where output_dir has a finished run, and to replace its files when the new one "
+            "is whole."
+        },
+    )
+    hub_base_model: str | None = field(
+        default=None,
+        metadata={"help": "With push_to_hub: Hub id of the base model, where model_name_or_path is a folder."},
+    )
+
+    def __post_init__(self) -> None:
+        check_truncation(None, self.truncation)
+        if self.early_stopping_patience < 0:
+            raise ValueError(f"early_stopping_patience must be 0 (off) or more, got {self.early_stopping_patience}.")
+
+
+@dataclass
+class PromptArguments:
+    """The prompt and the answers: of the instruction-based approach, and of a head that starts from the answers."""
+
+    instruction: str | None = field(
+        default=None,
+        metadata={
+            "help": "Instruction before every document; {labels}, {delimiter} and {empty_answer} are filled in. "
+            "Default: a short one with the label list."
+        },
+    )
+    use_chat_template: bool = field(
+        default=False, metadata={"help": "Whether to use the tokenizer's chat template instead of plain text."}
+    )
+    answers: str | None = field(
+        default=None,
+        metadata={"help": "Answer text of each label that is not answered with its name: a mapping (YAML), or JSON."},
+    )
+    answer_delimiter: str = field(default=", ", metadata={"help": "Text between the labels of a multi-label answer."})
+    empty_answer: str = field(default="none", metadata={"help": "Answer for a document with no label (multi-label)."})
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.answer_delimiter, str) or not isinstance(self.empty_answer, str):
+            raise ValueError("answer_delimiter and empty_answer must be texts; in YAML, put them in quotes.")
+        self._answers: dict[str, str] = {}
+        if self.answers is not None:
+            try:
+                given = json.loads(self.answers) if isinstance(self.answers, str) else self.answers
+            except json.JSONDecodeError as error:
+                raise ValueError(f"answers is not valid JSON ({error}): {self.answers!r}.") from error
+            if not isinstance(given, dict):
+                raise ValueError(f"answers must map label names to answer texts, got {given!r}.")
+            wrong = {name: text for name, text in given.items() if type(text) not in (str, int, float)}
+            if wrong:
+                raise ValueError(
+                    f"answers must be texts, got {wrong}. In YAML, put words such as yes and no in quotes."
+                )
+            self._answers = {str(name): str(text) for name, text in given.items()}
+
+    def verbalizer(self, labels: LabelSpace) -> Verbalizer:
+        """Build the verbalizer that these arguments describe."""
+        return Verbalizer(labels, self._answers, delimiter=self.answer_delimiter, empty_answer=self.empty_answer)
+
+    def template(self, max_length: int | None, truncation: str) -> PromptTemplate:
+        """Build the prompt template that these arguments describe."""
+        return PromptTemplate(
+            instruction=self.instruction,
+            use_chat_template=self.use_chat_template,
+            max_length=max_length,
+            truncation=truncation,
+        )

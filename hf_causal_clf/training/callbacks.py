@@ -1,0 +1,123 @@
+"""What is added to both trainers: checkpoints of one's own, a clock, metrics of an evaluation, peak memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from ..evaluation.calibration import best_threshold
+from ..evaluation.metrics import classification_metrics, decide
+from ..runs.files import UNFINISHED_FOLDER
+from .checkpoints import checkpoint_step, checkpoints, remove_checkpoint
+
+
+def evaluation_metrics(gold: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Metrics of an evaluation during training, by which checkpoints are chosen.
+
+    As in the results of a run, multi-label decisions are not at 0.5, which an early checkpoint may reach nowhere: they
+    are at the one threshold for all labels that gives the best F1 on these documents.
+
+    Args:
+        gold: Label ids `(n,)`, or 0/1 `(n, labels)` for a multi-label task.
+        probabilities: Uncalibrated probabilities, `(n, labels)`.
+    """
+    predicted = None
+    if gold.ndim == 2:
+        threshold = best_threshold(gold.ravel(), probabilities.ravel())
+        predicted = decide(probabilities, multi_label=True, thresholds=threshold)
+    return classification_metrics(gold, probabilities, predicted)
+
+
+class RunCheckpoints(TrainerCallback):
+    """Keeps the newest checkpoints of a run, and logs the loss up to each of them.
+
+    The stock rotation would remove any folder called `checkpoint-…`, a user's `checkpoint-best` too. The loss of steps
+    that are not logged yet would be missing in a run that goes on from a checkpoint.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.limit = trainer.args.save_total_limit
+        trainer.args.save_total_limit = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Mark the output folder, and make a state that is gone on from fit this start."""
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / UNFINISHED_FOLDER).mkdir(parents=True, exist_ok=True)
+        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+        if best.is_dir():  # the folder may have been moved, or named in another way
+            state.best_model_checkpoint = str(best)
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, ExportableState):  # saving fails with one that the checkpoint does not know
+                state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Ask for the loss where a checkpoint, an evaluation or the end comes."""
+        if control.should_save or control.should_evaluate or control.should_training_stop:
+            control.should_log = True
+
+    on_epoch_end = on_step_end
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Remove the oldest checkpoints beyond `save_total_limit`; never the best and the one just saved."""
+        if not self.limit or self.limit < 1 or not state.is_world_process_zero:
+            return
+        found = checkpoints(args.output_dir)
+        ahead = [path for path in found if checkpoint_step(path) > state.global_step]  # of a start that went further
+        spare = [path for path in found if checkpoint_step(path) < state.global_step]
+        spare = [*ahead, *(path for path in spare if checkpoint_step(path) != state.best_global_step)]
+        for path in spare[: max(0, len(found) - self.limit)]:
+            remove_checkpoint(path)
+
+
+class TrainingClock(TrainerCallback, ExportableState):
+    """Counts the time spent in training steps, without evaluation and saving; a resumed run goes on counting."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.first_epoch = 0.0
+        self._start = 0.0
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"args": {}, "attributes": {"seconds": self.seconds, "first_epoch": self.first_epoch}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Remember where a run starts, or goes on from a checkpoint that has no clock."""
+        if not self.seconds:
+            self.first_epoch = float(state.epoch or 0.0)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop the clock."""
+        self.seconds += time.perf_counter() - self._start
+
+    def samples_per_second(self, trainer: Trainer) -> float:
+        """Documents a second over all processes."""
+        epochs = float(trainer.state.epoch or 0.0) - self.first_epoch
+        return epochs * len(trainer.train_dataset) / self.seconds if self.seconds else 0.0
+
+
+def peak_memory_bytes() -> int:
+    """Peak memory of this process: allocated on the GPU where there is one, else resident."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

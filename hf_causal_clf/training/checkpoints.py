@@ -1,0 +1,63 @@
+"""A trainer's checkpoints in an output folder: found, told from somebody else's, and removed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from os import PathLike
+from pathlib import Path
+
+from transformers.utils import logging
+
+from ..runs.files import UNFINISHED_FOLDER, read_json
+
+logger = logging.get_logger(__name__)
+
+STATE_FILE = "trainer_state.json"  # the last file of a checkpoint that a trainer writes
+_CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a trainer calls its checkpoints so: `checkpoint-<number>`."""
+    return _CHECKPOINT.fullmatch(name) is not None
+
+
+def checkpoints(folder: str | PathLike[str]) -> list[Path]:
+    """Return the folders called `checkpoint-<number>`, as a trainer calls them, by number; whole or not."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if path.is_dir() and is_checkpoint_name(path.name)]
+    return sorted(found, key=checkpoint_step)
+
+
+def checkpoint_step(path: Path) -> int:
+    """Return the number of a checkpoint: after how many steps it was saved."""
+    return int(path.name.rpartition("-")[2])
+
+
+def whole_checkpoints(folder: str | PathLike[str]) -> list[Path]:
+    """Return a trainer's checkpoints that it can go on from, oldest first; what is passed over is named in the log."""
+    whole = []
+    for checkpoint in checkpoints(folder):
+        try:
+            read_json(checkpoint / STATE_FILE)
+        except (OSError, ValueError):
+            logger.warning_once(f"{checkpoint} is passed over: it has no whole {STATE_FILE}, which is saved last.")
+        else:
+            whole.append(checkpoint)
+    for other in sorted(set(Path(folder).glob("checkpoint-*")) - set(checkpoints(folder))):
+        logger.warning_once(f"{other} is passed over: a checkpoint of a run is called checkpoint-<number>.")
+    return whole
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint; of a link to one, the link."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
+
+
+def remove_traces(folder: str | PathLike[str]) -> None:
+    """Remove what a run leaves while it goes on: its checkpoints, and what is saved of it but not whole."""
+    for checkpoint in checkpoints(folder):
+        remove_checkpoint(checkpoint)
+    shutil.rmtree(Path(folder) / UNFINISHED_FOLDER, ignore_errors=True)

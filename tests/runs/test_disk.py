@@ -1,0 +1,48 @@
+"""One process at a time writes into an output folder, and a killed one does not keep it."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from test_recipes import arguments
+from test_recipes import run as run_recipe
+
+from hf_causal_clf.runs.disk import lock_folder
+
+HOLD = "import sys, time; from hf_causal_clf.runs.disk import lock_folder; lock_folder(sys.argv[1]); print(1, flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def held(tmp_path):
+    """An output folder that another process is writing into, and that process."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"1\n"
+    yield tmp_path / "run", process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_folder_in_use_is_refused_until_its_process_is_gone(held):
+    folder, process = held
+    with pytest.raises(ValueError, match=r"Another process is writing into .*run.*choose another output_dir"):
+        lock_folder(folder)
+    lock_folder(folder.with_name("other"))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    lock_folder(folder)
+    lock_folder(folder)  # this process has it
+
+
+def test_a_recipe_does_not_start_where_another_is_training(held, checkpoint, files, monkeypatch):
+    folder, _ = held
+    with pytest.raises(ValueError, match="Another process is writing into"):
+        run_recipe("embed", arguments("embed", checkpoint, files, folder), monkeypatch)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("folder", ["/proc/run", "/proc/run/deep", "/sys/run", "/dev/null/run"])
+def test_where_nothing_can_be_written_no_other_process_is_blamed(folder):
+    with pytest.raises(OSError, match=r"Nothing can be written into .*Choose another output_dir"):
+        lock_folder(folder)
