@@ -30,10 +30,11 @@ mutation: .venv/installed  ## Change the code in small ways and see whether test
 coverage: .venv/installed  ## Run the tests and print what they cover; fails below 95 % of lines and branches
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) --cov=hf_causal_clf --cov-branch --cov-report=term-missing --cov-fail-under=95
 
-quality: .venv/installed  ## Check style and types
+quality: .venv/installed  ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 clean:  ## Remove the environment; cached models, data and runs stay
 	rm -rf .venv .venv-minimum
