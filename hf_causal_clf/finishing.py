@@ -131,7 +131,8 @@ def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: 
     _check_finite(model, weights)
     folder = unfinished_folder(output)
     if trainer.is_world_process_zero():
-        shutil.rmtree(folder.parent, ignore_errors=True)
+        for earlier in filter(Path.is_dir, folder.parent.glob("*")):  # under another name of the output folder, perhaps
+            shutil.rmtree(earlier)
         try:
             with naming_full_disk(output):
                 folder.mkdir(parents=True)

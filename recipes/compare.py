@@ -34,7 +34,7 @@ from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import launch_command
 from hf_causal_clf.cli.starting import children_ignore_interrupts, run_script
 from hf_causal_clf.comparison.arguments import ComparisonArguments
-from hf_causal_clf.comparison.plan import STATE_FILE, ComparisonState, read_config, write_config
+from hf_causal_clf.comparison.plan import STATE_FILE, ComparisonState, is_comparison, read_config, write_config
 from hf_causal_clf.comparison.ranking import Entry, compare_runs
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import ClassificationData, check_documents, load_data
@@ -72,11 +72,11 @@ def check_comparison_folder(output: Path, arguments: ComparisonArguments, data_a
     """Raise a `ValueError` if a comparison there would replace files that no comparison wrote."""
     models = {name: getattr(arguments, name) for name in ("model_name_or_path", "encoder_name_or_path")}
     check_places(output, data_args, **models)
-    if [*output.glob(STATE_FILE), *output.glob(f"size-*/{STATE_FILE}")]:
-        return
-    for folder in [output, *(output / f"size-{size}" for size in arguments.train_sizes or [])]:
-        names = ("figures", "report.json", "report.md", "learning_curves.json")
-        found = [name for name in names if (folder / name).exists()]
+    sizes = [output / f"size-{size}" for size in arguments.train_sizes or []]
+    names = ("figures", "report.json", "report.md", "learning_curves.json", STATE_FILE)
+    for folder in [output, *sizes]:
+        started = is_comparison(folder) or (folder == output and any(map(is_comparison, output.glob("size-*"))))
+        found = [] if started else [name for name in names if (folder / name).exists()]
         if found:
             raise ValueError(
                 f"output_dir {str(folder)!r} has {', '.join(found)}, but no comparison was started there. Move that "

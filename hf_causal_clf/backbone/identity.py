@@ -13,14 +13,23 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.constants import REGEX_COMMIT_OID
 from transformers.utils.hub import extract_commit_hash, resolve_revision
 
-from ..runs.files import CLASSIFICATION_FILE, METRICS_FILE, find_file
+from ..runs.files import CLASSIFICATION_FILE, MANIFEST_FILE, METRICS_FILE, find_file
 from .loading import find_adapter, read_base
 from .settings import base_revision, quantization_settings
 
 if TYPE_CHECKING:
     from trl import ModelConfig
 
-_RUN_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt")
+_MODEL_FILES = (
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "*.gguf",
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "vocab.txt",
+    "merges.txt",
+)
 _COMMIT = "commit"
 
 
@@ -82,14 +91,18 @@ def _identify_base(name: str, revision: str | None) -> dict[str, str]:
 
 
 def _hash_run(folder: Path, prefix: str) -> dict[str, str]:
-    files = sorted(path for pattern in _RUN_FILES for path in folder.glob(pattern))
-    read = [path for path in files if path.name != METRICS_FILE and not path.name.startswith("_")]
-    return {f"{prefix}{path.name}": _hash(path) for path in read}
+    return {f"{prefix}{path.name}": _hash(path) for path in _model_files(folder)}
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """The files of a model's folder that its outputs depend on."""
+    files = sorted(path for pattern in _MODEL_FILES for path in folder.glob(pattern))
+    return [path for path in files if path.name not in (METRICS_FILE, MANIFEST_FILE) and path.name[0] not in "_."]
 
 
 def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    status = path.stat()
+    return f"sha256:{_digest(path, status.st_size, status.st_mtime_ns)}"
 
 
 def fingerprint(content: Any) -> str:
@@ -102,8 +115,7 @@ def model_content(name_or_path: str) -> Any:
     folder = Path(name_or_path)
     if not folder.is_dir():
         return name_or_path
-    files = [path for path in sorted(folder.glob("*")) if path.is_file() and not path.name.startswith(".")]
-    return [[path.name, _digest(path, path.stat().st_size, path.stat().st_mtime_ns)] for path in files]
+    return [[path.name, _hash(path)] for path in _model_files(folder)]
 
 
 @functools.cache

@@ -18,8 +18,8 @@ from ..instruction.arguments import InstructionModelArguments, InstructionTraini
 from ..runs.disk import write_json, write_text
 from ..runs.files import METRICS_FILE, UNFINISHED_FOLDER, read_json
 from ..training.arguments import PromptArguments, RunArguments
-from ..training.checkpoints import remove_traces
-from ..training.output_folder import documents_content
+from ..training.checkpoints import checkpoints, remove_checkpoint, remove_traces
+from ..training.output_folder import documents_content, put_in_place
 from .arguments import SHARED, ComparisonArguments, folder_name
 
 TYPES = {
@@ -106,6 +106,17 @@ def run_folder(output: Path, name: str, seed: int | None) -> Path:
     return output / (name if f"{name}{seeded}" in known else folder_name(name)) / seeded.removeprefix("/")
 
 
+def is_comparison(folder: Path) -> bool:
+    """Whether a comparison was started in a folder: its `state.json` has the form of ours.
+
+    Raises:
+        ValueError: If that is no JSON object.
+    """
+    path = folder / STATE_FILE
+    marks = {"configuration", "finished"}
+    return path.is_file() and all(isinstance(run, dict) and marks <= run.keys() for run in read_json(path).values())
+
+
 class ComparisonState:
     """The content of `state.json` in the output folder of a comparison.
 
@@ -140,7 +151,10 @@ class ComparisonState:
         if run is None or run["configuration"] != mark:
             if run is not None:
                 logger.warning(f"{folder}: its configuration or data have changed; it is run again.")
-                remove_traces(folder)  # first: an interruption here leaves nothing of the old one to go on with
+                put_in_place(folder)  # of the old run, what its end did not come to
+                for checkpoint in checkpoints(folder):  # first: an interruption leaves nothing of it to go on with
+                    remove_checkpoint(checkpoint)
+                remove_traces(folder)
             run = self._runs[key] = {"configuration": mark, "finished": False, "earlier": _content(folder)}
             self._write()
         # The end of a run may have come without `finish`

@@ -47,7 +47,8 @@ class Table:
         """Take columns from a data set, whose features say what is an id.
 
         Raises:
-            ValueError: If one of them mixes texts and numbers, which `datasets` does not keep apart.
+            ValueError: If one of them mixes texts and numbers, which `datasets` does not keep apart, or has texts that
+                it makes dates of.
         """
         from datasets import Json
 
@@ -55,6 +56,12 @@ class Table:
         mixed = [name for name in found if isinstance(data.features[name], Json)]
         if mixed:
             raise ValueError(f"The columns {mixed} mix texts with other values. Write all of them as texts.")
+        dates = [name for name in found if str(getattr(data.features[name], "dtype", "")).startswith(("time", "date"))]
+        if dates and data.info.builder_name == "json":
+            raise ValueError(
+                f"The columns {dates} hold texts that look like dates, which `datasets` makes dates of. Give the files "
+                "themselves (train_file and the like), where they stay texts."
+            )
         class_names = {name: _class_names(data.features[name]) for name in found}
         return cls(
             {name: list(data[name]) for name in found},

@@ -16,7 +16,7 @@ from transformers.trainer_callback import ExportableState
 from ..evaluation.calibration import best_threshold
 from ..evaluation.metrics import classification_metrics, decide
 from ..runs.files import UNFINISHED_FOLDER
-from .checkpoints import checkpoint_step, checkpoints, remove_checkpoint
+from .checkpoints import checkpoint_step, note_checkpoint, own_checkpoints, remove_checkpoint
 
 
 def evaluation_metrics(gold: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
@@ -62,7 +62,9 @@ class RunCheckpoints(TrainerCallback):
                 state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ask for the loss where a checkpoint, an evaluation or the end comes."""
+        """Ask for the loss where a checkpoint, an evaluation or the end comes, and note that the checkpoint is ours."""
+        if control.should_save and state.is_world_process_zero:
+            note_checkpoint(args.output_dir, state.global_step)
         if control.should_save or control.should_evaluate or control.should_training_stop:
             control.should_log = True
 
@@ -70,9 +72,12 @@ class RunCheckpoints(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Remove the oldest checkpoints beyond `save_total_limit`; never the best and the one just saved."""
-        if not self.limit or self.limit < 1 or not state.is_world_process_zero:
+        if not state.is_world_process_zero:
             return
-        found = checkpoints(args.output_dir)
+        note_checkpoint(args.output_dir, state.global_step)  # an evaluation may have asked for it
+        if not self.limit or self.limit < 1:
+            return
+        found = own_checkpoints(args.output_dir)
         ahead = [path for path in found if checkpoint_step(path) > state.global_step]  # of a start that went further
         spare = [path for path in found if checkpoint_step(path) < state.global_step]
         spare = [*ahead, *(path for path in spare if checkpoint_step(path) != state.best_global_step)]

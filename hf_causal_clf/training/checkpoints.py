@@ -9,11 +9,13 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from ..runs.disk import write_json
 from ..runs.files import UNFINISHED_FOLDER, read_json
 
 logger = logging.get_logger(__name__)
 
 STATE_FILE = "trainer_state.json"  # the last file of a checkpoint that a trainer writes
+_SAVED_FILE = "saved.json"  # the numbers of the checkpoints that starts in this folder saved
 _CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
 
 
@@ -48,6 +50,24 @@ def whole_checkpoints(folder: str | PathLike[str]) -> list[Path]:
     return whole
 
 
+def note_checkpoint(folder: str | PathLike[str], step: int) -> None:
+    """Note that a checkpoint is a run's own, before it is saved."""
+    unfinished = Path(folder) / UNFINISHED_FOLDER
+    unfinished.mkdir(parents=True, exist_ok=True)
+    write_json(unfinished / _SAVED_FILE, {"steps": sorted({*_saved_steps(folder), step})})
+
+
+def own_checkpoints(folder: str | PathLike[str]) -> list[Path]:
+    """Return the checkpoints that starts in this folder have saved, by number; somebody else's may be beside them."""
+    saved = _saved_steps(folder)
+    return [path for path in checkpoints(folder) if checkpoint_step(path) in saved]
+
+
+def _saved_steps(folder: str | PathLike[str]) -> set[int]:
+    path = Path(folder) / UNFINISHED_FOLDER / _SAVED_FILE
+    return set(read_json(path)["steps"]) if path.is_file() else set()
+
+
 def remove_checkpoint(path: Path) -> None:
     """Remove a checkpoint; of a link to one, the link."""
     if path.is_symlink():
@@ -57,7 +77,7 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def remove_traces(folder: str | PathLike[str]) -> None:
-    """Remove what a run leaves while it goes on: its checkpoints, and what is saved of it but not whole."""
-    for checkpoint in checkpoints(folder):
+    """Remove what a run leaves while it goes on: its own checkpoints, and what is saved of it but not whole."""
+    for checkpoint in own_checkpoints(folder):
         remove_checkpoint(checkpoint)
     shutil.rmtree(Path(folder) / UNFINISHED_FOLDER, ignore_errors=True)

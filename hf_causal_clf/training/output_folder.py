@@ -53,7 +53,8 @@ _WRITTEN = (
     f"{FIGURES_FOLDER}/training_curves.*",
 )
 # Where a run is kept, what it reports to and how it is started: the same run with others
-_NO_SETTINGS = {"output_dir", "model_name_or_path", "overwrite_output_dir", "resume_from_checkpoint", "report_to"}
+_NO_SETTINGS = {"output_dir", "model_name_or_path", "model_revision", "overwrite_output_dir", "resume_from_checkpoint"}
+_NO_SETTINGS |= {"report_to"}
 _NO_SETTINGS |= {"run_name", "project", "push_to_hub", "disable_tqdm", "log_level", "log_level_replica", "logging_dir"}
 _NO_SETTINGS |= {"restore_callback_states_from_checkpoint", "local_rank"}
 
@@ -149,7 +150,8 @@ class Settings:
         self._data = documents_content(data)
         self._model = model_arguments
         self._arguments: dict[str, Any] = {}
-        for item, value in ((item, getattr(part, item.name)) for part in arguments for item in fields(part)):
+        parts = (model_arguments, *arguments)
+        for item, value in ((item, getattr(part, item.name)) for part in parts for item in fields(part)):
             default = item.default_factory() if item.default_factory is not MISSING else item.default
             if item.name not in _NO_SETTINGS and not item.name.startswith(("hub_", "trackio_")) and value != default:
                 self._arguments[item.name] = _plain(value)

@@ -217,6 +217,14 @@ def test_a_json_column_of_a_data_set_folder_that_mixes_kinds_is_refused(tmp_path
         load_data(DataArguments(dataset_name=str(tmp_path), label_list=["1", "0"]))
 
 
+def test_texts_of_a_data_set_folder_that_look_like_dates_are_refused(tmp_path):
+    for split in ("train", "validation", "test"):  # `datasets` makes dates of them
+        rows = [{"key": f"2020-01-0{day} 00:00:00", "text": f"{split} {day}", "label": str(day)} for day in (1, 2)]
+        write_jsonl(tmp_path / f"{split}.jsonl", rows)
+    with pytest.raises(ValueError, match=r"The columns \['key'\] hold texts that look like dates.*train_file"):
+        load_data(DataArguments(dataset_name=str(tmp_path), id_column="key"))
+
+
 @pytest.mark.parametrize("ids", [["a", 1], ["a", None], [None]])
 def test_ids_of_several_kinds_are_refused(tmp_path, ids):
     rows = [{"key": key, "text": f"text {index}", "label": str(index)} for index, key in enumerate(ids)]

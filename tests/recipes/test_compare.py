@@ -30,7 +30,7 @@ from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.runs.files import read_json
 from hf_causal_clf.training.arguments import PromptArguments
 from hf_causal_clf.training.callbacks import TrainingClock
-from hf_causal_clf.training.checkpoints import whole_checkpoints
+from hf_causal_clf.training.checkpoints import note_checkpoint, whole_checkpoints
 
 ROOT = Path(__file__).parents[2]
 EMBEDDING, INSTRUCTION = "embedding, rank 4", "instruction (small)"
@@ -457,7 +457,8 @@ def test_an_interrupted_comparison_goes_on(settings, compare, tmp_path, monkeypa
     assert not (folder / "metrics.json").exists()
     last = max(int(path.name.split("-")[1]) for path in whole_checkpoints(folder))
     assert 0 < last < 120
-    (folder / "checkpoint-119").mkdir()  # one that the interruption cut off
+    note_checkpoint(folder, 119)  # one that the interruption cut off
+    (folder / "checkpoint-119").mkdir()
     (folder / "checkpoint-119" / "adapter_config.json").write_text("{")
 
     steps, begin = [], TrainingClock.on_train_begin
@@ -697,6 +698,21 @@ class TestState:
             assert {path.name for path in folder.iterdir()} == {"metrics.json", "notes.txt"}
         (folder / "metrics.json").write_text('{"new": 1}')
         assert ComparisonState(tmp_path, data).folder("a", 1, {"x": 2}) == (folder, True)
+
+    def test_the_end_of_a_run_that_was_cut_off_is_carried_through_first(self, data, tmp_path):
+        """Else files of the half-moved run would be taken for somebody else's."""
+        state = ComparisonState(tmp_path, data)
+        folder, _ = state.folder("a", 1, {"x": 1})
+        saved = folder / ".unfinished" / "seed-1"
+        saved.mkdir(parents=True)
+        files = ["adapter_model.safetensors", "metrics.json"]
+        (folder / files[0]).write_text("moved already")
+        (saved / files[1]).write_text("{}")
+        (saved / "manifest.json").write_text(json.dumps({"files": files, "settings": None, "checkpoints": True}))
+        assert ComparisonState(tmp_path, data).folder("a", 1, {"x": 2}) == (folder, False)
+        assert json.loads((folder / "manifest.json").read_text())["files"] == files
+        assert (folder / "metrics.json").is_file()
+        assert not (folder / ".unfinished").exists()
 
     def test_a_folder_that_it_does_not_know_is_left_alone(self, data, tmp_path):
         self.finish(tmp_path / "a" / "seed-1")

@@ -204,7 +204,13 @@ class TestFinished:
         "setting": ({"learning_rate": "1e-3"}, r"learning_rate was 0\.01, is 0\.001"),
         "default": ({"truncation": "head"}, "truncation was 'the default', is 'head'"),
         "documents": ({"max_test_samples": "5"}, "other documents"),
-        "data type": ({"dtype": "bfloat16"}, "another base model"),
+        "data type": ({"dtype": "bfloat16"}, "dtype was 'float32', is 'the default', another base model"),
+        "rank": ({"lora_r": "3"}, "lora_r was .*, is 3"),
+        "adapted modules": (
+            {"lora_target_modules": "q_proj"},
+            r"lora_target_modules was 'the default', is \['q_proj'\]",
+        ),
+        "no adapter": ({"use_peft": "false"}, "use_peft was 'the default', is False"),
     }
 
     @pytest.mark.parametrize("case", CHANGES)
@@ -358,6 +364,10 @@ COMPARISONS = {
     "a link to the encoder's folder": (lambda place: link("models/encoder"), MODEL),
     "the folder of the data files": (lambda place: "data", DOCUMENTS),
     "a folder with a report": (lambda place: (place / "out" / "report.md").write_text("mine") and "out", "no comparison"),
+    "a folder with a state.json of somebody": (
+        lambda place: (place / "out" / "state.json").write_text('{"mine": 1}') and "out",
+        "has state.json, but no comparison was started there",
+    ),
     "a folder with figures": (lambda place: (place / "out" / "figures").mkdir() or "out", "no comparison"),
     "a folder with a run's name": (
         lambda place: (place / "out" / "majority-class").mkdir() or (place / "out/majority-class/x").touch() or "out",

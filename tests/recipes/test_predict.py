@@ -130,9 +130,14 @@ def with_a_base_model_trained_again(job, tmp_path):
     save_file({name: 2 * value for name, value in weights.items()}, tmp_path / "base" / "model.safetensors")
 
 
+def with_other_weights_of_an_earlier_form(job, tmp_path):
+    (tmp_path / "base" / "pytorch_model.bin").write_bytes(b"weights")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (with_other_weights_of_an_earlier_form, r"another classifier: base model: pytorch_model\.bin is new\."),
         (grown, r"other documents: documents\.jsonl has changed\."),
         (with_a_row_in_front, r"other documents: documents\.jsonl has changed\."),
         (with_a_text_changed, r"other documents: documents\.jsonl has changed\."),

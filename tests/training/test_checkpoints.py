@@ -11,6 +11,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
 
 from hf_causal_clf.training.arguments import RunArguments
+from hf_causal_clf.training.callbacks import TrainingClock
 from hf_causal_clf.training.checkpoints import whole_checkpoints
 
 
@@ -63,6 +64,24 @@ def test_a_run_leaves_somebodys_checkpoints_alone(checkpoint, files, tmp_path, a
     assert content(tmp_path / "run").items() >= before.items()
     names = {path.name for path in (tmp_path / "run").glob("checkpoint-*")}
     assert names == {"checkpoint-best", "checkpoint-final", "checkpoint-3-backup"}
+
+
+def test_a_checkpoint_that_appears_while_a_run_goes_on_is_left_alone(checkpoint, files, tmp_path, monkeypatch):
+    """Of the name that a trainer gives, and beyond the limit of checkpoints to keep."""
+    theirs = tmp_path / "run" / "checkpoint-500" / "mine.txt"
+
+    def appear(self, *args, **kwargs):
+        if not theirs.parent.exists():
+            theirs.parent.mkdir()
+            theirs.write_text("mine")
+        return begin(self, *args, **kwargs)
+
+    begin = TrainingClock.on_step_begin
+    monkeypatch.setattr(TrainingClock, "on_step_begin", appear)
+    options = {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    run_embedding(checkpoint, tmp_path / "run", files, save_total_limit=1, **options)
+    assert theirs.read_text() == "mine"
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-500"]
 
 
 def test_what_may_be_half_a_checkpoint_of_somebody_is_not_written_into(checkpoint, files, tmp_path):
