@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 
 from hf_causal_clf import TextClassifier
 from hf_causal_clf.comparison.baselines import STRENGTHS, pooled_features
-from hf_causal_clf.embedding.collator import DocumentEncoder
+from hf_causal_clf.task.documents import DocumentEncoder
 
 from .scoring import head_scorer
 from .setting import Setting, articles, label_space, mixed_texts, tokenizer

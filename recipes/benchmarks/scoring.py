@@ -11,8 +11,8 @@ import torch
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelScorer
 from hf_causal_clf.backbone.attention import take_plain_attention
 from hf_causal_clf.backbone.batching import pad, padding_id
-from hf_causal_clf.embedding.collator import DocumentEncoder
 from hf_causal_clf.embedding.scorer import HeadScorer
+from hf_causal_clf.task.documents import DocumentEncoder
 
 from .setting import Setting, articles, causal_lm, label_names, label_space, prompt, tokenizer
 from .timing import interleave, row

@@ -6,7 +6,8 @@ from transformers import AutoTokenizer
 
 from hf_causal_clf import LabelSpace, PromptTemplate, Verbalizer, VerbalizerCollator
 from hf_causal_clf.backbone.batching import length_batches, pad
-from hf_causal_clf.embedding.collator import ClassificationCollator, DocumentEncoder
+from hf_causal_clf.embedding.collator import ClassificationCollator
+from hf_causal_clf.task.documents import DocumentEncoder
 
 LABELS = LabelSpace(["sport", "business"])
 ROWS = [{"text": "the football match", "label": "sport"}, {"text": "shares in the bank fell a lot", "label": 1}]

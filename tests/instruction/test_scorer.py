@@ -167,6 +167,6 @@ def test_probabilities_of_unlikely_labels_do_not_vanish(tokenizer, monkeypatch):
     """Answers of many tokens have log-probabilities far below those that a float32 power can hold."""
     scorer = make_scorer(tiny.make_causal_lm("llama", len(tokenizer)), tokenizer)
     scores = np.array([[-500.0, -501.0, -502.0, -600.0], [-5.0, -6.0, -7.0, -8.0]], dtype=np.float32)[:, : len(NAMES)]
-    monkeypatch.setattr(LabelScorer, "log_probs", lambda self, texts: scores.copy())
+    monkeypatch.setattr(LabelScorer, "logits", lambda self, texts: scores.copy())
     expected = torch.from_numpy(scores).softmax(-1).numpy()
     np.testing.assert_allclose(scorer.probabilities(["a", "b"]), expected, atol=1e-6)
