@@ -50,7 +50,8 @@ def load_causal_lm(
         source: Hub id or folder of a checkpoint, or of an adapter, which names its base model.
         weights: How the base model's weights are loaded.
         tokenizer: Its tokenizer, to check that the model has an embedding for each token.
-        place: Whether to move it to this process's device; `False` leaves that to a trainer.
+        place: Whether to move it to this process's device; `False` leaves that to a trainer. Quantised weights, and
+            those with a `device_map`, are where they stay.
         hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`.
 
     Returns:

@@ -29,7 +29,8 @@ def load_with_head(
         weights: How the base model's weights are loaded.
         label_space: Labels of a new head.
         tokenizer: Its tokenizer, to check that the model has an embedding for each token.
-        place: Whether to move it to this process's device; `False` leaves that to a trainer.
+        place: Whether to move it to this process's device; `False` leaves that to a trainer. Quantised weights, and
+            those with a `device_map`, are where they stay.
         kwargs: `pooling`, `class_weights`, `label_smoothing` and `pos_weight` of a new head; `revision`, `token`,
             `cache_dir`, `local_files_only`, `force_download`.
 
