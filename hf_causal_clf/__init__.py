@@ -6,10 +6,12 @@ Importing registers the Auto classes and does nothing else.
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from .classifier import TextClassifier
+from .embedding.collator import ClassificationCollator
 from .embedding.configuration import CausalLMForLastTokenClassificationConfig
 from .embedding.model import CausalLMForLastTokenClassification
 from .instruction.collator import VerbalizerCollator
 from .instruction.scorer import LabelScorer
+from .task.documents import DocumentEncoder
 from .task.labels import LabelSpace
 from .task.prompts import PromptTemplate
 from .task.verbalizer import Verbalizer
@@ -19,6 +21,8 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "CausalLMForLastTokenClassification",
     "CausalLMForLastTokenClassificationConfig",
+    "ClassificationCollator",
+    "DocumentEncoder",
     "LabelScorer",
     "LabelSpace",
     "PromptTemplate",

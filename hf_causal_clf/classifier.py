@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from os import PathLike
-from typing import Any, Protocol, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 
-from .backbone.attention import keep_exact_gradients, take_plain_attention
-from .backbone.loading import check_vocabulary, find_adapter, load_adapter, load_tokenizer, read_base
-from .embedding.collator import DocumentEncoder
-from .embedding.model import CausalLMForLastTokenClassification
+from .backbone.loading import load_causal_lm, load_tokenizer
+from .backbone.weights import BaseWeights
+from .embedding.loading import load_with_head
 from .embedding.scorer import HeadScorer
 from .evaluation.calibration import Calibration
 from .instruction.generation import generate_answers
 from .instruction.scorer import LabelScorer
 from .runs.files import read_run
+from .task.documents import DocumentEncoder
 from .task.labels import LabelSpace
 from .task.prompts import PromptEncoder, PromptTemplate
+from .task.scorer import Scorer
 from .task.texts import Empty, read_texts
 from .task.verbalizer import ParsedAnswer, Verbalizer
 
 _AUTO = "auto"
-
-
-class Scorer(Protocol):
-    """What gives the matrix of logits, which calibration makes probabilities of: a head or a label scorer."""
-
-    batch_size: int
-
-    def logits(self, texts: Sequence[str]) -> np.ndarray:
-        """Return float32 `(n, labels)`, whose softmax or, for multi-label, sigmoid are the probabilities."""
-        ...
 
 
 class TextClassifier:
@@ -51,7 +42,6 @@ class TextClassifier:
         calibration: Temperature and thresholds fitted on validation documents.
 
     Attributes:
-        approach: `"embedding"` or `"instruction"`.
         source: Folder or Hub repository that it was loaded from.
     """
 
@@ -60,7 +50,11 @@ class TextClassifier:
         self.label_space = label_space
         self.calibration = calibration or Calibration()
         self.source: str | None = None
-        self.approach = "instruction" if isinstance(scorer, LabelScorer) else "embedding"
+
+    @property
+    def approach(self) -> str:
+        """`"embedding"` or `"instruction"`."""
+        return self.scorer.approach
 
     @classmethod
     def from_pretrained(
@@ -97,17 +91,17 @@ class TextClassifier:
         calibration = Calibration.from_dict(run)
         calibration.check(len(label_space))
         trained = run["base_model"]
-        kwargs: dict[str, Any] = {"dtype": trained["dtype"] if dtype == _AUTO else dtype}
         if isinstance(quantization_config, str):
             settings = trained["quantization"]
             quantization_config = None if settings is None else BitsAndBytesConfig(**settings)
-        kwargs |= {"quantization_config": quantization_config, "attn_implementation": attn_implementation}
-        if device_map is not None or quantization_config is not None:  # quantised where they stay
-            kwargs["device_map"] = device_map if device_map is not None else {"": _device()}
+        weights = BaseWeights(
+            dtype=trained["dtype"] if dtype == _AUTO else dtype,
+            quantization_config=quantization_config,
+            attn_implementation=attn_implementation,
+            device_map=device_map,
+        )
         load = _load_head if run["approach"] == "embedding" else _load_label_scorer
-        scorer = load(source, run, kwargs, hub_kwargs, batch_size)
-        if attn_implementation is None:
-            take_plain_attention(scorer.model)
+        scorer = load(source, run, weights, hub_kwargs, batch_size)
         classifier = cls(scorer, label_space, calibration if calibrated else None)
         classifier.source = source
         return classifier
@@ -191,47 +185,34 @@ class TextClassifier:
         Raises:
             ValueError: If the run is of the embedding-based approach, or `texts` are no texts or one is empty.
         """
-        if not isinstance(self.scorer, LabelScorer):
+        if self.approach != "instruction":
             raise ValueError("Only the instruction-based approach generates answers.")
-        scorer, given = self.scorer, read_texts(texts)
+        scorer, given = cast(LabelScorer, self.scorer), read_texts(texts)
         answers = generate_answers(scorer.model, scorer.encoder, given.texts, batch_size=scorer.batch_size)
         return answers[0] if given.single else answers
 
 
 def _load_head(
-    source: str, run: dict[str, Any], kwargs: dict[str, Any], hub_kwargs: dict[str, Any], batch_size: int
+    source: str, run: dict[str, Any], weights: BaseWeights, hub_kwargs: dict[str, Any], batch_size: int
 ) -> HeadScorer:
     tokenizer = load_tokenizer(source, **hub_kwargs)
-    model = CausalLMForLastTokenClassification.from_pretrained(source, **kwargs, **hub_kwargs)
-    check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, source)
+    model = load_with_head(source, weights, tokenizer=tokenizer, **hub_kwargs)
     encoder: DocumentEncoder | PromptEncoder
     if run.get("head_init") == "verbalizer":
         template, verbalizer = read_prompt(run)
         encoder = template.bind(tokenizer, verbalizer)
     else:
         encoder = DocumentEncoder(tokenizer, run["truncation"]["max_length"], run["truncation"]["side"])
-    return HeadScorer(_placed(model, kwargs), tokenizer, encoder, batch_size=batch_size)
+    return HeadScorer(model, tokenizer, encoder, batch_size=batch_size)
 
 
 def _load_label_scorer(
-    source: str, run: dict[str, Any], kwargs: dict[str, Any], hub_kwargs: dict[str, Any], batch_size: int
+    source: str, run: dict[str, Any], weights: BaseWeights, hub_kwargs: dict[str, Any], batch_size: int
 ) -> LabelScorer:
-    adapter = find_adapter(source, **hub_kwargs)
-    base, revision = (source, hub_kwargs.get("revision")) if adapter is None else read_base(adapter)
     tokenizer = load_tokenizer(source, **hub_kwargs)
-    model = AutoModelForCausalLM.from_pretrained(base, **kwargs, **{**hub_kwargs, "revision": revision})
-    if adapter is not None:
-        keep_exact_gradients(model)
-        load_adapter(model, source, **hub_kwargs)
-    check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, source)
+    model = load_causal_lm(source, weights, tokenizer=tokenizer, **hub_kwargs)
     template, verbalizer = read_prompt(run)
-    return LabelScorer(
-        _placed(model, kwargs),
-        tokenizer,
-        template=template,
-        verbalizer=verbalizer,
-        batch_size=batch_size,
-    )
+    return LabelScorer(model, tokenizer, template=template, verbalizer=verbalizer, batch_size=batch_size)
 
 
 def read_prompt(run: dict[str, Any]) -> tuple[PromptTemplate, Verbalizer]:
@@ -241,13 +222,3 @@ def read_prompt(run: dict[str, Any]) -> tuple[PromptTemplate, Verbalizer]:
         **run["prompt_template"], max_length=truncation["max_length"], truncation=truncation["side"]
     )
     return template, Verbalizer.from_dict(run["verbalizer"], LabelSpace.from_dict(run["label_space"]))
-
-
-def _placed(model: Any, kwargs: dict[str, Any]) -> Any:
-    return model if "device_map" in kwargs else model.to(_device())
-
-
-def _device() -> torch.device:
-    from accelerate import PartialState
-
-    return PartialState().device

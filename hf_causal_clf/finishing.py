@@ -23,7 +23,6 @@ from .backbone.loading import ADAPTER_WEIGHTS_FILE
 from .backbone.settings import base_revision, bitsandbytes_settings, commit_of, quantization_settings
 from .classifier import TextClassifier
 from .data.splits import ClassificationData
-from .embedding.collator import DocumentEncoder
 from .embedding.model import CausalLMForLastTokenClassification
 from .evaluation.calibration import Calibration, to_probabilities
 from .evaluation.metrics import decision_metrics
@@ -41,6 +40,7 @@ from .runs.files import (
 )
 from .runs.results import Metrics, majority_metrics, measure, print_metrics, write_results
 from .sharing.card import render_card
+from .task.documents import DocumentEncoder
 from .task.labels import LabelSpace
 from .task.prompts import PromptEncoder, PromptTemplate
 from .task.verbalizer import ParsedAnswer, Verbalizer

@@ -20,10 +20,10 @@ from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import check_documents, load_data
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
-from hf_causal_clf.embedding.collator import DocumentEncoder
 from hf_causal_clf.embedding.trainer import embedding_trainer
 from hf_causal_clf.finishing import describe_run, embedding, evaluate_run, save_run
 from hf_causal_clf.runs.disk import how_to_go_on
+from hf_causal_clf.task.documents import DocumentEncoder
 from hf_causal_clf.training.arguments import PromptArguments, RunArguments
 from hf_causal_clf.training.facts import training_facts
 from hf_causal_clf.training.output_folder import Settings, check_output_folder, is_finished

@@ -24,13 +24,22 @@ from transformers.utils import logging
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace
 from hf_causal_clf.backbone.batching import pad, padding_id
-from hf_causal_clf.backbone.loading import find_adapter, load_adapter, load_tokenizer, misfit_named, read_base
+from hf_causal_clf.backbone.loading import (
+    LM_HEADS,
+    find_adapter,
+    load_causal_lm,
+    load_tokenizer,
+    misfit_named,
+    read_base,
+)
+from hf_causal_clf.backbone.weights import BaseWeights
 from hf_causal_clf.classifier import read_prompt
 from hf_causal_clf.cli.logs import expected_weights
 from hf_causal_clf.cli.mistakes import report
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.sources import missing_folder
 from hf_causal_clf.cli.starting import run_script
+from hf_causal_clf.embedding.loading import load_with_head
 from hf_causal_clf.evaluation.calibration import Calibration
 from hf_causal_clf.runs.disk import write_json
 from hf_causal_clf.runs.files import CLASSIFICATION_FILE, read_run
@@ -39,6 +48,7 @@ from hf_causal_clf.sharing.onnx import ONNX_FILE, export_onnx, onnx_logits, open
 logger = logging.get_logger(__name__)
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}  # of logits, which differ by the order of additions
+FULL_PRECISION = BaseWeights(dtype=torch.float32)
 DOCUMENTS = (  # that are compared, as one batch
     "ok",
     "The second document is longer than the first, and ends in a question, doesn't it?",
@@ -48,7 +58,6 @@ DOCUMENTS = (  # that are compared, as one batch
 )
 ONNX_SAMPLES = ((3, 20), (4, 24))  # for ONNX: another batch size and length, and a batch with padding
 PADDED = ((0, 24), (0, 17), (0, 9), (12, 24))  # first token of each padded row and the end of its tokens
-
 Batch = tuple[torch.Tensor, torch.Tensor]  # token ids and attention mask, (batch, length)
 
 
@@ -150,13 +159,13 @@ def merged(source: str, run: dict[str, Any], hub_kwargs: dict[str, Any]) -> Any:
     adapter = find_adapter(source, **hub_kwargs)
     if adapter is not None:
         base, revision = read_base(adapter)
-        with expected_weights(missing=("score.",), unused=("lm_head", "embed_out")):
+        with expected_weights(missing=("score.",), unused=LM_HEADS):
             model = auto.from_pretrained(base, revision=revision, dtype=torch.float32, **label_kwargs)
         with misfit_named(source):
             return PeftModel.from_pretrained(model, source, **hub_kwargs).merge_and_unload().eval()
     if run["approach"] == "instruction":
         return auto.from_pretrained(source, dtype=torch.float32, **hub_kwargs).eval()
-    ours = CausalLMForLastTokenClassification.from_pretrained(source, dtype=torch.float32, **hub_kwargs)
+    ours = load_with_head(source, FULL_PRECISION, place=False, **hub_kwargs)
     config = ours.config.text_config
     for name, value in label_kwargs.items():
         setattr(config, name, value)
@@ -227,14 +236,8 @@ def reference_logits(
     source: str, run: dict[str, Any], hub_kwargs: dict[str, Any], batches: list[Batch]
 ) -> list[torch.Tensor]:
     """Return the logits of the run itself in float32, its adapter not merged."""
-    if run["approach"] == "embedding":
-        model = CausalLMForLastTokenClassification.from_pretrained(source, dtype=torch.float32, **hub_kwargs)
-    else:
-        adapter = find_adapter(source, **hub_kwargs)
-        base, revision = (source, hub_kwargs["revision"]) if adapter is None else read_base(adapter)
-        model = AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=torch.float32)
-        if adapter is not None:
-            load_adapter(model, source, **hub_kwargs)
+    load = load_with_head if run["approach"] == "embedding" else load_causal_lm
+    model = load(source, FULL_PRECISION, place=False, **hub_kwargs)
     return [logits(model, batch) for batch in batches]
 
 

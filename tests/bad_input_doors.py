@@ -66,6 +66,8 @@ class Doors:
             classifier = TextClassifier.from_pretrained(self.run)
             classifier.predict_proba(spelled_out(given.get("texts", ["the cat"])))
             return classifier
+        if door == "scorer":
+            return then(TextClassifier.from_pretrained(self.run).scorer, given)
         if door == "load_data":
             return load_data(DataArguments(**{**self.files, **self.splits(), **arguments}))
         if door == "LabelSpace":

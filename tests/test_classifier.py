@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -189,3 +191,20 @@ def test_model_of_another_label_space(checkpoint, tmp_path):
 def test_fastest_attention_is_taken_unless_another_is_asked_for(run, asked):
     model = TextClassifier.from_pretrained(run, attn_implementation=asked).scorer.model
     assert model.config.get_text_config()._attn_implementation == (asked or PLAIN_ATTENTION)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("approach", ["embedding", "instruction"])
+def test_prediction_loads_nothing_that_it_does_not_need(checkpoint, tmp_path, approach, quantized):
+    save_folder(tmp_path, checkpoint, approach, quantized=quantized)
+    code = (
+        "import sys\n"
+        "from hf_causal_clf import TextClassifier\n"
+        "classifier = TextClassifier.from_pretrained(sys.argv[1])\n"
+        "assert classifier.predict_proba(['the cat', 'a mat']).shape == (2, 3)\n"
+        "assert len(classifier.predict(['the cat'])) == 1\n"
+        "heavy = ('trl', 'matplotlib', 'sklearn', 'datasets', 'evaluate', 'pandas', 'pyarrow')\n"
+        "print([name for name in heavy if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -23,9 +23,9 @@ from hf_causal_clf import (
 from hf_causal_clf.backbone.attention import take_plain_attention
 from hf_causal_clf.backbone.batching import pad
 from hf_causal_clf.embedding import scorer as head_scorer
-from hf_causal_clf.embedding.collator import DocumentEncoder
 from hf_causal_clf.embedding.scorer import HeadScorer
 from hf_causal_clf.instruction import tree_attention
+from hf_causal_clf.task.documents import DocumentEncoder
 
 NAMES = ["politics", "politics in the middle east", "sport", "business and shares", "tech"]
 TEXTS = [

@@ -20,10 +20,11 @@ from hf_causal_clf import (
     TextClassifier,
     Verbalizer,
 )
-from hf_causal_clf.embedding.collator import ClassificationCollator, DocumentEncoder
+from hf_causal_clf.embedding.collator import ClassificationCollator
 from hf_causal_clf.embedding.scorer import HeadScorer
 from hf_causal_clf.finishing import save_description
 from hf_causal_clf.runs.files import read_run
+from hf_causal_clf.task.documents import DocumentEncoder
 
 hub = test_hub.hub
 ROOT = Path(__file__).parent.parent

@@ -23,6 +23,8 @@ def test_public_names():
     assert sorted(hf_causal_clf.__all__) == [
         "CausalLMForLastTokenClassification",
         "CausalLMForLastTokenClassificationConfig",
+        "ClassificationCollator",
+        "DocumentEncoder",
         "LabelScorer",
         "LabelSpace",
         "PromptTemplate",

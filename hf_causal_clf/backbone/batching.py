@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from transformers.utils import logging
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -88,6 +89,16 @@ def length_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Group row indices of similar length, the longest first, so that little is padded."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def prediction_batches(
+    model: nn.Module, lengths: Sequence[int], batch_size: int, *, description: str
+) -> Iterator[list[int]]:
+    """Group row indices as `length_batches`, with the model in evaluation mode and a progress bar over the rows."""
+    with evaluation_mode(model), logging.tqdm(total=len(lengths), desc=description, unit="doc", delay=2.0) as progress:
+        for rows in length_batches(lengths, batch_size):
+            yield rows
+            progress.update(len(rows))
 
 
 @contextmanager

@@ -8,17 +8,13 @@ import json
 import os
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub.constants import REGEX_COMMIT_OID
 from transformers.utils.hub import extract_commit_hash, resolve_revision
 
 from ..runs.files import CLASSIFICATION_FILE, MANIFEST_FILE, METRICS_FILE, find_file
 from .loading import find_adapter, read_base
-from .settings import base_revision, quantization_settings
-
-if TYPE_CHECKING:
-    from trl import ModelConfig
 
 _MODEL_FILES = (
     "*.safetensors",
@@ -123,13 +119,3 @@ def _digest(path: Path, size: int, changed: int) -> str:
     """SHA-256 of a file; read again in this process only if its size or time of change is another."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def model_identity(arguments: ModelConfig) -> dict[str, Any]:
-    """What tells a base model from another: its name and commit, for a folder its files, and how it is loaded."""
-    return {
-        "model": model_content(arguments.model_name_or_path),
-        "revision": base_revision(arguments),
-        "dtype": arguments.dtype,
-        "quantization": quantization_settings(arguments),
-    }

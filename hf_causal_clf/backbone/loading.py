@@ -1,4 +1,4 @@
-"""Checkpoints, tokenizers and adapters: what is wrong with them told first, then loaded whole or not at all."""
+"""Base models, adapters and tokenizers: what is wrong with them told first, then loaded whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,16 +12,91 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging
 
+from ..cli.logs import expected_weights
 from ..cli.sources import check_source
 from ..runs.files import ADAPTER_CONFIG_FILE, find_file, read_json
+from .attention import keep_exact_gradients, take_plain_attention
+from .weights import AS_SAVED, BaseWeights, process_device
 
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 
+LM_HEADS = ("lm_head", "embed_out")  # beginnings of the names of weights that a backbone does not have
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
+
+
+def load_causal_lm(
+    source: str | PathLike[str],
+    weights: BaseWeights = AS_SAVED,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    place: bool = True,
+    **hub_kwargs: Any,
+) -> PreTrainedModel:
+    """Load a causal language model, with an adapter or without.
+
+    Args:
+        source: Hub id or folder of a checkpoint, or of an adapter, which names its base model.
+        weights: How the base model's weights are loaded.
+        tokenizer: Its tokenizer, to check that the model has an embedding for each token.
+        place: Whether to move it to this process's device; `False` leaves that to a trainer. Quantised weights, and
+            those with a `device_map`, are where they stay.
+        hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`.
+
+    Returns:
+        The model in evaluation mode; an adapter is loaded into it, not merged.
+
+    Raises:
+        FileNotFoundError: If an adapter's base model is not there.
+        ValueError: If weights are missing or damaged, or tokenizer, adapter and base model do not fit each other.
+    """
+    adapter = find_adapter(source, **hub_kwargs)
+    base, base_kwargs = str(source), hub_kwargs
+    if adapter is not None:
+        base, revision = read_base(adapter)
+        base_kwargs = {**hub_kwargs, "revision": revision}
+    model = AutoModelForCausalLM.from_pretrained(base, **weights.kwargs(), **base_kwargs)
+    keep_exact_gradients(model)
+    if adapter is not None:
+        load_adapter(model, source, **hub_kwargs)
+    return settle(model, source, weights, tokenizer=tokenizer, place=place)
+
+
+def load_backbone(source: str, weights: BaseWeights = AS_SAVED, **hub_kwargs: Any) -> PreTrainedModel:
+    """Load the decoder of a causal language model, without its LM head; arguments as for `load_causal_lm`."""
+    with expected_weights(unused=LM_HEADS):
+        model = AutoModel.from_pretrained(source, **weights.kwargs(), **hub_kwargs)
+    keep_exact_gradients(model)
+    return settle(model, source, weights)
+
+
+def settle(
+    model: Any,
+    source: str | PathLike[str],
+    weights: BaseWeights,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    place: bool = True,
+) -> Any:
+    """Check a loaded model's vocabulary, put it on its device and choose its kernels; as for `load_causal_lm`."""
+    if tokenizer is not None:
+        check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, str(source))
+    if place and "device_map" not in weights.kwargs():
+        model = model.to(process_device())
+    if weights.attn_implementation is None:
+        take_plain_attention(model)
+    return model
 
 
 def find_adapter(source: str | PathLike[str], **hub_kwargs: Any) -> Path | None:

@@ -1,18 +1,21 @@
-"""Which weights a base model is loaded with and which of them get an adapter, from TRL's model arguments."""
+"""What TRL's model arguments ask for: how weights are loaded, which of them get an adapter, what tells models apart."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
 
-from accelerate import PartialState
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
-from trl import ModelConfig, get_peft_config, get_quantization_config
+
+from .identity import model_content
+from .weights import BaseWeights
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from trl import ModelConfig
+
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -26,6 +29,8 @@ def lora_target_modules(backbone: nn.Module) -> list[str]:
 
 def peft_config(arguments: ModelConfig, model: PreTrainedModel) -> PeftConfig | None:
     """Return TRL's LoRA configuration for a model, with target modules filled in; `None` without `use_peft`."""
+    from trl import get_peft_config
+
     config = get_peft_config(arguments)
     if config is not None:
         config.revision = base_revision(arguments)
@@ -51,22 +56,26 @@ def _check_targets(targets: Any, model: PreTrainedModel) -> None:
         )
 
 
-def loading_kwargs(arguments: ModelConfig) -> dict[str, Any]:
-    """Return the keyword arguments of `from_pretrained` that the arguments ask for."""
-    kwargs = {
-        "revision": arguments.model_revision,
+def base_weights(arguments: ModelConfig) -> BaseWeights:
+    """Return how the arguments want the base model's weights loaded."""
+    from trl import get_quantization_config
+
+    return BaseWeights(arguments.dtype, get_quantization_config(arguments), arguments.attn_implementation)
+
+
+def model_identity(arguments: ModelConfig) -> dict[str, Any]:
+    """What tells a base model from another: its name and commit, for a folder its files, and how it is loaded."""
+    return {
+        "model": model_content(arguments.model_name_or_path),
+        "revision": base_revision(arguments),
         "dtype": arguments.dtype,
-        "attn_implementation": arguments.attn_implementation,
-        "quantization_config": get_quantization_config(arguments),
+        "quantization": quantization_settings(arguments),
     }
-    if kwargs["quantization_config"] is not None:  # quantised where they stay, on this process's device
-        kwargs["device_map"] = {"": PartialState().device}
-    return kwargs
 
 
 def quantization_settings(arguments: ModelConfig) -> dict[str, Any] | None:
     """Arguments of the `BitsAndBytesConfig` that the arguments ask for, as JSON; `None` without quantisation."""
-    config = get_quantization_config(arguments)
+    config = base_weights(arguments).quantization_config
     return None if config is None else bitsandbytes_settings(config)
 
 

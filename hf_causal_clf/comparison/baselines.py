@@ -14,25 +14,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from accelerate import PartialState
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging
+from transformers import AutoTokenizer, PreTrainedModel
 
-from ..backbone.batching import evaluation_mode, length_batches, pad
-from ..backbone.identity import fingerprint, model_identity
-from ..backbone.settings import loading_kwargs
-from ..cli.logs import expected_weights
+from ..backbone.batching import pad, prediction_batches
+from ..backbone.identity import fingerprint
+from ..backbone.loading import load_backbone, load_causal_lm
+from ..backbone.settings import base_weights, model_identity
 from ..data.splits import ClassificationData
-from ..embedding.collator import DocumentEncoder
 from ..embedding.configuration import POOLINGS
 from ..embedding.model import pool
 from ..evaluation.calibration import to_logits, to_probabilities
 from ..evaluation.metrics import negative_log_likelihood
 from ..instruction.scorer import LabelScorer
 from ..runs.results import majority_logits
+from ..task.documents import DocumentEncoder
 from ..task.prompts import PromptTemplate
 from ..task.verbalizer import Verbalizer
-from ..training.callbacks import peak_memory_bytes
+from ..training.memory import peak_memory_bytes
 from .cache import cached
 
 if TYPE_CHECKING:
@@ -107,7 +105,8 @@ def zero_shot(
 
     @functools.cache
     def load() -> LabelScorer:
-        model, tokenizer = _load(AutoModelForCausalLM, model_arguments)
+        weights, revision = base_weights(model_arguments), model_arguments.model_revision
+        model = load_causal_lm(model_arguments.model_name_or_path, weights, tokenizer=tokenizer, revision=revision)
         return LabelScorer(model, tokenizer, template=template, verbalizer=verbalizer, batch_size=batch_size)
 
     def score(texts: list[str], scorer: LabelScorer) -> dict[str, np.ndarray]:
@@ -142,7 +141,8 @@ def frozen(
 
     @functools.cache
     def load() -> Any:
-        return _load(AutoModel, model_arguments)[0]
+        weights, revision = base_weights(model_arguments), model_arguments.model_revision
+        return load_backbone(model_arguments.model_name_or_path, weights, revision=revision)
 
     def compute(texts: list[str], backbone: Any) -> dict[str, np.ndarray]:
         return pooled_features(backbone, encoder, texts, batch_size=batch_size)
@@ -165,16 +165,6 @@ def frozen(
         "predict_samples_per_second": len(data.splits["test"]) / seconds["test"],
     }
     return Outcome(logits, _cost(_size(head), **rates))
-
-
-def _load(auto: Any, arguments: ModelConfig) -> tuple[Any, Any]:
-    path, revision = arguments.model_name_or_path, arguments.model_revision
-    kwargs = loading_kwargs(arguments)
-    with expected_weights(unused=("lm_head", "embed_out") if auto is AutoModel else ()):
-        model = auto.from_pretrained(path, **kwargs)
-    if "device_map" not in kwargs:
-        model = model.to(PartialState().device)
-    return model, AutoTokenizer.from_pretrained(path, revision=revision)
 
 
 def _best_head(data: ClassificationData, features: dict[str, Any]) -> tuple[Any, float]:
@@ -229,13 +219,10 @@ def pooled_features(
     encoded = [encoder.encode(text) for text in texts]
     width = backbone.config.get_text_config().hidden_size
     features = {pooling: np.empty((len(texts), width), dtype=np.float32) for pooling in POOLINGS}
-    with evaluation_mode(backbone), logging.tqdm(total=len(texts), desc="Computing features", unit="doc") as bar:
-        for rows in length_batches([len(ids) for ids in encoded], batch_size):
-            batch = {
-                name: tensor.to(backbone.device) for name, tensor in pad([encoded[row] for row in rows], 0).items()
-            }
-            hidden = backbone(**batch, use_cache=False).last_hidden_state
-            for pooling, matrix in features.items():
-                matrix[rows] = pool(hidden, batch["attention_mask"], pooling).float().cpu().numpy()
-            bar.update(len(rows))
+    lengths = [len(ids) for ids in encoded]
+    for rows in prediction_batches(backbone, lengths, batch_size, description="Computing features"):
+        batch = {name: tensor.to(backbone.device) for name, tensor in pad([encoded[row] for row in rows], 0).items()}
+        hidden = backbone(**batch, use_cache=False).last_hidden_state
+        for pooling, matrix in features.items():
+            matrix[rows] = pool(hidden, batch["attention_mask"], pooling).float().cpu().numpy()
     return features

@@ -1,61 +1,15 @@
-"""Token ids of documents, and padded batches of them with their labels, for a head."""
+"""Padded batches of tokenised documents with their labels, for a head."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..backbone.batching import pad
 from ..task.labels import LabelSpace
-from ..task.tokens import PlainTokenizer, check_truncation, special_frame, truncate
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-
-class DocumentEncoder:
-    """Token ids of documents for the embedding-based approach, special tokens of the tokenizer around them.
-
-    Args:
-        tokenizer: The backbone's tokenizer.
-        max_length: Maximum number of tokens, special tokens included; `None` for no limit.
-        truncation: Where a document that is too long loses text: `"tail"`, `"head"` or `"both"`.
-
-    Raises:
-        ValueError: If `max_length` leaves no room for the document.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None, truncation: str = "tail") -> None:
-        check_truncation(max_length, truncation)
-        self.tokenizer = tokenizer
-        self.max_length = max_length
-        self.truncation = truncation
-        self._plain = PlainTokenizer(tokenizer)
-        self._before, self._after = special_frame(tokenizer)
-        special = len(self._before) + len(self._after)
-        if max_length is not None and max_length <= special:
-            raise ValueError(
-                f"max_length={max_length} leaves no room for the document: special tokens alone take {special}."
-            )
-        self._budget = None if max_length is None else max_length - special
-
-    def encode(self, document: str) -> list[int]:
-        """Return the token ids of one document.
-
-        Raises:
-            ValueError: If there are none.
-        """
-        ids = truncate(self._plain.encode(document), self._budget, self.truncation)
-        ids = [*self._before, *ids, *self._after]
-        if not ids:
-            raise ValueError(
-                f"The document {document[:60]!r} has no tokens with this tokenizer, so there is nothing to classify. "
-                "Remove it, or use a model whose tokenizer knows its characters."
-            )
-        return ids
 
 
 @dataclass

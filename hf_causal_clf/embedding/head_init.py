@@ -1,4 +1,4 @@
-"""Rows of a head that starts from the answers: the LM head's rows of each label's answer."""
+"""A head that starts from the answers: the LM head's rows of each label's answer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ..backbone.loading import quiet
 
 
-def answer_rows(
+def verbalizer_head(
     output_embeddings: torch.Tensor, answer_ids: Sequence[Sequence[int]], *, end_tokens: int = 1
 ) -> torch.Tensor:
-    """Return the rows of a head that reads the answer slot as the language model does.
+    """Return the weight of a head that reads the answer slot as the language model does.
 
     A label's row is the mean of the LM head's rows of its answer's tokens, up to and including the first that no other
     answer has after the same tokens. Where all answers begin differently, that is the first token alone, and the head's

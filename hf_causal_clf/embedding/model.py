@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +16,14 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 from ..backbone.attention import keep_exact_gradients
 from ..backbone.batching import run_in_groups
-from ..backbone.loading import find_adapter, load_adapter, read_base
+from ..backbone.loading import LM_HEADS, find_adapter, load_adapter, read_base
 from ..cli.logs import expected_weights
 from ..runs.files import read_run
 from ..task.labels import LabelSpace
 from .configuration import CausalLMForLastTokenClassificationConfig
 
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_HEAD_KWARGS = ("pooling", "class_weights", "label_smoothing", "pos_weight")
 
 
 class CausalLMForLastTokenClassification(PreTrainedModel):
@@ -193,36 +196,83 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
         Raises:
             ValueError: If the labels of a new head are not given, or contradict those of an adapter.
         """
-        hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
-        names = ("pooling", "class_weights", "label_smoothing", "pos_weight")
-        head_kwargs = {name: kwargs.pop(name) for name in names if name in kwargs}
         source = str(pretrained_model_name_or_path)
+        hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
+        head_kwargs = {name: kwargs.pop(name) for name in _HEAD_KWARGS if name in kwargs}
         adapter = find_adapter(source, **hub_kwargs) if config is None else None
         if adapter is not None:
-            run = read_run(source, **hub_kwargs)
-            label_space = _agree(label_space, LabelSpace.from_dict(run["label_space"]), source)
-            head_kwargs.setdefault("pooling", run["pooling"])
-            base, revision = read_base(adapter)
-            base_kwargs = {**kwargs, "revision": revision}
-            base_kwargs.pop("subfolder", None)
-            model = cls.from_pretrained(base, *model_args, label_space=label_space, **head_kwargs, **base_kwargs)
-            load_adapter(model, source, **hub_kwargs)
-            return model
+            return cls._from_adapter(source, adapter, label_space, hub_kwargs, *model_args, **head_kwargs, **kwargs)
         if config is None:
             config_kwargs = {**hub_kwargs, "trust_remote_code": kwargs.get("trust_remote_code", False)}
             config = AutoConfig.from_pretrained(source, **config_kwargs)
-        saved = isinstance(config, CausalLMForLastTokenClassificationConfig) or _is_stock_classifier(config)
+        has_head = isinstance(config, CausalLMForLastTokenClassificationConfig) or _is_stock_classifier(config)
+        load = cls._from_full_model if has_head else cls._from_causal_lm
+        return load(source, config, label_space, head_kwargs, *model_args, **kwargs)
+
+    @classmethod
+    def _from_adapter(
+        cls,
+        source: str,
+        adapter: Path,
+        label_space: LabelSpace | None,
+        hub_kwargs: dict[str, Any],
+        *model_args: Any,
+        **kwargs: Any,
+    ) -> CausalLMForLastTokenClassification:
+        """Load the base model of an adapter, and the adapter into it, which brings the head's weights."""
+        run = read_run(source, **hub_kwargs)
+        label_space = _agree(label_space, LabelSpace.from_dict(run["label_space"]), source)
+        base, revision = read_base(adapter)
+        kwargs = {"pooling": run["pooling"], **kwargs, "revision": revision}
+        kwargs.pop("subfolder", None)
+        model = cls.from_pretrained(base, *model_args, label_space=label_space, **kwargs)
+        load_adapter(model, source, **hub_kwargs)
+        return model
+
+    @classmethod
+    def _from_full_model(
+        cls,
+        source: str,
+        config: PreTrainedConfig,
+        label_space: LabelSpace | None,
+        head_kwargs: dict[str, Any],
+        *model_args: Any,
+        **kwargs: Any,
+    ) -> CausalLMForLastTokenClassification:
+        """Load a model with its head, of this class or of a stock one."""
         if not isinstance(config, CausalLMForLastTokenClassificationConfig):
-            if label_space is None and _is_stock_classifier(config):
-                stock_names = [config.id2label[index] for index in range(config.num_labels)]
-                label_space = LabelSpace(stock_names, multi_label=config.problem_type == "multi_label_classification")
-            if label_space is None:
-                raise ValueError(
-                    f"{source!r} has no classification head yet. Pass its labels: "
-                    'from_pretrained(…, label_space=LabelSpace(["sport", "business"])).'
-                )
-            config = config_for_head(config, label_space, **head_kwargs)
-        with expected_weights(missing=() if saved else ("score.",), unused=("lm_head", "embed_out")):
+            config = config_for_head(config, label_space or _stock_labels(config), **head_kwargs)
+        return cls._from_checkpoint(source, config, *model_args, **kwargs)
+
+    @classmethod
+    def _from_causal_lm(
+        cls,
+        source: str,
+        config: PreTrainedConfig,
+        label_space: LabelSpace | None,
+        head_kwargs: dict[str, Any],
+        *model_args: Any,
+        **kwargs: Any,
+    ) -> CausalLMForLastTokenClassification:
+        """Load a causal language model, and put a new head in the place of its LM head."""
+        if label_space is None:
+            raise ValueError(
+                f"{source!r} has no classification head yet. Pass its labels: "
+                'from_pretrained(…, label_space=LabelSpace(["sport", "business"])).'
+            )
+        config = config_for_head(config, label_space, **head_kwargs)
+        return cls._from_checkpoint(source, config, *model_args, new_weights=("score.",), **kwargs)
+
+    @classmethod
+    def _from_checkpoint(
+        cls,
+        source: str,
+        config: CausalLMForLastTokenClassificationConfig,
+        *model_args: Any,
+        new_weights: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> CausalLMForLastTokenClassification:
+        with expected_weights(missing=new_weights, unused=LM_HEADS):
             model = super().from_pretrained(source, *model_args, config=config, **kwargs)
         keep_exact_gradients(model)
         return model
@@ -262,6 +312,11 @@ def _hidden_size(config: PreTrainedConfig) -> int:
 def _is_stock_classifier(config: PreTrainedConfig) -> bool:
     """Whether a checkpoint is of a stock `…ForSequenceClassification`, whose weights have our names."""
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+
+
+def _stock_labels(config: PreTrainedConfig) -> LabelSpace:
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    return LabelSpace(names, multi_label=config.problem_type == "multi_label_classification")
 
 
 def _agree(given: LabelSpace | None, saved: LabelSpace, source: str) -> LabelSpace:

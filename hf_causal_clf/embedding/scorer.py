@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging
 
-from ..backbone.batching import evaluation_mode, length_batches, pad, padding_id
+from ..backbone.batching import pad, padding_id, prediction_batches
 from ..evaluation.calibration import to_probabilities
+from ..task.documents import DocumentEncoder
 from ..task.prompts import PromptEncoder
-from .collator import DocumentEncoder
+from ..task.scorer import check_list
 from .model import CausalLMForLastTokenClassification
 
 
@@ -24,6 +24,8 @@ class HeadScorer:
         encoder: Turns a document into the token ids that the head was trained on.
         batch_size: Documents a forward pass.
     """
+
+    approach = "embedding"
 
     def __init__(
         self,
@@ -43,16 +45,17 @@ class HeadScorer:
         return to_probabilities(self.logits(texts), multi_label=self.model.config.label_space.multi_label)
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the logit of each label, float32 `(n, labels)`, in batches of similar length."""
+        """Return the logit of each label, float32 `(n, labels)`.
+
+        Raises:
+            ValueError: If a single text is given instead of a list.
+        """
+        check_list(texts)
         found = np.empty((len(texts), self.model.config.num_labels), dtype=np.float32)
         encoded = [self.encoder.encode(text) for text in texts]
-        with (
-            evaluation_mode(self.model),
-            logging.tqdm(total=len(texts), desc="Predicting", unit="doc", delay=2.0) as bar,
-        ):
-            for rows in length_batches([len(ids) for ids in encoded], self.batch_size):
-                batch = pad([encoded[row] for row in rows], self._pad)
-                logits = self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits
-                found[rows] = logits.float().cpu().numpy()
-                bar.update(len(rows))
+        lengths = [len(ids) for ids in encoded]
+        for rows in prediction_batches(self.model, lengths, self.batch_size, description="Predicting"):
+            batch = pad([encoded[row] for row in rows], self._pad)
+            logits = self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits
+            found[rows] = logits.float().cpu().numpy()
         return found

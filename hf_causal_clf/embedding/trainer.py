@@ -9,11 +9,11 @@ import torch
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import set_seed
 
-from ..backbone.attention import take_plain_attention
 from ..backbone.batching import padding_id
-from ..backbone.settings import loading_kwargs, peft_config
+from ..backbone.settings import base_weights, peft_config
 from ..data.splits import ClassificationData
 from ..evaluation.calibration import to_probabilities
+from ..task.documents import DocumentEncoder
 from ..task.prompts import PromptEncoder
 from ..task.tokens import warn_of_unknown
 from ..training.arguments import RunArguments
@@ -22,9 +22,9 @@ from ..training.processes import sharding
 from ..training.pushing import publish_runs
 from ..training.train import early_stopping
 from .arguments import EmbeddingTrainingArguments, HeadArguments
-from .collator import ClassificationCollator, DocumentEncoder
-from .head_init import answer_rows, read_output_embeddings
-from .model import CausalLMForLastTokenClassification
+from .collator import ClassificationCollator
+from .head_init import read_output_embeddings, verbalizer_head
+from .loading import load_with_head
 
 if TYPE_CHECKING:
     from trl import ModelConfig
@@ -48,21 +48,22 @@ def embedding_trainer(
     if label_space.multi_label and training_arguments.label_smoothing_factor:
         raise ValueError("label_smoothing_factor is for single-label tasks. Leave it out.")
     encoded = {split: _encode(data, split, encoder) for split in ("train", "validation")}
-    rows = _rows(encoder, model_arguments) if isinstance(encoder, PromptEncoder) else None
+    weight = _verbalizer_weight(encoder, model_arguments) if isinstance(encoder, PromptEncoder) else None
     set_seed(training_arguments.seed)  # the head is random, and has to be the same in all processes
-    model: Any = CausalLMForLastTokenClassification.from_pretrained(
+    model: Any = load_with_head(
         model_arguments.model_name_or_path,
+        base_weights(model_arguments),
         label_space=label_space,
         pooling=head_arguments.pooling,
         label_smoothing=training_arguments.label_smoothing_factor,
         **(data.balanced_weights() if head_arguments.class_weight == "balanced" else {}),
-        **loading_kwargs(model_arguments),
+        tokenizer=tokenizer,
+        place=False,
+        revision=model_arguments.model_revision,
     )
-    if model_arguments.attn_implementation is None:
-        take_plain_attention(model)
     model.length_groups = _groups_lengths(training_arguments)
-    if rows is not None:
-        model.score.weight.data.copy_(rows)
+    if weight is not None:
+        model.score.weight.data.copy_(weight)
     training_arguments.label_smoothing_factor = 0.0  # the model's own loss does it, normalised
     config = peft_config(model_arguments, model)
     if config is not None:
@@ -91,10 +92,10 @@ def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder | Pro
     return rows.map(row, remove_columns=rows.column_names, keep_in_memory=True, desc=f"Tokenizing {split}")
 
 
-def _rows(encoder: PromptEncoder, model_arguments: ModelConfig) -> torch.Tensor:
+def _verbalizer_weight(encoder: PromptEncoder, model_arguments: ModelConfig) -> torch.Tensor:
     source, revision = model_arguments.model_name_or_path, model_arguments.model_revision
     output_embeddings = read_output_embeddings(source, revision=revision, dtype=model_arguments.dtype)
-    return answer_rows(output_embeddings, encoder.answer_ids, end_tokens=len(encoder.end_ids))
+    return verbalizer_head(output_embeddings, encoder.answer_ids, end_tokens=len(encoder.end_ids))
 
 
 def head_metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Answers that are not scored label by label: sets of labels by best-first search, and plain greedy generation."""
+"""Answers that are not scored label by label: sets of labels, by best-first search."""
 
 from __future__ import annotations
 

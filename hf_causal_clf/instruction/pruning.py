@@ -108,7 +108,7 @@ class PrunedScoring:
         """What may follow a beginning, one token longer."""
         return [*dict.fromkeys(answer[: len(beginning) + 1] for answer in self._below[beginning])]
 
-    def run(self, edges: torch.Tensor, context: Context) -> np.ndarray:
+    def run(self, edges: torch.Tensor, context: Context) -> tuple[np.ndarray, np.ndarray]:
         """Return the logits of a batch of documents whose prompts and root trie have been run.
 
         Args:
@@ -117,7 +117,8 @@ class PrunedScoring:
 
         Returns:
             Logits, float32 `(documents, answers)`: log-probabilities of the answers, of which each row's largest is
-            taken off, so that float32 is exact where it matters.
+            taken off, so that float32 is exact where it matters. And the bound on what is left out, float32
+            `(documents,)`.
         """
         documents = [_Branches() for _ in edges]
         for document, scores in zip(documents, edges.double().numpy(), strict=True):
@@ -130,7 +131,8 @@ class PrunedScoring:
                 scored = self._forward.branches(context.select(rows), tries)
                 for row, item, found in zip(rows, rounds, scored, strict=True):
                     _record(documents[row], item, found.double().numpy())
-        return np.stack([self._log_probs(document) for document in documents])
+        errors = np.array([document.error() for document in documents], dtype=np.float32)
+        return np.stack([self._log_probs(document) for document in documents]), errors
 
     def _choose(self, documents: Sequence[_Branches]) -> list[tuple[int, _Round]]:
         """For each document that needs it: its row and what to run next."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..backbone.batching import evaluation_mode, length_batches
+from ..backbone.batching import evaluation_mode, prediction_batches
 from ..evaluation.calibration import to_probabilities
 from ..task.prompts import PromptTemplate
+from ..task.scorer import check_list
 from ..task.verbalizer import Verbalizer
 from .label_sets import LabelSetSearch
 from .pruning import PrunedScoring
@@ -27,8 +29,49 @@ logger = logging.get_logger(__name__)
 _LARGE_TRIE = 64  # tokens; running fewer costs less than finding out which of them matter
 
 
+class Scoring(Protocol):
+    """A way to find the logits of documents whose prompts have been run, together with its root trie.
+
+    Attributes:
+        root_trie: What follows the prompt in all documents.
+    """
+
+    root_trie: LabelTrie
+
+    def run(self, edges: torch.Tensor, context: Context) -> tuple[np.ndarray, np.ndarray]:
+        """Return the logits of a batch of documents.
+
+        Args:
+            edges: Log-probabilities of the root trie's edges, `(documents, edges)`.
+            context: The documents' prompts.
+
+        Returns:
+            Float32 `(documents, labels)`; and an upper bound on the error of each probability of a document for
+            answers that were left out, float32 `(documents,)`.
+        """
+        ...
+
+
+class WholeTrie:
+    """The log-probabilities of all answers, none left out.
+
+    Args:
+        answers: Token-id lists, end of answer included.
+    """
+
+    def __init__(self, answers: Sequence[Sequence[int]]) -> None:
+        self.root_trie = LabelTrie(answers)
+
+    def run(self, edges: torch.Tensor, context: Context) -> tuple[np.ndarray, np.ndarray]:
+        """Return log-probabilities and errors of zero, as `Scoring.run`."""
+        log_probs = [edges[:, path].sum(dim=1).numpy() for path in self.root_trie.paths]
+        return np.stack(log_probs, axis=1), np.zeros(len(edges), dtype=np.float32)
+
+
 class LabelScorer:
     """Scores all labels of a document in one forward pass over the trie of their answers.
+
+    Settings hold from the first scoring on, all but `batch_size`.
 
     Args:
         model: Causal language model, also wrapped by PEFT.
@@ -46,6 +89,8 @@ class LabelScorer:
     Attributes:
         answer_ids: One token-id list a label, end of answer included.
     """
+
+    approach = "instruction"
 
     def __init__(
         self,
@@ -69,21 +114,33 @@ class LabelScorer:
         self.answer_ids = self.encoder.answer_ids
         self._forward = TreeForward(model)
 
+    @cached_property
+    def _whole_trie(self) -> WholeTrie:
+        return WholeTrie(self.answer_ids)
+
+    @cached_property
+    def _scoring(self) -> Scoring:
+        """How `logits` are found: chosen at the first use, and its tries built once."""
+        if self.verbalizer.labels.multi_label:
+            return LabelSetSearch(self._forward, self.encoder, self.min_coverage, self.max_expansions)
+        if self.max_error > 0 and self._forward.one_pass and len(self._whole_trie.root_trie) > _LARGE_TRIE:
+            return PrunedScoring(self._forward, self.answer_ids, self.max_error)
+        return self._whole_trie
+
     def prompt_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each document's prompt, up to the answer slot."""
+        check_list(texts)
         return [self.encoder.prompt_ids(text) for text in texts]
 
     def log_probs(self, texts: Sequence[str]) -> np.ndarray:
         """Return log p(answer of the label, end of answer | prompt), float32 `(n, labels)`, not normalised over labels.
 
         In a multi-label space, the answer is the one that names this label alone.
+
+        Raises:
+            ValueError: If a single text is given instead of a list; so do the other methods.
         """
-        trie = LabelTrie(self.answer_ids)
-        scores = np.empty((len(texts), len(self.answer_ids)), dtype=np.float32)
-        for indices, edges, _ in self._batches(texts, trie):
-            for label, path in enumerate(trie.paths):
-                scores[indices, label] = edges[:, path].sum(dim=1).numpy()
-        return scores
+        return self._score(texts, self._whole_trie)[0]
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """Return the probability of each label, float32 `(n, labels)`: the softmax or sigmoid of `logits`."""
@@ -96,25 +153,14 @@ class LabelScorer:
         probability by more than `max_error`, guaranteed (`PrunedScoring`). Multi-label: the log-odds of `marginals`,
         with a warning where the search ended before it had covered enough.
         """
-        if not self.verbalizer.labels.multi_label:
-            if self.max_error > 0 and self._forward.one_pass and len(LabelTrie(self.answer_ids)) > _LARGE_TRIE:
-                return self._pruned(texts)
-            return self.log_probs(texts)
-        logits, uncovered = self._search(texts)
-        short = int((uncovered > 1 - self.min_coverage).sum())
+        logits, errors = self._score(texts, self._scoring)
+        short = int((errors > 1 - self.min_coverage).sum()) if self.verbalizer.labels.multi_label else 0
         if short:
             logger.warning(
                 f"For {short} of {len(texts)} documents, {self.max_expansions} expansions covered less than "
-                f"{self.min_coverage:.0%} of the probability of all valid answers (worst: {1 - uncovered.max():.1%}). "
+                f"{self.min_coverage:.0%} of the probability of all valid answers (worst: {1 - errors.max():.1%}). "
                 "Their label probabilities are off by at most the rest."
             )
-        return logits
-
-    def _pruned(self, texts: Sequence[str]) -> np.ndarray:
-        scoring = PrunedScoring(self._forward, self.answer_ids, self.max_error)
-        logits = np.empty((len(texts), len(self.answer_ids)), dtype=np.float32)
-        for indices, edges, context in self._batches(texts, scoring.root_trie):
-            logits[indices] = scoring.run(edges, context)
         return logits
 
     def marginals(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -129,29 +175,27 @@ class LabelScorer:
         """
         if not self.verbalizer.labels.multi_label:
             raise ValueError("`marginals` is for multi-label spaces; use `probabilities`.")
-        logits, uncovered = self._search(texts)
+        logits, uncovered = self._score(texts, self._scoring)
         return to_probabilities(logits, multi_label=True), uncovered
 
-    def _search(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Log-odds of the labels, `(n, labels)`, and the uncovered share, `(n,)`."""
-        search = LabelSetSearch(self._forward, self.encoder, self.min_coverage, self.max_expansions)
+    def _score(self, texts: Sequence[str], scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
+        """Logits `(n, labels)`, and an upper bound on the error of each document's probabilities, `(n,)`."""
+        check_list(texts)
         logits = np.empty((len(texts), len(self.answer_ids)), dtype=np.float32)
-        uncovered = np.empty(len(texts), dtype=np.float32)
-        for indices, edges, context in self._batches(texts, search.root_trie):
-            logits[indices], uncovered[indices] = search.run(edges, context)
-        return logits, uncovered
+        errors = np.empty(len(texts), dtype=np.float32)
+        for indices, edges, context in self._batches(texts, scoring.root_trie):
+            logits[indices], errors[indices] = scoring.run(edges, context)
+        return logits, errors
 
     def _batches(self, texts: Sequence[str], trie: LabelTrie) -> Iterator[tuple[list[int], torch.Tensor, Context]]:
         """Run prompts and trie in batches of similar length: document indices, edge log-probabilities, context."""
         if not texts:
             return
         chains = [[*self.encoder.document_ids(text), *self.encoder.suffix_ids] for text in texts]
-        rows = min(self.batch_size, rows_at_once(len(trie)))
         with evaluation_mode(self.model):
             prefix = self._forward.start(self.encoder.prefix_ids)
-            with logging.tqdm(total=len(texts), desc="Scoring labels", unit="doc", delay=2.0) as progress:
-                for indices in length_batches([len(chain) for chain in chains], rows):
-                    context = prefix.select([0] * len(indices))
-                    edges, context = self._forward(context, [chains[index] for index in indices], trie)
-                    yield indices, edges, context
-                    progress.update(len(indices))
+        lengths, size = [len(chain) for chain in chains], min(self.batch_size, rows_at_once(len(trie)))
+        for indices in prediction_batches(self.model, lengths, size, description="Scoring labels"):
+            context = prefix.select([0] * len(indices))
+            edges, context = self._forward(context, [chains[index] for index in indices], trie)
+            yield indices, edges, context

@@ -167,15 +167,3 @@ def _base(model: Any) -> PreTrainedModel:
 
 def _decoder(model: Any) -> PreTrainedModel:
     return _base(model).base_model
-
-
-def project_answers_only() -> None:
-    """Let TRL's fused LM head project the answers' positions only, on a CPU too.
-
-    TRL leaves out the positions without a label on GPUs; elsewhere it projects every position of the prompt to the
-    vocabulary and masks the results, which more than doubles a training step there. Seen with TRL 1.16.
-    """
-    from trl.trainer import utils
-
-    if hasattr(utils, "_use_triton"):  # what decides it, and nothing else
-        utils._use_triton = lambda device: True

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import (
-    AutoModelForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -19,8 +18,8 @@ from transformers import (
 from transformers.trainer_utils import set_seed
 from transformers.utils import logging
 
-from ..backbone.attention import keep_exact_gradients, take_plain_attention
-from ..backbone.settings import loading_kwargs, peft_config
+from ..backbone.loading import load_causal_lm
+from ..backbone.settings import base_weights, peft_config
 from ..data.splits import ClassificationData
 from ..evaluation.calibration import to_probabilities
 from ..task.prompts import PromptTemplate
@@ -34,7 +33,6 @@ from ..training.train import early_stopping
 from .arguments import InstructionTrainingArguments
 from .collator import VerbalizerCollator
 from .scorer import LabelScorer
-from .shared_prefix import project_answers_only
 
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTTrainer
@@ -78,16 +76,17 @@ def instruction_trainer(
     Raises:
         ValueError: If `share_prefix` is set and the model or the arguments do not allow it.
     """
-    project_answers_only()
+    _project_answers_only()
     warn_of_unknown(tokenizer, data.texts("train"))
     collator = VerbalizerCollator(tokenizer, template, verbalizer)
     set_seed(training_arguments.seed)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        model_arguments.model_name_or_path, **loading_kwargs(model_arguments)
+    model: Any = load_causal_lm(
+        model_arguments.model_name_or_path,
+        base_weights(model_arguments),
+        tokenizer=tokenizer,
+        place=False,
+        revision=model_arguments.model_revision,
     )
-    keep_exact_gradients(model)
-    if model_arguments.attn_implementation is None:
-        take_plain_attention(model)
     config = peft_config(model_arguments, model)
     trainer = _sft_trainer_class(model, training_arguments)(
         model=model,
@@ -115,6 +114,18 @@ def instruction_trainer(
         trainer.add_callback(callback)
     publish_runs(trainer, run_arguments)
     return trainer
+
+
+def _project_answers_only() -> None:
+    """Let TRL's fused LM head project the answers' positions only, on a CPU too.
+
+    TRL leaves out the positions without a label on GPUs; elsewhere it projects every position of the prompt to the
+    vocabulary and masks the results, which more than doubles a training step there. Seen with TRL 1.16.
+    """
+    from trl.trainer import utils
+
+    if hasattr(utils, "_use_triton"):  # what decides it, and nothing else
+        utils._use_triton = lambda device: True
 
 
 def _sft_trainer_class(model: PreTrainedModel, arguments: InstructionTrainingArguments) -> type[SFTTrainer]:

@@ -1,15 +1,12 @@
-"""What is added to both trainers: checkpoints of one's own, a clock, metrics of an evaluation, peak memory."""
+"""What is added to both trainers: checkpoints of one's own, a clock, and metrics of an evaluation."""
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
@@ -118,11 +115,3 @@ class TrainingClock(TrainerCallback, ExportableState):
         """Documents a second over all processes."""
         epochs = float(trainer.state.epoch or 0.0) - self.first_epoch
         return epochs * len(trainer.train_dataset) / self.seconds if self.seconds else 0.0
-
-
-def peak_memory_bytes() -> int:
-    """Peak memory of this process: allocated on the GPU where there is one, else resident."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return int(torch.cuda.max_memory_allocated())
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

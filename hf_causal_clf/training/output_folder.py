@@ -16,7 +16,8 @@ from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ..backbone.identity import fingerprint, model_identity
+from ..backbone.identity import fingerprint
+from ..backbone.settings import model_identity
 from ..data.arguments import DataArguments
 from ..data.splits import ClassificationData
 from ..runs.disk import lock_folder, write_json

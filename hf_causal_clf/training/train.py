@@ -16,8 +16,9 @@ from ..backbone.loading import check_vocabulary, load_tokenizer, read_decoder_co
 from ..runs.disk import lock_folder, naming_full_disk
 from ..runs.files import UNFINISHED_FOLDER, read_json
 from .arguments import RunArguments
-from .callbacks import RunCheckpoints, TrainingClock, peak_memory_bytes
+from .callbacks import RunCheckpoints, TrainingClock
 from .checkpoints import STATE_FILE, checkpoints, whole_checkpoints
+from .memory import peak_memory_bytes
 from .processes import check_launch
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from hf_causal_clf.training.callbacks import peak_memory_bytes
+from hf_causal_clf.training.memory import peak_memory_bytes
 
 from .setting import Setting
 from .timing import Measurement, row

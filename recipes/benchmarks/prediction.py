@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
+from transformers import AutoModelForSequenceClassification, pipeline
 
-from hf_causal_clf import TextClassifier
+from hf_causal_clf import DocumentEncoder, TextClassifier
+from hf_causal_clf.backbone.loading import load_backbone
+from hf_causal_clf.backbone.weights import BaseWeights
 from hf_causal_clf.comparison.baselines import STRENGTHS, pooled_features
-from hf_causal_clf.embedding.collator import DocumentEncoder
 
 from .scoring import head_scorer
 from .setting import Setting, articles, label_space, mixed_texts, tokenizer
@@ -84,7 +85,7 @@ def frozen_backbone(setting: Setting) -> dict[str, Any]:
     rows = articles(setting, size)
     documents = [item["text"] for item in rows]
     gold = label_space(rows).encode_batch([item["label"] for item in rows])
-    backbone = AutoModel.from_pretrained(setting.model, dtype=setting.dtype).eval()
+    backbone = load_backbone(setting.model, BaseWeights(setting.dtype))
     encoder = DocumentEncoder(tokenizer(setting), SHORT)
 
     def ours(pair: int | None) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_causal_clf import CausalLMForLastTokenClassification, LabelScorer
-from hf_causal_clf.backbone.attention import take_plain_attention
+from hf_causal_clf import DocumentEncoder, LabelScorer
 from hf_causal_clf.backbone.batching import pad, padding_id
-from hf_causal_clf.embedding.collator import DocumentEncoder
+from hf_causal_clf.backbone.weights import BaseWeights
+from hf_causal_clf.embedding.loading import load_with_head
 from hf_causal_clf.embedding.scorer import HeadScorer
 
 from .setting import Setting, articles, causal_lm, label_names, label_space, prompt, tokenizer
@@ -133,14 +133,9 @@ def head_scorer(setting: Setting, document_tokens: int) -> HeadScorer:
     """Return this package's scorer with a head that was not trained, as fast as one that was."""
     torch.manual_seed(setting.seed)
     space = label_space(articles(setting, 10**4))
-    model = CausalLMForLastTokenClassification.from_pretrained(
-        setting.model,
-        label_space=space,
-        dtype=setting.dtype,
-    )
-    take_plain_attention(model)
+    model = load_with_head(setting.model, BaseWeights(setting.dtype), label_space=space, place=False)
     encoder = DocumentEncoder(tokenizer(setting), document_tokens)
-    return HeadScorer(model.eval(), tokenizer(setting), encoder, batch_size=setting.batch_size)
+    return HeadScorer(model, tokenizer(setting), encoder, batch_size=setting.batch_size)
 
 
 def head(setting: Setting) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from hf_causal_clf import LabelSpace, PromptTemplate, Verbalizer
-from hf_causal_clf.backbone.attention import take_plain_attention
+from hf_causal_clf.backbone.loading import load_causal_lm
+from hf_causal_clf.backbone.weights import BaseWeights
 
 _SUBJECTS = """
 marine solar medical digital rural urban nuclear legal fiscal social mobile optical thermal organic wireless
@@ -77,11 +78,10 @@ def tokenizer(setting: Setting) -> PreTrainedTokenizerBase:
 
 @functools.cache
 def causal_lm(setting: Setting, stock: bool = True) -> Any:
-    """Return the untouched language model, with transformers' default attention or with this package's."""
-    model = AutoModelForCausalLM.from_pretrained(setting.model, dtype=setting.dtype)
-    if not stock:
-        take_plain_attention(model)
-    return model.eval()
+    """Return the untouched language model, as transformers loads it or as this package does."""
+    if stock:
+        return AutoModelForCausalLM.from_pretrained(setting.model, dtype=setting.dtype).eval()
+    return load_causal_lm(setting.model, BaseWeights(setting.dtype), place=False)
 
 
 def label_names(count: int) -> list[str]:

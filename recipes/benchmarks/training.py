@@ -24,10 +24,10 @@ from trl.trainer import utils as trl_utils
 from hf_causal_clf.backbone.settings import PROJECTIONS, lora_target_modules
 from hf_causal_clf.data.splits import ClassificationData
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
-from hf_causal_clf.embedding.collator import DocumentEncoder
 from hf_causal_clf.embedding.trainer import embedding_trainer
 from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.instruction.trainer import instruction_trainer
+from hf_causal_clf.task.documents import DocumentEncoder
 from hf_causal_clf.training.arguments import RunArguments
 
 from .scoring import FEW, MANY, SHORT, UNLISTED

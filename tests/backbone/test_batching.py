@@ -9,7 +9,7 @@ import torch
 from test_train import run_embedding
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace
-from hf_causal_clf.backbone.batching import OVERHEAD, pad, partition
+from hf_causal_clf.backbone.batching import OVERHEAD, length_batches, pad, partition, prediction_batches
 from hf_causal_clf.embedding.trainer import _groups_lengths
 
 LENGTHS = [3, 200, 5, 4, 90, 80, 150, 2]
@@ -89,3 +89,28 @@ def test_groups_are_refused_where_processes_have_to_make_the_same_calls(monkeypa
     arguments.length_groups = True
     with pytest.raises(ValueError, match="length_groups is not possible with FSDP, DeepSpeed"):
         _groups_lengths(arguments)
+
+
+def test_pad_and_length_batches():
+    assert pad([[1], [2, 3]], 0, side="left")["input_ids"].tolist() == [[0, 1], [2, 3]]
+    lengths = [3, 9, 1, 7, 5]
+    batches = length_batches(lengths, 2)
+    assert batches == [[1, 3], [4, 0], [2]]
+    assert length_batches([], 4) == []
+
+
+def test_batches_of_a_prediction_are_run_in_evaluation_mode():
+    model = torch.nn.Dropout()
+    found = []
+    for rows in prediction_batches(model, [3, 9, 1, 7, 5], 2, description="Predicting"):
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        found.append(rows)
+    assert found == [[1, 3], [4, 0], [2]]
+    assert model.training
+    assert torch.is_grad_enabled()
+    with pytest.raises(KeyError):
+        for rows in prediction_batches(model, [3, 9, 1], 2, description="Predicting"):
+            raise KeyError(rows[0])
+    assert model.training
+    assert torch.is_grad_enabled()

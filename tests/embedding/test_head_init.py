@@ -14,10 +14,10 @@ from test_train import RUN_FILES, embedding_arguments
 from transformers import AutoModelForCausalLM
 
 from hf_causal_clf import LabelSpace, PromptTemplate, TextClassifier, Verbalizer
-from hf_causal_clf.backbone.attention import keep_exact_gradients
-from hf_causal_clf.backbone.settings import loading_kwargs
+from hf_causal_clf.backbone.loading import load_causal_lm
+from hf_causal_clf.backbone.settings import base_weights
 from hf_causal_clf.embedding.arguments import HeadArguments
-from hf_causal_clf.embedding.head_init import answer_rows, read_output_embeddings
+from hf_causal_clf.embedding.head_init import read_output_embeddings, verbalizer_head
 from hf_causal_clf.embedding.scorer import HeadScorer
 from hf_causal_clf.embedding.trainer import embedding_trainer
 from hf_causal_clf.evaluation.calibration import to_probabilities
@@ -86,8 +86,7 @@ def test_nf4_base(checkpoint, files, tmp_path):
     head = trainer.model.base_model.model.score
     assert {weight.dtype for weight in head.parameters()} == {torch.float32}
     assert not any("bias" in name for name, _ in head.named_parameters())
-    causal_lm = AutoModelForCausalLM.from_pretrained(checkpoint, **loading_kwargs(model_arguments)).eval()
-    keep_exact_gradients(causal_lm)
+    causal_lm = load_causal_lm(checkpoint, base_weights(model_arguments))
     expected = slot_logits(causal_lm, encoder, TEXTS)[:, [ids[0] for ids in encoder.answer_ids]].float()
     torch.testing.assert_close(
         head_logits(trainer, encoder, TEXTS).softmax(-1), expected.softmax(-1), atol=0.03, rtol=0.0
@@ -108,7 +107,7 @@ def test_rows_go_up_to_the_first_token_of_their_own():
     end = 0
     answers = [[1, 2, 3, end], [1, 2, 4, 5, end], [6, 7, end], [8, end], [8, 9, end]]
     expected = torch.stack([weight[ids].float().mean(0) for ids in ([1, 2, 3], [1, 2, 4], [6], [8], [8, 9])])
-    rows = answer_rows(weight, answers)
+    rows = verbalizer_head(weight, answers)
     torch.testing.assert_close(rows, expected - expected.mean(0))
     assert rows.dtype == torch.float32
     assert torch.cdist(rows, rows).fill_diagonal_(1).min() > 0.1

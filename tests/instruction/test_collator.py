@@ -5,8 +5,6 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from hf_causal_clf import LabelSpace, PromptTemplate, Verbalizer, VerbalizerCollator
-from hf_causal_clf.backbone.batching import length_batches, pad
-from hf_causal_clf.embedding.collator import ClassificationCollator, DocumentEncoder
 
 LABELS = LabelSpace(["sport", "business"])
 ROWS = [{"text": "the football match", "label": "sport"}, {"text": "shares in the bank fell a lot", "label": 1}]
@@ -82,39 +80,3 @@ def test_works_in_an_unmodified_sft_trainer(checkpoint, tmp_path, labels):
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < 0.5 * losses[0]
-
-
-def test_document_encoder_puts_the_tokenizers_own_tokens_around(tokenizer):
-    from tokenizers.processors import TemplateProcessing
-
-    framed = tiny.make_tokenizer()
-    framed.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", 1), ("<|im_end|>", 2)]
-    )
-    text = "the cat sat on a mat and saw the football match"
-    assert DocumentEncoder(framed, None).encode(text) == framed(text)["input_ids"]
-    assert DocumentEncoder(tokenizer, None).encode(text) == tokenizer(text)["input_ids"]
-    short = DocumentEncoder(framed, 6, "head").encode(text)
-    assert short == [1, *framed(text)["input_ids"][-5:-1], 2]
-    assert 2 not in DocumentEncoder(framed, None).encode("a <|im_end|> b")[1:-1]
-    with pytest.raises(ValueError, match="max_length=2 leaves no room for the document"):
-        DocumentEncoder(framed, 2)
-
-
-def test_classification_collator():
-    rows = [{"input_ids": [5, 6], "labels": 1}, {"input_ids": [7], "labels": 0}]
-    batch = ClassificationCollator(LABELS, pad_token_id=9)(rows)
-    assert batch["input_ids"].tolist() == [[5, 6], [7, 9]]
-    assert batch["attention_mask"].tolist() == [[1, 1], [1, 0]]
-    assert batch["labels"].tolist() == [1, 0]
-    multi = LabelSpace(["a", "b"], multi_label=True)
-    batch = ClassificationCollator(multi)([{"input_ids": [5], "labels": [0, 1]}])
-    assert batch["labels"].dtype == torch.float32
-
-
-def test_pad_and_length_batches():
-    assert pad([[1], [2, 3]], 0, side="left")["input_ids"].tolist() == [[0, 1], [2, 3]]
-    lengths = [3, 9, 1, 7, 5]
-    batches = length_batches(lengths, 2)
-    assert batches == [[1, 3], [4, 0], [2]]
-    assert length_batches([], 4) == []

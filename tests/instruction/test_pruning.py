@@ -49,9 +49,9 @@ class RunToTheEnd(PrunedScoring):
 
     def run(self, edges, context):
         self._max_error, self._at_bound = self.promised, None
-        whole = super().run(edges, context)
+        whole, errors = super().run(edges, context)
         self.results.append((softmax(self._at_bound, axis=1), softmax(whole, axis=1)))
-        return self._at_bound
+        return self._at_bound, errors
 
     def _choose(self, documents):
         chosen = super()._choose(documents)

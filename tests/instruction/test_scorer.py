@@ -7,8 +7,10 @@ import torch
 
 from hf_causal_clf import LabelScorer, LabelSpace, PromptTemplate, Verbalizer
 from hf_causal_clf.instruction import tree_attention
+from hf_causal_clf.instruction.trie import LabelTrie
 
 NAMES = ["politics", "politics in the middle east", "sport", "business and shares", "tech"]
+MANY = [" ".join(names) for names in itertools.product(NAMES, repeat=3)]
 TEXTS = [
     "the football match <|im_end|> won",
     "shares in the bank fell as markets kept busy, and the bank saw a new film about phones and computers in the east",
@@ -167,6 +169,66 @@ def test_probabilities_of_unlikely_labels_do_not_vanish(tokenizer, monkeypatch):
     """Answers of many tokens have log-probabilities far below those that a float32 power can hold."""
     scorer = make_scorer(tiny.make_causal_lm("llama", len(tokenizer)), tokenizer)
     scores = np.array([[-500.0, -501.0, -502.0, -600.0], [-5.0, -6.0, -7.0, -8.0]], dtype=np.float32)[:, : len(NAMES)]
-    monkeypatch.setattr(LabelScorer, "log_probs", lambda self, texts: scores.copy())
+    monkeypatch.setattr(LabelScorer, "logits", lambda self, texts: scores.copy())
     expected = torch.from_numpy(scores).softmax(-1).numpy()
     np.testing.assert_allclose(scorer.probabilities(["a", "b"]), expected, atol=1e-6)
+
+
+def test_logits_of_few_labels_are_their_log_probs(tokenizer):
+    scorer = make_scorer(tiny.make_causal_lm("llama", len(tokenizer)), tokenizer)
+    np.testing.assert_array_equal(scorer.logits(TEXTS), scorer.log_probs(TEXTS))
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_tries_are_built_once(tokenizer, monkeypatch, multi_label):
+    built = []
+    original = LabelTrie.__init__
+    monkeypatch.setattr(LabelTrie, "__init__", lambda self, given: built.append(given) or original(self, given))
+    scorer = make_scorer(tiny.make_causal_lm("llama", len(tokenizer)), tokenizer, multi_label=multi_label)
+    scorer.log_probs(TEXTS)
+    first = scorer.logits(TEXTS)
+    before = len(built)
+    assert before
+    np.testing.assert_array_equal(scorer.logits(TEXTS), first)
+    scorer.log_probs(TEXTS)
+    prefix = [scorer.encoder.prefix_ids[-1:]]
+    assert [given for given in built[before:] if given != prefix] == []  # the end of the prefix is no answer
+
+
+def test_answers_are_many_where_they_have_more_tokens_than_pruning_costs(tokenizer):
+    """The way is chosen by the answers, at the first use."""
+    model = tiny.make_causal_lm("llama", len(tokenizer))
+    many = LabelSpace(MANY)
+    ways = {}
+    for name, space, settings in (
+        ("few", LabelSpace(NAMES), {}),
+        ("many", many, {}),
+        ("exact", many, {"max_error": 0}),
+        ("sets", LabelSpace(NAMES, multi_label=True), {}),
+    ):
+        scorer = LabelScorer(
+            model, tokenizer, template=PromptTemplate("Classify."), verbalizer=Verbalizer(space), **settings
+        )
+        assert scorer._scoring is scorer._scoring
+        ways[name] = type(scorer._scoring).__name__
+    assert ways == {"few": "WholeTrie", "many": "PrunedScoring", "exact": "WholeTrie", "sets": "LabelSetSearch"}
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_error_of_what_is_left_out_is_known(tokenizer, multi_label):
+    model = tiny.make_causal_lm("llama", len(tokenizer))
+    labels = LabelSpace(NAMES if multi_label else MANY, multi_label=multi_label)
+    scorer = LabelScorer(model, tokenizer, template=PromptTemplate("Classify."), verbalizer=Verbalizer(labels))
+    _, errors = scorer._score(TEXTS, scorer._scoring)
+    assert errors.dtype == np.float32
+    assert 0 < errors.max() <= (1 if multi_label else scorer.max_error)
+    assert (scorer._score(TEXTS, scorer._whole_trie)[1] == 0).all()
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_single_text_is_not_read_letter_by_letter(tokenizer, multi_label):
+    scorer = make_scorer(tiny.make_causal_lm("llama", len(tokenizer)), tokenizer, multi_label=multi_label)
+    for method in (scorer.log_probs, scorer.logits, scorer.probabilities, scorer.prompt_ids):
+        with pytest.raises(ValueError, match="takes a list of texts, got the single text 'the cat'"):
+            method("the cat")
+    assert scorer.log_probs([""]).shape == (1, len(NAMES))  # an empty one has a prompt: its answer is the prior

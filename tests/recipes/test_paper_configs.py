@@ -13,7 +13,7 @@ from test_parsing import TYPES
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_causal_clf import CausalLMForLastTokenClassification, CausalLMForLastTokenClassificationConfig, LabelSpace
-from hf_causal_clf.backbone.settings import loading_kwargs, peft_config
+from hf_causal_clf.backbone.settings import base_weights, peft_config
 from hf_causal_clf.cli.parsing import parse_arguments
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +70,7 @@ def test_trained_parameters_are_the_papers(name, lora, head, monkeypatch):
 def test_settings_are_the_papers(path, monkeypatch):
     _, parsed = trained_parameters(path, monkeypatch=monkeypatch)
     model, training = parsed[1], parsed[-1]
-    quantization = loading_kwargs(model)["quantization_config"]
+    quantization = base_weights(model).quantization_config
     assert quantization.load_in_4bit
     assert quantization.bnb_4bit_quant_type == "nf4"
     assert quantization.bnb_4bit_use_double_quant

@@ -20,8 +20,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, TextClassifier
 from hf_causal_clf.backbone.batching import pad
-from hf_causal_clf.embedding.collator import DocumentEncoder
 from hf_causal_clf.sharing.hub import push_run
+from hf_causal_clf.task.documents import DocumentEncoder
 
 BASE, REPO = "alice/tiny-base", "alice/news"
 SECRET = "the patient John Doe was born in Springfield"

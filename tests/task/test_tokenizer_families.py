@@ -9,7 +9,7 @@ import tokenizer_families as families
 import torch
 
 from hf_causal_clf import LabelScorer, LabelSpace, PromptTemplate, Verbalizer, VerbalizerCollator
-from hf_causal_clf.embedding.head_init import answer_rows
+from hf_causal_clf.embedding.head_init import verbalizer_head
 from hf_causal_clf.instruction.generation import generate_answers
 
 NAMES = ["sport", "business", "politics in the middle east"]
@@ -225,7 +225,7 @@ def test_a_head_does_not_start_from_the_end_of_an_answer(family):
     verbalizer = Verbalizer(LabelSpace(["politics", "politics in the east"]))
     encoder = PromptTemplate(use_chat_template=True).bind(tokenizer, verbalizer)
     weight = torch.randn(len(tokenizer), 4)
-    rows = answer_rows(weight, encoder.answer_ids, end_tokens=len(encoder.end_ids))
+    rows = verbalizer_head(weight, encoder.answer_ids, end_tokens=len(encoder.end_ids))
     first, second = encoder.first_ids
     own = next(place for place, ids in enumerate(zip(*encoder.answer_ids)) if len(set(ids)) == 2) + 1
     expected = torch.stack([weight[first].mean(dim=0), weight[second[:own]].mean(dim=0)])

@@ -8,10 +8,10 @@ from tiny import save_checkpoint
 
 from hf_causal_clf import LabelSpace, PromptTemplate, Verbalizer
 from hf_causal_clf.embedding.arguments import HeadArguments
-from hf_causal_clf.embedding.collator import DocumentEncoder
 from hf_causal_clf.embedding.trainer import embedding_trainer
 from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.instruction.trainer import instruction_trainer
+from hf_causal_clf.task.documents import DocumentEncoder
 from hf_causal_clf.task.tokens import PlainTokenizer, warn_of_unknown
 from hf_causal_clf.training.arguments import PromptArguments, RunArguments
 from hf_causal_clf.training.train import prepare

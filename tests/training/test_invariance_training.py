@@ -20,13 +20,13 @@ from hf_causal_clf.backbone.batching import OVERHEAD, pad
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
-from hf_causal_clf.embedding.collator import DocumentEncoder
 from hf_causal_clf.embedding.scorer import HeadScorer
 from hf_causal_clf.embedding.trainer import embedding_trainer
 from hf_causal_clf.finishing import describe_run, embedding, instruction, save_run
 from hf_causal_clf.instruction import collator as collators
 from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.instruction.trainer import instruction_trainer
+from hf_causal_clf.task.documents import DocumentEncoder
 from hf_causal_clf.training.arguments import PromptArguments, RunArguments
 from hf_causal_clf.training.train import prepare, train
 

@@ -18,17 +18,18 @@ from transformers import (
 )
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, TextClassifier
-from hf_causal_clf.backbone.settings import loading_kwargs, peft_config, quantization_settings
+from hf_causal_clf.backbone.settings import base_weights, peft_config, quantization_settings
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
-from hf_causal_clf.embedding.collator import ClassificationCollator, DocumentEncoder
+from hf_causal_clf.embedding.collator import ClassificationCollator
 from hf_causal_clf.embedding.trainer import embedding_trainer
 from hf_causal_clf.evaluation.calibration import fit_calibration
 from hf_causal_clf.evaluation.metrics import classification_metrics
 from hf_causal_clf.finishing import describe_run, embedding, evaluate_run, generation_metrics, instruction, save_run
 from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.instruction.trainer import instruction_trainer
+from hf_causal_clf.task.documents import DocumentEncoder
 from hf_causal_clf.task.verbalizer import ParsedAnswer
 from hf_causal_clf.training.arguments import PromptArguments, RunArguments
 from hf_causal_clf.training.facts import training_facts
@@ -502,9 +503,9 @@ def test_4bit_without_bitsandbytes(monkeypatch):
 @pytest.mark.parametrize(("kind", "rank"), [(EmbeddingModelArguments, 8), (InstructionModelArguments, 64)])
 def test_presets(kind, rank, checkpoint):
     arguments = kind(model_name_or_path=checkpoint, load_in_4bit=True)
-    loading = loading_kwargs(arguments)
-    quantization = loading["quantization_config"]
-    assert loading["device_map"] == {"": torch.device("cpu")}
+    weights = base_weights(arguments)
+    quantization = weights.quantization_config
+    assert weights.kwargs()["device_map"] == {"": torch.device("cpu")}
     settings = json.loads(json.dumps(quantization_settings(arguments)))
     assert BitsAndBytesConfig(**settings).to_dict() == quantization.to_dict()
     assert quantization.bnb_4bit_quant_type == "nf4"

@@ -1,0 +1,34 @@
+"""What both approaches come to: logits of labels. Knows texts and labels, neither models nor torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+
+class Scorer(Protocol):
+    """What gives the matrix of logits, which calibration makes probabilities of: a head or a label scorer.
+
+    Attributes:
+        approach: `"embedding"` or `"instruction"`.
+        batch_size: Documents a forward pass.
+    """
+
+    approach: str
+    batch_size: int
+
+    def logits(self, texts: Sequence[str]) -> np.ndarray:
+        """Return float32 `(n, labels)`, whose softmax or, for multi-label, sigmoid are the probabilities."""
+        ...
+
+
+def check_list(texts: Sequence[str]) -> None:
+    """Raise a `ValueError` for a single text in the place of a list, which would be read letter by letter."""
+    if isinstance(texts, str):
+        shown = texts if len(texts) <= 40 else f"{texts[:40]}…"
+        raise ValueError(
+            f"A scorer takes a list of texts, got the single text {shown!r}. Put it into a list: [text]; or give it to "
+            "TextClassifier.predict_proba, which takes both."
+        )
