@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ..data.splits import ClassificationData
-from ..evaluation import plots
+from ..evaluation.comparison_plots import f1_comparison, learning_curves
+from ..evaluation.plot_style import save_figure
 from ..runs.disk import write_json, write_text
 from ..runs.results import what_was_fitted
 from .arguments import ComparisonArguments
@@ -196,14 +197,14 @@ def write_report(
     )
     rows, f1, average = report["runs"], f"f1_{arguments.f1_average}", arguments.f1_average
     intervals = [row["confidence_intervals"][f1] for row in rows]
-    forest = plots.f1_comparison(
+    forest = f1_comparison(
         [row["name"] for row in rows],
         [row["metrics"][f1] for row in rows],
         [interval["low"] for interval in intervals],
         [interval["high"] for interval in intervals],
         metric=f"{average} F1",
     )
-    plots.save_figure(forest, output / "figures" / f1)
+    save_figure(forest, output / "figures" / f1)
     figures = [(f"{average.capitalize()} F1 with 95 % intervals", f"figures/{f1}.png")]
     for row in rows:
         diagram = run_folder(output, row["name"], arguments.seeds[0]) / "figures" / "reliability_diagram.png"
@@ -225,7 +226,7 @@ def write_learning_curves(output: Path, reports: dict[int, dict[str, Any]]) -> N
             row = rows[name]
             several = "mean" in row
             series[name].append((row["mean"][f1], row["sd"][f1]) if several else row["metrics"][f1])
-    curves = plots.learning_curves(list(reports), series, metric=f"{average} F1")
-    plots.save_figure(curves, output / "figures" / "learning_curves")
+    curves = learning_curves(list(reports), series, metric=f"{average} F1")
+    save_figure(curves, output / "figures" / "learning_curves")
     write_json(output / "learning_curves.json", {"train_sizes": list(reports), f1: series})
     print(f"The learning curves are in {output / 'figures' / 'learning_curves.png'}")
