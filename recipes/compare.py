@@ -36,6 +36,7 @@ from hf_causal_clf.cli.starting import children_ignore_interrupts, run_script
 from hf_causal_clf.comparison.arguments import ComparisonArguments
 from hf_causal_clf.comparison.plan import STATE_FILE, ComparisonState, is_comparison, read_config, write_config
 from hf_causal_clf.comparison.ranking import Entry, compare_runs
+from hf_causal_clf.comparison.registry import BASELINES
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import ClassificationData, check_documents, load_data
 from hf_causal_clf.evaluation.significance import align
@@ -108,7 +109,8 @@ def compare(arguments: ComparisonArguments, data_args: DataArguments, prompt_arg
         if name not in trained
     ]
     state = ComparisonState(output, data)
-    entries = [run_baseline(kind, arguments, prompt_args, data, state) for kind in arguments.baselines]
+    state.save()
+    entries = [run_baseline(BASELINES[name], arguments, prompt_args, data, state) for name in arguments.baselines]
     for name, settings in trained.items():
         results = [run_recipe(name, seed, configs[name, seed], settings, data, state) for seed in arguments.seeds]
         entries.append(Entry(name, settings["approach"], results, arguments.seeds))
@@ -122,8 +124,9 @@ def run_recipe(
     name: str, seed: int, config: Path, settings: dict[str, Any], data: ClassificationData, state: ComparisonState
 ) -> Results:
     """Train a run with its recipe, or go on with it, unless it is finished."""
-    folder, finished = state.folder(name, seed, read_config(config))
-    if not finished:
+    folder, configuration = state.folder(name, seed), read_config(config)
+    if not state.is_finished(folder, configuration):
+        state.prepare(folder, configuration)
         script = Path(__file__).with_name(RECIPES[settings["approach"]])
         command = launch_command(str(script), str(config), gpu=os.environ["CUDA_VISIBLE_DEVICES"])
         if whole_checkpoints(folder):
