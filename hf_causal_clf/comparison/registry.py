@@ -130,12 +130,12 @@ def _prediction(arguments: ComparisonArguments) -> dict[str, Any]:
     return {"batch_size": arguments.per_device_eval_batch_size, "cache": Path(arguments.cache_dir)}
 
 
-_PROMPTED: dict[str, Any] = {"depends_on": (*BASE_MODEL, "truncation", "prompt_max_length"), "prompted": True}
+_SCORING = (*BASE_MODEL, "truncation", "prompt_max_length")
 _ALL = (
     Baseline("majority", "majority class", _majority),
     Baseline("tfidf", "TF-IDF + logistic regression", _tfidf),
-    Baseline("zero_shot", "zero-shot", _zero_shot, **_PROMPTED),
-    Baseline("contextual", "zero-shot, contextual calibration", _contextual, **_PROMPTED),
+    Baseline("zero_shot", "zero-shot", _zero_shot, _SCORING, prompted=True),
+    Baseline("contextual", "zero-shot, contextual calibration", _contextual, _SCORING, prompted=True),
     Baseline("frozen", "frozen backbone + head", _frozen, (*BASE_MODEL, "truncation", "max_length")),
     Baseline(
         "encoder",

@@ -29,8 +29,9 @@ def run_baseline(
     """
     configuration = baseline_configuration(baseline, arguments, prompt_args)
     seeds = arguments.seeds if baseline.seeded else []
+    starts: list[int | None] = list(seeds) or [None]
     results = []
-    for seed in seeds or [None]:
+    for seed in starts:
         folder = state.folder(baseline.title, seed)
         if not state.is_finished(folder, configuration):
             state.prepare(folder, configuration)
