@@ -28,7 +28,6 @@ from hf_causal_clf.comparison.running import run_baseline
 hide_by_name()
 
 import numpy as np
-import psutil
 
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import launch_command
@@ -141,10 +140,14 @@ def run_recipe(
 
 
 def launch(command: list[str]) -> int:
-    """Run a command and return its exit code."""
+    """Run a command and return its exit code; whatever ends this process ends all that the command has started."""
     with children_ignore_interrupts():
-        process = subprocess.Popen(command)
-    return process.wait()
+        process = subprocess.Popen(command, process_group=0)
+    try:
+        return process.wait()
+    finally:  # the launcher does not end its recipe, which would go on writing into the folder of its run
+        with suppress(ProcessLookupError, PermissionError):  # none is left
+            os.killpg(process.pid, signal.SIGTERM)
 
 
 def reuse(name: str, folder: Path, data: ClassificationData) -> Entry:
@@ -160,16 +163,17 @@ def reuse(name: str, folder: Path, data: ClassificationData) -> Entry:
     return Entry(name, read_json(described)["approach"] if described.is_file() else "baseline", [results])
 
 
-def end_children() -> None:
-    """End what this process has started: left alone, it would go on writing into the folders of its runs."""
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # Ctrl-C has reached it as well
-            process.terminate()
+def end_on_signals() -> None:
+    """Have a request to end, and a terminal that is closed, end this process as an error does."""
+
+    def end(*_: Any) -> None:
+        sys.exit("Ended. Start it again to go on.")
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, end)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended. Start it again to go on."))
-    try:
-        run_script(main)
-    finally:
-        end_children()
+    end_on_signals()
+    run_script(main)

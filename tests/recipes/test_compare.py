@@ -10,13 +10,12 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
-import psutil
 import pytest
+import sessions
 import yaml
 from conftest import make_rows, run_as_main, write_jsonl
 from tiny import save_encoder
@@ -445,14 +444,12 @@ def test_an_interrupted_comparison_goes_on(settings, compare, tmp_path, monkeypa
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
     try:
         wait_for(lambda: list(folder.glob("checkpoint-*/trainer_state.json")) or process.poll() is not None)
-        children = psutil.Process(process.pid).children(recursive=True)
-        assert len(children) >= 2  # accelerate and the recipe
+        assert len(sessions.running(process.pid)) >= 3  # this one, accelerate and the recipe
         process.terminate()
         assert process.wait(60) != 0
-        assert psutil.wait_procs(children, timeout=60)[1] == []  # none is left to train on
+        wait_for(lambda: not sessions.running(process.pid), 60)  # none is left to train on
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        sessions.kill(process.pid)
     assert not (folder / "metrics.json").exists()
     last = max(int(path.name.split("-")[1]) for path in whole_checkpoints(folder))
     assert 0 < last < 120
@@ -473,6 +470,56 @@ def test_an_interrupted_comparison_goes_on(settings, compare, tmp_path, monkeypa
     assert read_json(folder / "metrics.json")["training"]["steps"] == 120
     assert not list(folder.glob("checkpoint-*"))
     assert compare(output, **options) == set()
+
+
+STARTS = """
+import runpy, sys, time
+compare = runpy.run_path("recipes/compare.py")
+from hf_causal_clf.cli.starting import run_script
+from hf_causal_clf.comparison.running import in_own_process
+compare["end_on_signals"]()
+launcher = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+starts = {
+    "recipe": lambda: compare["launch"]([sys.executable, "-c", launcher]),
+    "baseline": lambda: in_own_process(time.sleep, 600),
+}
+run_script(starts[sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("started", "asked", "code"),
+    [
+        ("recipe", signal.SIGTERM, 1),
+        ("recipe", signal.SIGHUP, 1),
+        ("recipe", signal.SIGINT, 130),
+        ("baseline", signal.SIGTERM, 1),
+    ],
+)
+def test_all_that_it_started_ends_with_it(started, asked, code, tmp_path):
+    command = [sys.executable, "-c", STARTS, started]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(lambda: len(sessions.running(process.pid)) >= 3 or process.poll() is not None, 120)
+        os.kill(process.pid, asked)
+        assert process.wait(60) == code, (tmp_path / "log").read_text()
+        wait_for(lambda: not sessions.running(process.pid), 60)
+    finally:
+        sessions.kill(process.pid)
+
+
+def test_nohup_keeps_it_running(tmp_path):
+    command = ["nohup", sys.executable, "-c", STARTS, "recipe"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(lambda: len(sessions.running(process.pid)) >= 3 or process.poll() is not None, 120)
+        os.kill(process.pid, signal.SIGHUP)
+        time.sleep(1)
+        assert len(sessions.running(process.pid)) >= 3, (tmp_path / "log").read_text()
+    finally:
+        sessions.kill(process.pid)
 
 
 def test_a_failing_run_is_named_and_what_was_finished_is_kept(compare, tmp_path, monkeypatch):
