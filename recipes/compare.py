@@ -28,7 +28,6 @@ from hf_causal_clf.comparison.running import run_baseline
 hide_by_name()
 
 import numpy as np
-import psutil
 
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import launch_command
@@ -36,6 +35,7 @@ from hf_causal_clf.cli.starting import children_ignore_interrupts, run_script
 from hf_causal_clf.comparison.arguments import ComparisonArguments
 from hf_causal_clf.comparison.plan import STATE_FILE, ComparisonState, is_comparison, read_config, write_config
 from hf_causal_clf.comparison.ranking import Entry, compare_runs
+from hf_causal_clf.comparison.registry import BASELINES
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import ClassificationData, check_documents, load_data
 from hf_causal_clf.evaluation.significance import align
@@ -108,7 +108,8 @@ def compare(arguments: ComparisonArguments, data_args: DataArguments, prompt_arg
         if name not in trained
     ]
     state = ComparisonState(output, data)
-    entries = [run_baseline(kind, arguments, prompt_args, data, state) for kind in arguments.baselines]
+    state.save()
+    entries = [run_baseline(BASELINES[name], arguments, prompt_args, data, state) for name in arguments.baselines]
     for name, settings in trained.items():
         results = [run_recipe(name, seed, configs[name, seed], settings, data, state) for seed in arguments.seeds]
         entries.append(Entry(name, settings["approach"], results, arguments.seeds))
@@ -122,8 +123,9 @@ def run_recipe(
     name: str, seed: int, config: Path, settings: dict[str, Any], data: ClassificationData, state: ComparisonState
 ) -> Results:
     """Train a run with its recipe, or go on with it, unless it is finished."""
-    folder, finished = state.folder(name, seed, read_config(config))
-    if not finished:
+    folder, configuration = state.folder(name, seed), read_config(config)
+    if not state.is_finished(folder, configuration):
+        state.prepare(folder, configuration)
         script = Path(__file__).with_name(RECIPES[settings["approach"]])
         command = launch_command(str(script), str(config), gpu=os.environ["CUDA_VISIBLE_DEVICES"])
         if whole_checkpoints(folder):
@@ -138,10 +140,14 @@ def run_recipe(
 
 
 def launch(command: list[str]) -> int:
-    """Run a command and return its exit code."""
+    """Run a command and return its exit code; whatever ends this process ends all that the command has started."""
     with children_ignore_interrupts():
-        process = subprocess.Popen(command)
-    return process.wait()
+        process = subprocess.Popen(command, process_group=0)
+    try:
+        return process.wait()
+    finally:  # the launcher does not end its recipe, which would go on writing into the folder of its run
+        with suppress(ProcessLookupError, PermissionError):  # none is left
+            os.killpg(process.pid, signal.SIGTERM)
 
 
 def reuse(name: str, folder: Path, data: ClassificationData) -> Entry:
@@ -157,16 +163,17 @@ def reuse(name: str, folder: Path, data: ClassificationData) -> Entry:
     return Entry(name, read_json(described)["approach"] if described.is_file() else "baseline", [results])
 
 
-def end_children() -> None:
-    """End what this process has started: left alone, it would go on writing into the folders of its runs."""
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # Ctrl-C has reached it as well
-            process.terminate()
+def end_on_signals() -> None:
+    """Have a request to end, and a terminal that is closed, end this process as an error does."""
+
+    def end(*_: Any) -> None:
+        sys.exit("Ended. Start it again to go on.")
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, end)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended. Start it again to go on."))
-    try:
-        run_script(main)
-    finally:
-        end_children()
+    end_on_signals()
+    run_script(main)

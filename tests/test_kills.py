@@ -1,11 +1,10 @@
 """SIGKILL at random moments: the next start loses nothing, repeats nothing, and ends as if nothing had happened.
 
-Slow: `make test-slow`. Each kill goes to the whole process group, at a random moment of the time that an
-uninterrupted start takes after its imports: 32 that hit, over all tests.
+Slow: `make test-slow`. Each kill goes to all that was started, at a random moment of the time that an uninterrupted
+start takes after its imports: 32 that hit, over all tests.
 """
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -18,6 +17,7 @@ import hub_client
 import numpy as np
 import pandas as pd
 import pytest
+import sessions
 import yaml
 from conftest import make_rows, write_jsonl
 from datasets import Dataset
@@ -49,7 +49,7 @@ def run(command, env=None, kill_after=None):
     try:
         log, _ = process.communicate(timeout=kill_after or 600)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        sessions.kill(process.pid)
         log, _ = process.communicate()
     return process.returncode, log
 

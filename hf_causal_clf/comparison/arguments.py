@@ -13,19 +13,11 @@ from ..cli.mistakes import report
 from ..cli.sources import missing_folder
 from ..data.arguments import DataArguments
 from ..task.tokens import TRUNCATION_SIDES
-from .baselines import BASELINES
+from .registry import BASELINES
 
 APPROACHES = ("embedding", "instruction")
 F1_AVERAGES = ("macro", "micro")
-BASELINE_NAMES = {
-    "majority": "majority class",
-    "tfidf": "TF-IDF + logistic regression",
-    "zero_shot": "zero-shot",
-    "contextual": "zero-shot, contextual calibration",
-    "frozen": "frozen backbone + head",
-    "encoder": "encoder",
-}
-SHARED = ("model_name_or_path", "model_revision", "dtype", "attn_implementation", "load_in_4bit", "truncation")
+_TITLES = [baseline.title for baseline in BASELINES.values()]
 _TAKEN = {"seed", "output_dir", "config", "resume_from_checkpoint", "overwrite_output_dir"}
 _TAKEN |= {item.name for item in fields(DataArguments)}
 _FILES = ("cache", "configs", "figures", "report.json", "report.md", "state.json")  # of a comparison
@@ -97,15 +89,16 @@ class ComparisonArguments:
         self.run_settings = _read_runs(self.runs)
         given = _as_list(self.baselines)
         if given is None:
-            given = [name for name in BASELINES if name != "encoder" or self.encoder_name_or_path]
+            given = [name for name in BASELINES if not self._missing_for(name)]
         self.baselines = [] if given == ["none"] else given
         unknown = sorted(set(self.baselines) - set(BASELINES))
         if unknown:
             raise ValueError(f"Unknown baselines {unknown}. Known are {list(BASELINES)}.")
         if len(set(self.baselines)) < len(self.baselines):
             raise ValueError(f"baselines must be different ones, got {self.baselines}.")
-        if "encoder" in self.baselines and not self.encoder_name_or_path:
-            raise ValueError("The baseline 'encoder' needs encoder_name_or_path.")
+        for name in self.baselines:
+            if missing := self._missing_for(name):
+                raise ValueError(f"The baseline {name!r} needs {missing}.")
         self.seeds = _different_numbers("seeds", _as_list(self.seeds), least=0)
         if self.train_sizes is not None:
             self.train_sizes = _different_numbers("train_sizes", _as_list(self.train_sizes), least=1)
@@ -120,9 +113,14 @@ class ComparisonArguments:
         if not 0 < self.margin < 1:
             raise ValueError(f"margin is a difference in F1, above 0 and below 1, such as 0.01; got {self.margin}.")
 
+    def _missing_for(self, baseline: str) -> str | None:
+        """Return the argument that a baseline needs, if it is not given."""
+        needed = BASELINES[baseline].needs
+        return needed if needed and not getattr(self, needed) else None
+
     def _names_to_compare(self) -> list[str]:
         """Return the names in the report that `compare` gives, of which some may be the short names of baselines."""
-        baselines = {name: BASELINE_NAMES[name] for name in self.baselines or []}
+        baselines = {name: BASELINES[name].title for name in self.baselines or []}
         known = {name: name for name in (*self.run_settings, *baselines.values())}
         given = list(map(str, _as_list(self.compare) or []))
         unknown = sorted(set(given) - set(known) - set(baselines))
@@ -168,7 +166,7 @@ def _different_numbers(name: str, numbers: list[int], least: int) -> list[int]:
 
 
 def _check_folders(names: list[str]) -> None:
-    owners = {folder_name(name): name for name in BASELINE_NAMES.values()}
+    owners = {folder_name(title): title for title in _TITLES}
     owners |= {name: f"the comparison's {name}" for name in _FILES}
     for name in names:
         owner = owners.setdefault(folder_name(name), name)
@@ -179,7 +177,7 @@ def _check_folders(names: list[str]) -> None:
 
 
 def _check_run(name: str, settings: dict[str, Any]) -> None:
-    if not name.strip() or "/" in name or name.startswith(".") or name in (*BASELINE_NAMES.values(), *_FILES):
+    if not name.strip() or "/" in name or name.startswith(".") or name in (*_TITLES, *_FILES):
         raise ValueError(
             f"A run cannot be called {name!r}: that is a baseline's name, a file of the comparison or no folder name."
         )

@@ -36,7 +36,6 @@ from .cache import cached
 if TYPE_CHECKING:
     from trl import ModelConfig
 
-BASELINES = ("majority", "tfidf", "zero_shot", "contextual", "frozen", "encoder")
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation strengths C, chosen on validation
 _MEASURED = ("validation", "test")
 

@@ -20,7 +20,8 @@ from ..runs.files import METRICS_FILE, UNFINISHED_FOLDER, read_json
 from ..training.arguments import PromptArguments, RunArguments
 from ..training.checkpoints import checkpoints, remove_checkpoint, remove_traces
 from ..training.output_folder import documents_content, put_in_place
-from .arguments import SHARED, ComparisonArguments, folder_name
+from .arguments import ComparisonArguments, folder_name
+from .registry import BASE_MODEL, Baseline
 
 TYPES = {
     "embedding": (
@@ -36,6 +37,8 @@ logger = logging.get_logger(__name__)
 
 STATE_FILE = "state.json"
 
+# What a baseline's configuration calls an argument: with another name, finished ones would be run again
+_NOTED_AS = {"prompt_max_length": "max_length", "encoder_name_or_path": "encoder"}
 RECIPES = {"embedding": "embed.py", "instruction": "instruct.py"}
 
 
@@ -56,9 +59,9 @@ def write_config(
     approach = settings.pop("approach")
     prompted = approach == "instruction" or settings.get("head_init") == "verbalizer"
     config = {
-        **given(data_args),
-        **{key: value for key in SHARED if (value := getattr(arguments, key)) is not None},
-        **(given(prompt_args) if prompted else {}),
+        **not_defaults(data_args),
+        **{key: value for key in (*BASE_MODEL, "truncation") if (value := getattr(arguments, key)) is not None},
+        **(not_defaults(prompt_args) if prompted else {}),
         "max_length": arguments.prompt_max_length if prompted else arguments.max_length,
         "per_device_eval_batch_size": arguments.per_device_eval_batch_size,
         **settings,
@@ -88,7 +91,19 @@ def read_config(path: Path) -> dict[str, Any]:
     return {**kept, "model_name_or_path": model_content(str(kept["model_name_or_path"]))}
 
 
-def given(arguments: Any) -> dict[str, Any]:
+def baseline_configuration(
+    baseline: Baseline, arguments: ComparisonArguments, prompt_args: PromptArguments
+) -> dict[str, Any]:
+    """Return what makes a baseline another one when it changes; a model in a folder is its files."""
+    values = {name: getattr(arguments, name) for name in baseline.depends_on}
+    content = {
+        _NOTED_AS.get(name, name): model_content(str(value)) if name.endswith("_name_or_path") else value
+        for name, value in values.items()
+    }
+    return {"kind": baseline.name, **content, **(not_defaults(prompt_args) if baseline.prompted else {})}
+
+
+def not_defaults(arguments: Any) -> dict[str, Any]:
     """Return the fields of a dataclass that differ from their defaults."""
     default = {item.name: item.default for item in fields(arguments)}
     return {
@@ -118,7 +133,7 @@ def is_comparison(folder: Path) -> bool:
 
 
 class ComparisonState:
-    """The content of `state.json` in the output folder of a comparison.
+    """The content of `state.json` in the output folder of a comparison: which of its runs are finished.
 
     Args:
         output: That folder.
@@ -130,45 +145,61 @@ class ComparisonState:
         self._path = output / STATE_FILE
         self._runs = read_json(self._path) if self._path.is_file() else {}
         self._data = documents_content(data)
-        self._write()
 
-    def folder(self, name: str, seed: int | None, config: dict[str, Any]) -> tuple[Path, bool]:
-        """Return a run's folder and whether it is finished.
+    def save(self) -> None:
+        """Write it: from then on the folder is known as a comparison's, and may be gone on with."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        write_json(self._path, self._runs)
 
-        Results that another configuration left there stay until the new ones take their place; its checkpoints go.
+    def folder(self, name: str, seed: int | None) -> Path:
+        """Return a run's folder."""
+        return run_folder(self.output, name, seed)
+
+    def is_finished(self, folder: Path, configuration: dict[str, Any]) -> bool:
+        """Whether a run's folder has the results of this configuration and these documents."""
+        run = self._runs.get(self._key(folder))
+        if run is None or run["configuration"] != self._mark(configuration) or not (folder / METRICS_FILE).is_file():
+            return False
+        # The end of a run may have come without `finish`
+        return run["finished"] or (_content(folder) != run.get("earlier") and not (folder / UNFINISHED_FOLDER).exists())
+
+    def prepare(self, folder: Path, configuration: dict[str, Any]) -> None:
+        """Make a run's folder ready for a start with this configuration, and note that.
+
+        What an interrupted start with the same configuration left there stays. Results of another configuration stay
+        until the new ones take their place; the checkpoints of such a run are removed.
 
         Raises:
             ValueError: If the folder is there, but not from this comparison.
         """
-        folder, mark = run_folder(self.output, name, seed), fingerprint([config, self._data])
-        key = str(folder.relative_to(self.output))
+        key, mark = self._key(folder), self._mark(configuration)
         run = self._runs.get(key)
         if run is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(
                 f"{str(folder)!r} is there, but {self._path} does not know it: it may be somebody's own. Move it away, "
                 "or choose another output_dir."
             )
-        if run is None or run["configuration"] != mark:
-            if run is not None:
-                logger.warning(f"{folder}: its configuration or data have changed; it is run again.")
-                put_in_place(folder)  # of the old run, what its end did not come to
-                for checkpoint in checkpoints(folder):  # first: an interruption leaves nothing of it to go on with
-                    remove_checkpoint(checkpoint)
-                remove_traces(folder)
-            run = self._runs[key] = {"configuration": mark, "finished": False, "earlier": _content(folder)}
-            self._write()
-        # The end of a run may have come without `finish`
-        new = _content(folder) != run.get("earlier") and not (folder / UNFINISHED_FOLDER).exists()
-        return folder, (run["finished"] or new) and (folder / METRICS_FILE).is_file()
+        if run is not None and run["configuration"] == mark:
+            return
+        if run is not None:
+            logger.warning(f"{folder}: its configuration or data have changed; it is run again.")
+            put_in_place(folder)  # of the old run, what its end did not come to
+            for checkpoint in checkpoints(folder):  # first: an interruption leaves nothing of it to go on with
+                remove_checkpoint(checkpoint)
+            remove_traces(folder)
+        self._runs[key] = {"configuration": mark, "finished": False, "earlier": _content(folder)}
+        self.save()
 
     def finish(self, folder: Path) -> None:
         """Note that a run is finished."""
-        self._runs[str(folder.relative_to(self.output))]["finished"] = True
-        self._write()
+        self._runs[self._key(folder)]["finished"] = True
+        self.save()
 
-    def _write(self) -> None:
-        self.output.mkdir(parents=True, exist_ok=True)
-        write_json(self._path, self._runs)
+    def _key(self, folder: Path) -> str:
+        return str(folder.relative_to(self.output))
+
+    def _mark(self, configuration: dict[str, Any]) -> str:
+        return fingerprint([configuration, self._data])
 
 
 def _content(folder: Path) -> str | None:

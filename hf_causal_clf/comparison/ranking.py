@@ -25,9 +25,9 @@ from ..evaluation.significance import (
     permutation_tests,
 )
 from ..runs.results import Results
+from .arguments import APPROACHES, F1_AVERAGES
 
 ALPHA = 0.05
-APPROACHES = ("embedding", "instruction")
 RULE = (
     "Runs are compared by their {average} F1 on the test documents. Two differ significantly when the p-value of a "
     "paired permutation test of that F1 is below 0.05, corrected by Holm's method over the comparisons that are asked"
@@ -38,7 +38,6 @@ RULE = (
     "{margin:g}, the data cannot tell. About n × (1.43 × half-width / |{margin:g} - loss|)² test documents would, in "
     "four cases of five if the loss is as measured on these n."
 )
-_AVERAGES = ("macro", "micro")
 _POWER = 1 + 0.8416 / 1.96  # half-widths of a 95 % interval that an effect needs to be found in 80 % of cases
 _OUT_OF_REACH = 100  # times the test documents
 
@@ -77,7 +76,7 @@ def compare_runs(
     """
     entries = sorted(entries, key=lambda entry: entry.name)
     gold, predicted = _aligned(entries)
-    bootstrap = {name: bootstrap_f1(gold, predicted, average=name) for name in _AVERAGES}
+    bootstrap = {name: bootstrap_f1(gold, predicted, average=name) for name in F1_AVERAGES}
     p_values = permutation_tests(gold, predicted, average=average)
     rows = [_row(entry, index, bootstrap) for index, entry in enumerate(entries)]
     order = sorted(range(len(rows)), key=lambda index: (-rows[index]["metrics"][f"f1_{average}"], rows[index]["name"]))
@@ -327,7 +326,7 @@ def _tested(results: Results) -> dict[str, float]:
 def _differences(first: int, second: int, bootstrap: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
     macro, micro = (
         percentile_interval(values[first] - values[second], samples[first] - samples[second])
-        for values, samples in (bootstrap[average] for average in _AVERAGES)
+        for values, samples in (bootstrap[average] for average in F1_AVERAGES)
     )
     return {
         "delta_f1_macro": macro.value,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 from urllib.parse import quote
 
 from ..data.splits import ClassificationData
-from ..evaluation import plots
+from ..evaluation.comparison_plots import f1_comparison, learning_curves
+from ..evaluation.plot_style import save_figure
 from ..runs.disk import write_json, write_text
 from ..runs.results import what_was_fitted
+from ..sharing.markdown import escape
+from ..sharing.templates import template_environment
 from .arguments import ComparisonArguments
 from .plan import RECIPES, run_folder
 from .ranking import difference
@@ -26,33 +31,26 @@ def render_report(report: dict[str, Any], *, title: str, data: str, figures: Seq
         data: Sentence on the documents.
         figures: Title and relative path of each figure.
     """
-    rows, recommendation = report["runs"], report["recommendation"]
-    parts = [
-        f"# {title}",
-        data,
-        "## Recommendation",
-        recommendation["text"],
-        f"The rule: {recommendation['rule']}",
-        "## Runs",
-        _table(_quality(rows)),
-        "In brackets: 95 % bootstrap intervals over the test documents. All numbers are of the test split, "
-        f"{_calibrated(rows)}. Malformed: greedy answers that are no label.",
-    ]
-    if any("mean" in row for row in rows):
-        parts += ["## Several seeds, mean ± standard deviation", _table(_seeds(rows))]
-    parts += ["## Calibration, before and after", *_calibration(rows)]
-    if any("generation_f1_macro" in row["metrics"] for row in rows):
-        parts += ["## Label scoring against greedy generation", _table(_generation(rows))]
-    parts += ["## Cost", _table(_cost(rows)), "## Pairwise tests", _table(_pairs(report["pairwise"]))]
-    parts += [
-        f"p: paired permutation test of the {report['f1_average']} F1 (10,000 resamples, seed 0); corrected by Holm's "
-        "method where the rule asks for the comparison, and significant below 0.05. ΔF1: a minus b, with the 95 % "
-        "paired bootstrap interval (10,000 resamples). McNemar: exact p-value on documents classified wholly right; it "
-        "decides nothing."
-    ]
-    for heading, path in figures:
-        parts += [f"## {heading}", f"![{heading}]({path})"]
-    return "\n\n".join(parts) + "\n"
+    rows = report["runs"]
+    names = [row["name"] for row in rows]
+    calibration, unchanged = _calibration(rows)
+    environment = template_environment()
+    environment.filters["with_names"] = partial(_names_escaped, names=names)
+    return environment.get_template("comparison.md").render(
+        title=title,
+        data=data,
+        recommendation=report["recommendation"],
+        f1_average=report["f1_average"],
+        quality=_quality(rows),
+        calibrated=_calibrated(rows),
+        seeds=_seeds(rows) if any("mean" in row for row in rows) else None,
+        calibration=calibration if len(calibration) > 1 else None,
+        unchanged=unchanged,
+        generation=_generation(rows) if any("generation_f1_macro" in row["metrics"] for row in rows) else None,
+        cost=_cost(rows),
+        pairs=_pairs(report["pairwise"]),
+        figures=figures,
+    )
 
 
 def render_summary(report: dict[str, Any]) -> str:
@@ -83,7 +81,7 @@ def _quality(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
         scores = [_with_interval(metrics[name], **intervals[name]) for name in ("f1_macro", "f1_micro")]
         plain = [f"{metrics[name]:.3f}" for name in ("accuracy", "nll", "brier", "ece")]
         malformed = f"{metrics['malformed_rate']:.1%}" if "malformed_rate" in metrics else ""
-        table.append([row["name"], row["approach"], *scores, *plain, malformed])
+        table.append([escape(row["name"]), row["approach"], *scores, *plain, malformed])
     return table
 
 
@@ -93,7 +91,7 @@ def _seeds(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     for row in rows:
         if "mean" in row:
             cells = [f"{row['mean'][name]:.3f} ± {row['sd'][name]:.3f}" for name in names]
-            table.append([row["name"], ", ".join(map(str, row["seeds"])), *cells])
+            table.append([escape(row["name"]), ", ".join(map(str, row["seeds"])), *cells])
     return table
 
 
@@ -110,8 +108,8 @@ def _calibrated(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _calibration(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A table of the runs that the calibration changed, and a sentence for each reason why it changed others not."""
+def _calibration(rows: Sequence[dict[str, Any]]) -> tuple[list[list[str]], dict[str, list[str]]]:
+    """A table of the runs that the calibration changed, and the names of the others for each reason."""
     heading = ["run", "fitted", "NLL before", "after", "change", "ECE before", "after", "macro F1 before", "after"]
     table, unchanged = [heading], dict[str, list[str]]()
     for row in rows:
@@ -126,12 +124,8 @@ def _calibration(rows: Sequence[dict[str, Any]]) -> list[str]:
             name: (f"{metrics[f'uncalibrated_{name}']:.3f}", f"{metrics[name]:.3f}")
             for name in ("nll", "ece", "f1_macro")
         }
-        table.append([row["name"], fitted, *cells["nll"], change, *cells["ece"], *cells["f1_macro"]])
-    parts = []
-    if len(table) > 1:
-        note = "The change of the NLL has its 95 % bootstrap interval in brackets; below zero, the calibration helped."
-        parts = [_table(table), note]
-    return parts + [f"Unchanged: {'; '.join(names)} (fitted: {fitted})." for fitted, names in unchanged.items()]
+        table.append([escape(row["name"]), fitted, *cells["nll"], change, *cells["ece"], *cells["f1_macro"]])
+    return table, unchanged
 
 
 def _generation(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
@@ -140,7 +134,7 @@ def _generation(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
         metrics = row["metrics"]
         if "generation_f1_macro" in metrics:
             names = ("f1_macro", "generation_f1_macro", "f1_micro", "generation_f1_micro")
-            table.append([row["name"], *(f"{metrics[name]:.3f}" for name in names)])
+            table.append([escape(row["name"]), *(f"{metrics[name]:.3f}" for name in names)])
     return table
 
 
@@ -150,7 +144,7 @@ def _cost(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
         cost = row["training"]
         rates = [_rate(cost.get(f"{stage}_samples_per_second")) for stage in ("train", "predict")]
         memory = f"{cost['peak_memory_bytes'] / 2**30:.2f}"
-        table.append([row["name"], f"{cost['trainable_parameters']:,}", *rates, memory])
+        table.append([escape(row["name"]), f"{cost['trainable_parameters']:,}", *rates, memory])
     return table
 
 
@@ -163,7 +157,7 @@ def _pairs(pairs: Sequence[dict[str, Any]]) -> list[list[str]]:
         if "significant" in pair:
             verdict = [f"{pair['p_corrected']:.3g}", "yes" if pair["significant"] else "no"]
         p_values = [f"{pair['p_value']:.3g}", *verdict, f"{pair['mcnemar_p']:.3g}"]
-        table.append([pair["a"], pair["b"], macro, micro, *p_values])
+        table.append([escape(pair["a"]), escape(pair["b"]), macro, micro, *p_values])
     return table
 
 
@@ -177,10 +171,10 @@ def _rate(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _table(rows: list[list[str]]) -> str:
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    lines = ["| " + " | ".join(row) + " |" for row in cells]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+def _names_escaped(text: str, names: Sequence[str]) -> str:
+    """Escape the names of runs in a text, and leave its other words as they are."""
+    longest_first = sorted(names, key=len, reverse=True)  # one may be a part of another
+    return re.sub("|".join(map(re.escape, longest_first)), lambda found: escape(found[0]), text)
 
 
 def write_report(
@@ -191,19 +185,19 @@ def write_report(
     kind = "multi-label" if data.label_space.multi_label else "single-label"
     sentence = (
         f"{sizes['train']:,} training, {sizes['validation']:,} validation and {sizes['test']:,} test documents, "
-        f"{len(data.label_space)} labels, {kind}. Model: {Path(arguments.model_name_or_path).name}. "
+        f"{len(data.label_space)} labels, {kind}. Model: {escape(Path(arguments.model_name_or_path).name)}. "
         f"Seeds: {', '.join(map(str, arguments.seeds))}."
     )
     rows, f1, average = report["runs"], f"f1_{arguments.f1_average}", arguments.f1_average
     intervals = [row["confidence_intervals"][f1] for row in rows]
-    forest = plots.f1_comparison(
+    forest = f1_comparison(
         [row["name"] for row in rows],
         [row["metrics"][f1] for row in rows],
         [interval["low"] for interval in intervals],
         [interval["high"] for interval in intervals],
         metric=f"{average} F1",
     )
-    plots.save_figure(forest, output / "figures" / f1)
+    save_figure(forest, output / "figures" / f1)
     figures = [(f"{average.capitalize()} F1 with 95 % intervals", f"figures/{f1}.png")]
     for row in rows:
         diagram = run_folder(output, row["name"], arguments.seeds[0]) / "figures" / "reliability_diagram.png"
@@ -225,7 +219,7 @@ def write_learning_curves(output: Path, reports: dict[int, dict[str, Any]]) -> N
             row = rows[name]
             several = "mean" in row
             series[name].append((row["mean"][f1], row["sd"][f1]) if several else row["metrics"][f1])
-    curves = plots.learning_curves(list(reports), series, metric=f"{average} F1")
-    plots.save_figure(curves, output / "figures" / "learning_curves")
+    curves = learning_curves(list(reports), series, metric=f"{average} F1")
+    save_figure(curves, output / "figures" / "learning_curves")
     write_json(output / "learning_curves.json", {"train_sizes": list(reports), f1: series})
     print(f"The learning curves are in {output / 'figures' / 'learning_curves.png'}")

@@ -12,6 +12,7 @@ import numpy as np
 from transformers.utils import logging
 
 from ..cli.mistakes import Mistakes, report
+from ..evaluation.metrics import label_counts
 from ..task.labels import LabelSpace
 from .arguments import SPLITS, DataArguments
 from .reading import load_splits, read_rows
@@ -49,13 +50,12 @@ class ClassificationData:
 
         Labels that all documents have, or none, cannot be balanced: their weight is 1.
         """
-        gold, count = self.gold("train"), len(self.label_space)
+        gold = self.gold("train")
+        found = label_counts(gold, len(self.label_space))
         if self.label_space.multi_label:
-            positive = gold.sum(axis=0)
-            negative = len(gold) - positive
+            positive, negative = found, len(gold) - found
             weights = np.where(positive * negative > 0, negative / positive.clip(min=1), 1.0)
             return {"pos_weight": weights.tolist()}
-        found = np.bincount(gold, minlength=count)
         weights = np.where(found > 0, len(gold) / ((found > 0).sum() * found.clip(min=1)), 1.0)
         return {"class_weights": weights.tolist()}
 
@@ -248,12 +248,13 @@ def stratified_split(gold: np.ndarray, groups: Sequence[Hashable], size: int, se
         members.setdefault(group, []).append(row)
     if len(members) == 1:
         raise ValueError(f"Cannot set {size} of {len(gold)} documents apart: all of them have the same text.")
-    left = _label_counts(gold, ~drawn)
+    labels = gold.shape[1] if gold.ndim == 2 else int(gold.max()) + 1
+    left = label_counts(gold[~drawn], labels)
     more, more_labels = 0, np.zeros_like(left)  # rows drawn beyond those of the draw
     for rows in sorted((np.array(rows) for rows in members.values() if len(rows) > 1), key=len, reverse=True):
         sides = []
         for sign, moved in ((-1, rows[drawn[rows]]), (1, rows[~drawn[rows]])):  # all out, or all in
-            change = sign * _label_counts(gold, moved, len(left))
+            change = sign * label_counts(gold[moved], labels)
             takes_all = bool((left == change)[change > 0].any())  # of a label
             cost = (takes_all, abs(more + sign * len(moved)), int(abs(more_labels + change).sum()))
             sides.append((cost, sign * len(moved), change, moved))
@@ -265,7 +266,3 @@ def stratified_split(gold: np.ndarray, groups: Sequence[Hashable], size: int, se
         smallest = min(members.values(), key=len)
         drawn[smallest] = ~drawn[smallest]
     return np.flatnonzero(drawn)
-
-
-def _label_counts(gold: np.ndarray, rows: np.ndarray, labels: int = 0) -> np.ndarray:
-    return gold[rows].sum(axis=0) if gold.ndim == 2 else np.bincount(gold[rows], minlength=labels or gold.max() + 1)

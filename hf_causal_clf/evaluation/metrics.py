@@ -90,6 +90,21 @@ def decision_metrics(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float
     return metrics
 
 
+def label_counts(gold: np.ndarray, labels: int) -> np.ndarray:
+    """Count the documents that have each label.
+
+    Args:
+        gold: Label ids, int `(n,)`; or 0/1, int `(n, labels)` for a multi-label task.
+        labels: Number of labels.
+
+    Returns:
+        Int64 `(labels,)`; 0 for a label that no document has.
+    """
+    if gold.ndim == 2:
+        return gold.sum(axis=0, dtype=np.int64)
+    return np.bincount(gold, minlength=labels).astype(np.int64, copy=False)
+
+
 def f1_per_label(gold: np.ndarray, predicted: np.ndarray, labels: int) -> np.ndarray:
     """F1 of each label, float64 `(labels,)`; 0 for a label that is neither gold nor predicted anywhere."""
     from sklearn.metrics import f1_score

@@ -62,7 +62,7 @@ def new_figure(width: float, height: float, *, gap: float = 0.02) -> Figure:
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(wspace=gap))
 
 
-def beside(axes: Axes, place: float, text: str) -> None:
+def write_beside(axes: Axes, place: float, text: str) -> None:
     """Write a text to the right of the axes, at the height `place`."""
     at: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
     axes.annotate(text, (1, place), (8, 0), va="center", fontsize=9, annotation_clip=False, **at)

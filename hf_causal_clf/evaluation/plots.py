@@ -1,4 +1,4 @@
-"""Figures for model cards and reports, from arrays of gold labels and class probabilities.
+"""Figures of a run: its probabilities, its decisions and its training.
 
 Knows arrays and numbers only. Each function returns a `matplotlib.figure.Figure` that belongs to nobody: no pyplot, no
 backend. matplotlib is imported where it is used.
@@ -11,23 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .metrics import bin_index, decide, decision_metrics, expected_calibration_error, f1_per_label
-from .plot_style import BLUE, COLOURS, GREEN, GREY, MARKERS, RED, beside, new_figure, save_figure, shorten, styled
+from .metrics import bin_index, decide, decision_metrics, expected_calibration_error, f1_per_label, label_counts
+from .plot_style import BLUE, GREEN, GREY, RED, new_figure, shorten, styled, write_beside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-__all__ = [
-    "confusion_matrix",
-    "f1_comparison",
-    "label_f1_bars",
-    "learning_curves",
-    "reliability_diagram",
-    "save_figure",
-    "threshold_curves",
-    "training_curves",
-]
 
 
 @styled
@@ -131,12 +120,6 @@ def confusion_matrix(gold: np.ndarray, predicted: np.ndarray, labels: Sequence[s
     large = max(10.0, figure.get_figwidth() * 0.9)  # a large figure is shown smaller
     axes.set_xlabel("predicted label", fontsize=large)
     axes.set_ylabel("true label", fontsize=large)
-    axes.grid(False)
-    if turned == 90:  # lines to follow from a cell to its names
-        axes.set_xticks(np.arange(4.5, columns - 1, 5), minor=True)
-        axes.set_yticks(np.arange(4.5, rows - 1, 5), minor=True)
-        axes.grid(which="minor", linewidth=0.6)
-        axes.tick_params(which="minor", length=0)
     bar = figure.colorbar(image, fraction=0.05, pad=0.02, aspect=30)
     bar.set_label("share of the true label's documents", fontsize=large)
     bar.ax.tick_params(labelsize=large)
@@ -173,7 +156,7 @@ def label_f1_bars(gold: np.ndarray, predicted: np.ndarray, labels: Sequence[str]
     """
     _same_decisions(gold, predicted, labels)
     f1 = f1_per_label(gold, predicted, len(labels))
-    support = np.bincount(gold, minlength=len(labels)) if gold.ndim == 1 else gold.sum(axis=0)
+    support = label_counts(gold, len(labels))
     macro = decision_metrics(gold, predicted)["f1_macro"]
     figure = new_figure(7, 0.9 + 0.24 * len(labels))
     axes = figure.subplots()
@@ -185,7 +168,7 @@ def label_f1_bars(gold: np.ndarray, predicted: np.ndarray, labels: Sequence[str]
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     for place, value, count in zip(places, f1, support, strict=True):
-        beside(axes, float(place), f"{value:.2f}  (n = {count:,})")
+        write_beside(axes, float(place), f"{value:.2f}  (n = {count:,})")
     figure.legend([line], [f"macro F1 {macro:.3f}"], loc="outside upper center")
     return figure
 
@@ -315,90 +298,4 @@ def training_curves(log_history: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_ylabel(name)
         axes.legend()
     axes.set_xlabel(unit)
-    return figure
-
-
-@styled
-def f1_comparison(
-    names: Sequence[str],
-    values: Sequence[float],
-    lows: Sequence[float],
-    highs: Sequence[float],
-    *,
-    metric: str = "macro F1",
-) -> Figure:
-    """Draw a value and its 95 % confidence interval for each run, the first run at the top.
-
-    Args:
-        names: Names of the runs.
-        values: The metric of each run.
-        lows: Lower end of each interval.
-        highs: Upper end of each interval.
-        metric: What the values are.
-
-    Raises:
-        ValueError: If the four have different lengths.
-    """
-    if not len(names) == len(values) == len(lows) == len(highs):
-        raise ValueError(
-            f"Got {len(names)} names, {len(values)} values, {len(lows)} lows and {len(highs)} highs. "
-            "Give one of each for a run."
-        )
-    places = np.arange(len(names))
-    figure = new_figure(7, 0.9 + 0.32 * len(names))
-    axes = figure.subplots()
-    axes.hlines(places, lows, highs, color=BLUE, linewidth=2)
-    axes.plot(values, places, "o", color=BLUE, markersize=7)
-    axes.set_yticks(places, shorten(names, 36))
-    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel=f"{metric} with 95 % confidence interval")
-    axes.tick_params(axis="y", length=0)
-    axes.grid(False, axis="y")
-    for place, value, low, high in zip(places, values, lows, highs, strict=True):
-        text = f"{value:.3f} [{low:.3f}, {high:.3f}]"
-        beside(axes, float(place), text)
-    return figure
-
-
-@styled
-def learning_curves(
-    sizes: Sequence[int],
-    series: Mapping[str, Sequence[float | tuple[float, float] | None]],
-    *,
-    metric: str = "macro F1",
-) -> Figure:
-    """Draw a metric against the number of training documents, on a logarithmic axis.
-
-    Args:
-        sizes: Numbers of training documents, all positive.
-        series: For each name one entry a size: a value, a pair of mean and standard deviation, or `None` if missing.
-        metric: What the values are.
-
-    Raises:
-        ValueError: If a size is not positive or a series has another length than `sizes`.
-    """
-    if min(sizes) < 1:
-        raise ValueError(f"A logarithmic axis needs sizes of at least 1, got {min(sizes)}.")
-    for name, entries in series.items():
-        if len(entries) != len(sizes):
-            raise ValueError(
-                f"{name!r} has {len(entries)} entries for {len(sizes)} sizes. Give None where one is missing."
-            )
-    figure = new_figure(7, 4)
-    axes = figure.subplots()
-    handles: list[Any] = []  # the stubs do not know that a legend takes containers
-    for place, entries in enumerate(series.values()):
-        present = [(size, entry) for size, entry in zip(sizes, entries, strict=True) if entry is not None]
-        pairs = [entry if isinstance(entry, tuple | list) else (entry, 0.0) for _, entry in present]
-        style: dict[str, Any] = {
-            "color": COLOURS[place % 7],
-            "marker": MARKERS[place % 7],
-            "linestyle": ("-", "--")[place // 7 % 2],
-        }
-        means, deviations = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
-        handles.append(axes.errorbar([size for size, _ in present], means, deviations, capsize=3, **style))
-    axes.set_xscale("log")
-    axes.minorticks_off()
-    axes.set_xticks(list(sizes), [f"{size:,}" for size in sizes])
-    axes.set(xlabel="training documents (log scale)", ylabel=metric)
-    figure.legend(handles, shorten(list(series), 36), loc="outside upper center", ncols=2)
     return figure

@@ -124,40 +124,32 @@ def mean_interval(values: np.ndarray, *, resamples: int = 10_000, level: float =
 def f1_interval(
     gold: np.ndarray,
     predicted: np.ndarray,
+    other_predicted: np.ndarray | None = None,
     *,
     average: str = "macro",
     resamples: int = 10_000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Bootstrap confidence interval (percentile) of a run's F1; arguments as for `f1_difference`."""
-    values, samples = bootstrap_f1(gold, [predicted], average=average, resamples=resamples, seed=seed)
-    return percentile_interval(values[0], samples[0], level)
-
-
-def f1_difference(
-    gold: np.ndarray,
-    predicted: np.ndarray,
-    other_predicted: np.ndarray,
-    *,
-    average: str = "macro",
-    resamples: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Paired bootstrap confidence interval (percentile) of the F1 of the first run minus that of the second.
+    """Bootstrap confidence interval (percentile) of a run's F1, or of how much higher it is than another run's.
 
     Args:
         gold: Label ids `(n,)`, or 0/1 `(n, labels)` for a multi-label task.
-        predicted: Decisions of the first run, in the form of `gold`; -1 for no usable answer.
-        other_predicted: Decisions of the second run on the same documents.
+        predicted: Decisions of the run, in the form of `gold`; -1 for no usable answer.
+        other_predicted: Decisions of the other run on the same documents, for the paired interval of the first run's
+            F1 minus that of the other.
         average: `"macro"` or `"micro"`, as in scikit-learn.
         resamples: Number of bootstrap samples of the documents.
         level: Confidence level.
         seed: Seed of the draw.
+
+    Raises:
+        ValueError: If `average` is not known.
     """
-    both = [predicted, other_predicted]
-    values, samples = bootstrap_f1(gold, both, average=average, resamples=resamples, seed=seed)
+    runs = [predicted] if other_predicted is None else [predicted, other_predicted]
+    values, samples = bootstrap_f1(gold, runs, average=average, resamples=resamples, seed=seed)
+    if other_predicted is None:
+        return percentile_interval(values[0], samples[0], level)
     return percentile_interval(values[0] - values[1], samples[0] - samples[1], level)
 
 

@@ -18,7 +18,8 @@ from pyarrow import parquet
 from ..data.splits import ClassificationData
 from ..evaluation import plots
 from ..evaluation.calibration import MIN_DOCUMENTS, Calibration, fit_calibration, to_logits, to_probabilities
-from ..evaluation.metrics import classification_metrics, document_nll
+from ..evaluation.metrics import classification_metrics, document_nll, label_counts
+from ..evaluation.plot_style import save_figure
 from ..evaluation.significance import mean_interval
 from ..task.labels import LabelSpace
 from .disk import write_json, written_aside
@@ -143,8 +144,8 @@ def print_metrics(metrics: Metrics, *, multi_label: bool, write: Callable[[str],
 
 def majority_logits(data: ClassificationData) -> dict[str, np.ndarray]:
     """Logits of the majority baseline, the label frequencies of the training documents, for both measured splits."""
-    gold, count = data.gold("train"), len(data.label_space)
-    shares = gold.mean(axis=0) if gold.ndim == 2 else np.bincount(gold, minlength=count) / len(gold)
+    gold = data.gold("train")
+    shares = label_counts(gold, len(data.label_space)) / len(gold)
     row = to_logits(shares, multi_label=gold.ndim == 2).astype(np.float32)
     return {split: np.tile(row, (len(data.splits[split]), 1)) for split in ("validation", "test")}
 
@@ -239,7 +240,7 @@ def _draw(
     if any({"loss", "eval_loss"} & set(entry) for entry in log_history):
         figures["training_curves"] = plots.training_curves(log_history)
     for name, figure in figures.items():
-        plots.save_figure(figure, folder / name)
+        save_figure(figure, folder / name)
 
 
 def _write_predictions(

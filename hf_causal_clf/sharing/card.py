@@ -30,9 +30,9 @@ from .card_facts import (
     truncation,
     trust,
 )
-from .markdown import code, escape, fenced
+from .markdown import code
+from .templates import template_environment
 
-TEMPLATES = ("base.md", "embedding.md", "instruction.md")
 PAPER = "2512.12677"
 OWNER = "your-name"  # in the snippets of a card that does not know its repository
 DOCUMENT = "{document}"
@@ -95,25 +95,8 @@ def card_data(run: Run, repo_id: str) -> ModelCardData:
     )
 
 
-def template_folder() -> Path:
-    """Return the folder of the templates: in the package where it is installed, else at the top of the repository."""
-    package = Path(__file__).parents[1]
-    inside = package / "model_cards"
-    return inside if inside.is_dir() else package.parent / "model_cards"
-
-
 def _environment() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(template_folder()),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, not HTML: the filters below
-    )
-    environment.filters |= {"md": escape, "code": code, "fenced": fenced}
+    environment = template_environment()
     environment.filters |= {"quoted": _quoted, "python": _python, "listed": _listed}
     return environment
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import numpy as np
-
 from ..evaluation.calibration import MIN_DOCUMENTS, MIN_EXAMPLES
-from ..evaluation.metrics import f1_per_label
+from ..evaluation.metrics import f1_per_label, label_counts
 from ..runs.run import Run
 from .markdown import code, escape
 
@@ -75,9 +73,7 @@ def label_rows(run: Run) -> list[dict[str, Any]]:
 
 def test_counts(run: Run) -> list[int]:
     """Return the number of test documents of each label."""
-    gold = run.results.gold
-    counts = gold.sum(axis=0) if gold.ndim == 2 else np.bincount(gold, minlength=len(run.label_space))
-    return [int(count) for count in counts]
+    return label_counts(run.results.gold, len(run.label_space)).tolist()
 
 
 def trust(run: Run) -> dict[str, Any]:

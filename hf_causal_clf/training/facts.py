@@ -11,13 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import EarlyStoppingCallback, Trainer
 
 from ..data.arguments import SPLITS, DataArguments
 from ..data.splits import ClassificationData
+from ..evaluation.metrics import label_counts
 from ..runs.files import CARD_FILE, is_hub_id
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ def training_facts(
     """
     facts: dict[str, Any] = {
         "documents": {split: len(data.splits[split]) for split in SPLITS},
-        "label_counts": {split: _label_counts(data, split) for split in ("train", "validation")},
+        "label_counts": {
+            split: label_counts(data.gold(split), len(data.label_space)).tolist() for split in ("train", "validation")
+        },
         "overlap": data.overlap,
         "arguments": _arguments(trainer),
         "hardware": _hardware(trainer),
@@ -88,12 +90,6 @@ def base_licence(name_or_path: str, revision: str | None) -> dict[str, str]:
     except Exception:  # a damaged card of somebody else must not cost a finished run
         return {}
     return {key: value for key in _LICENCE_KEYS if isinstance(value := data.get(key), str)}
-
-
-def _label_counts(data: ClassificationData, split: str) -> list[int]:
-    gold = data.gold(split)
-    counts = gold.sum(axis=0) if gold.ndim == 2 else np.bincount(gold, minlength=len(data.label_space))
-    return [int(count) for count in counts]
 
 
 def _arguments(trainer: Trainer) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_causal_clf.evaluation.plot_style import COLOURS, MARKERS, beside, new_figure, save_figure, styled
+from hf_causal_clf.evaluation.plot_style import COLOURS, MARKERS, new_figure, save_figure, styled, write_beside
 
 from .memory import process_peak
 from .scoring import FEW, SHORT, head_scorer, label_scorer, texts
@@ -190,7 +190,7 @@ def draw_utilisation(work: dict[str, dict[str, Any]]) -> Figure:
         plot.barh(list(work), widths, left=left, color=COLOURS[index % len(COLOURS)], label=group)
         left += widths
     for place, found in enumerate(work.values()):
-        beside(plot, place, f"{found['share_of_peak']:.0%} of peak")
+        write_beside(plot, place, f"{found['share_of_peak']:.0%} of peak")
     plot.set_xlabel("share of the time")
     plot.set_xlim(0, 1)
     plot.invert_yaxis()

@@ -9,7 +9,6 @@ from hf_causal_clf.comparison.report import render_report, render_summary
 from hf_causal_clf.evaluation.metrics import classification_metrics, decision_metrics
 from hf_causal_clf.evaluation.significance import (
     Interval,
-    f1_difference,
     f1_interval,
     holm,
     is_correct,
@@ -56,7 +55,7 @@ def test_numbers_are_those_of_the_tests_on_their_own():
         assert pair["mcnemar_p"] == mcnemar(is_correct(GOLD, a.predicted), is_correct(GOLD, b.predicted))
         assert pair["p_value"] == permutation_tests(GOLD, [a.predicted, b.predicted])[0, 1]
         for average, prefix in (("macro", ""), ("micro", "micro_")):
-            expected = f1_difference(GOLD, a.predicted, b.predicted, average=average)
+            expected = f1_interval(GOLD, a.predicted, b.predicted, average=average)
             found = pair[f"delta_f1_{average}"], pair[f"{prefix}ci_low"], pair[f"{prefix}ci_high"]
             assert found == (expected.value, expected.low, expected.high)
     for row in report["runs"]:

@@ -15,6 +15,7 @@ from hf_causal_clf.evaluation.metrics import (
     document_nll,
     expected_calibration_error,
     f1_per_label,
+    label_counts,
 )
 
 
@@ -177,3 +178,15 @@ def test_no_document_with_any_label():
 @pytest.mark.parametrize("gold", [np.array([0, 1, 1]), np.array([[1, 0], [0, 1], [1, 1]])])
 def test_the_names_that_a_best_model_can_be_chosen_by_are_those_of_the_metrics(gold):
     assert set(METRICS) == set(classification_metrics(gold, np.full((3, 2), 0.5)))
+
+
+def test_documents_of_each_label_are_counted():
+    for gold in (np.array([2, 0, 2, 2]), np.array([2, 0, 2, 2], dtype=np.int32)):
+        found = label_counts(gold, 4)
+        assert found.tolist() == [1, 0, 3, 0]
+        assert found.dtype == np.int64
+    several = np.array([[1, 0, 1], [1, 0, 0]], dtype=np.int8)
+    assert label_counts(np.repeat(several, 100, axis=0), 3).tolist() == [200, 0, 100]  # more than an int8 holds
+    assert label_counts(several, 3).dtype == np.int64
+    assert label_counts(np.array([], dtype=np.int64), 2).tolist() == [0, 0]
+    assert label_counts(np.empty((0, 2), dtype=np.int64), 2).tolist() == [0, 0]

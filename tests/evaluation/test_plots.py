@@ -1,12 +1,10 @@
-import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from matplotlib import rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from hf_causal_clf.evaluation import plots
+from hf_causal_clf.evaluation import comparison_plots, plots
 from hf_causal_clf.evaluation.calibration import to_probabilities
 from hf_causal_clf.evaluation.metrics import decide, decision_metrics, expected_calibration_error, f1_per_label
 
@@ -269,39 +267,6 @@ def test_training_curves_with_little_to_show():
         plots.training_curves(HISTORY[-1:])
 
 
-def test_f1_comparison():
-    figure = plots.f1_comparison(["first", "second"], [0.7, 0.8], [0.6, 0.75], [0.78, 0.86], metric="micro F1")
-    [axes] = figure.axes
-    assert axes.lines[0].get_xydata().tolist() == [[0.7, 0], [0.8, 1]]
-    assert [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()] == [[0.6, 0.78], [0.75, 0.86]]
-    assert names(axes.get_yticklabels()) == ["first", "second"]
-    assert axes.yaxis_inverted()
-    assert "micro F1" in axes.get_xlabel()
-    assert axes.texts[1].get_text() == "0.800 [0.750, 0.860]"
-    with pytest.raises(ValueError, match="1 names, 2 values"):
-        plots.f1_comparison(["one"], [0.7, 0.8], [0.6, 0.7], [0.8, 0.9])
-
-
-def test_learning_curves():
-    series = {"embedding": [0.0, None, 0.9], "_seeds": [(0.4, 0.1), (0.6, 0.05), (0.8, 0.02)], "nothing": [None] * 3}
-    figure = plots.learning_curves([50, 200, 1600], series)
-    [axes] = figure.axes
-    shown = [container[0].get_xydata().tolist() for container in axes.containers]
-    assert shown == [[[50, 0.0], [1600, 0.9]], [[50, 0.4], [200, 0.6], [1600, 0.8]], []]
-    bars = axes.containers[1][2][0].get_segments()
-    np.testing.assert_allclose([bar[:, 1] for bar in bars], [[0.3, 0.5], [0.55, 0.65], [0.78, 0.82]])
-    assert axes.get_xscale() == "log"
-    render(figure)
-    assert names(axes.get_xticklabels()) == ["50", "200", "1,600"]
-    assert legends(figure).split("\n") == ["embedding", "_seeds", "nothing"]
-    close = plots.learning_curves([200, 300, 400], {"a": [0.1, 0.2, 0.3]}).axes[0]
-    assert names([*close.get_xticklabels(), *close.get_xticklabels(minor=True)]) == ["200", "300", "400"]
-    with pytest.raises(ValueError, match="at least 1"):
-        plots.learning_curves([0, 10], {"a": [0.1, 0.2]})
-    with pytest.raises(ValueError, match="'a' has 1 entries for 2 sizes"):
-        plots.learning_curves([5, 10], {"a": [0.1]})
-
-
 ODD = ["price $5 or $6", "a_b^c", r"\frac{1}{2}", "Über Ελλάδα Россия", "two\nlines", "_hidden"]
 
 
@@ -316,8 +281,10 @@ def every_figure(labels=ODD):
         "label_f1_bars": plots.label_f1_bars(many, decide(pairs, multi_label=True), labels),
         "threshold_curves": plots.threshold_curves(many, pairs, values),
         "training_curves": plots.training_curves(HISTORY),
-        "f1_comparison": plots.f1_comparison(labels, values, values, values, metric="F1 in $"),
-        "learning_curves": plots.learning_curves([5, 50], {name: [0.1, 0.2] for name in labels}, metric="F1_$x$"),
+        "f1_comparison": comparison_plots.f1_comparison(labels, values, values, values, metric="F1 in $"),
+        "learning_curves": comparison_plots.learning_curves(
+            [5, 50], {name: [0.1, 0.2] for name in labels}, metric="F1_$x$"
+        ),
     }
 
 
@@ -368,65 +335,3 @@ def test_one_document_and_constant_probabilities(gold, probabilities):
 def test_mistakes_are_named(draw, match):
     with pytest.raises(ValueError, match=match):
         draw()
-
-
-def test_saved_files(tmp_path):
-    settings = dict(rcParams)
-    figures = every_figure()
-    for name, figure in figures.items():
-        png, svg = plots.save_figure(figure, tmp_path / "new" / "folder" / f"{name}.v1")
-        assert (png.name, svg.name) == (f"{name}.v1.png", f"{name}.v1.svg")
-        header = png.read_bytes()[:24]
-        assert header[:8] == b"\x89PNG\r\n\x1a\n"
-        assert 400 < int.from_bytes(header[16:20], "big") <= 1200
-        assert ElementTree.parse(svg).getroot().tag == "{http://www.w3.org/2000/svg}svg"
-        assert png.stat().st_mode & 0o777 == svg.stat().st_mode & 0o777 == 0o644
-    assert len(list((tmp_path / "new" / "folder").iterdir())) == 2 * len(figures)
-    assert dict(rcParams) == settings
-
-
-def test_the_same_figure_is_the_same_file(tmp_path):
-    gold, probabilities = single_label()
-    for name, draw in {
-        "matrix": lambda: plots.confusion_matrix(gold, probabilities.argmax(axis=1), list("abcde")),
-        "comparison": lambda: plots.f1_comparison(ODD, [0.5] * 6, [0.5] * 6, [0.5] * 6),
-    }.items():
-        figure = draw()
-        saved = [
-            plots.save_figure(one, tmp_path / f"{name}{index}") for index, one in enumerate((figure, figure, draw()))
-        ]
-        for files in zip(*saved, strict=True):
-            assert len({path.read_bytes() for path in files}) == 1, files
-        assert b"<dc:date>" not in saved[0][1].read_bytes()
-
-
-def test_failed_saving_leaves_what_was_there(tmp_path, monkeypatch):
-    figure = plots.training_curves(HISTORY)
-    saved = figure.savefig
-    (tmp_path / "curve.png").write_bytes(b"old")
-
-    def fail(file, *, format, **kwargs):
-        if format == "svg":
-            file.write(b"<svg")
-            raise OSError("disk full")
-        saved(file, format=format, **kwargs)
-
-    monkeypatch.setattr(figure, "savefig", fail)
-    with pytest.raises(OSError, match="disk full"):
-        plots.save_figure(figure, tmp_path / "curve")
-    assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
-    assert (tmp_path / "curve.png").read_bytes() == b"old"
-
-
-def test_temporary_files_are_hidden(tmp_path, monkeypatch):
-    figure, seen = plots.training_curves(HISTORY), []
-    saved = figure.savefig
-
-    def look(*args, **kwargs):
-        seen.extend(path.name for path in tmp_path.iterdir())
-        saved(*args, **kwargs)
-
-    monkeypatch.setattr(figure, "savefig", look)
-    plots.save_figure(figure, tmp_path / "curve")
-    assert seen
-    assert all(name.startswith(".") for name in seen)

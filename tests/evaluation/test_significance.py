@@ -10,7 +10,6 @@ from hf_causal_clf.evaluation.metrics import decision_metrics
 from hf_causal_clf.evaluation.significance import (
     align,
     bootstrap_f1,
-    f1_difference,
     f1_interval,
     holm,
     is_correct,
@@ -52,7 +51,7 @@ def test_point_estimates_are_those_of_scikit_learn(average, multi_label):
         gold = draw.integers(0, 3, size=80)
         first, second = draw_run(draw, gold, 0.8), draw_run(draw, gold, 0.6)
     a, b = f1_score(gold, first, average=average), f1_score(gold, second, average=average)
-    found = f1_difference(gold, first, second, average=average, resamples=500)
+    found = f1_interval(gold, first, second, average=average, resamples=500)
     assert found.value == pytest.approx(a - b, abs=1e-6)
     assert found.low <= found.value <= found.high
     assert f1_interval(gold, first, average=average, resamples=500).value == pytest.approx(a, abs=1e-6)
@@ -68,7 +67,7 @@ def test_interval_equals_that_of_a_naive_loop():
         deltas.append(
             f1_score(gold[rows], first[rows], average="macro") - f1_score(gold[rows], second[rows], average="macro")
         )
-    found = f1_difference(gold, first, second, resamples=10_000)
+    found = f1_interval(gold, first, second, resamples=10_000)
     np.testing.assert_allclose([found.low, found.high], np.quantile(deltas, [0.025, 0.975]), atol=0.02)
 
 
@@ -77,12 +76,12 @@ def test_interval_is_antisymmetric_seeded_and_fast():
     gold = draw.integers(0, 10, size=4500)
     first, second = draw_run(draw, gold, 0.9, 10), draw_run(draw, gold, 0.88, 10)
     start = time.perf_counter()
-    one = f1_difference(gold, first, second)
+    one = f1_interval(gold, first, second)
     assert time.perf_counter() - start < 30
-    other = f1_difference(gold, second, first)
+    other = f1_interval(gold, second, first)
     assert (one.value, one.low, one.high) == pytest.approx((-other.value, -other.high, -other.low), abs=1e-6)
-    assert one == f1_difference(gold, first, second)
-    assert f1_difference(gold, first, first, resamples=100).high == 0
+    assert one == f1_interval(gold, first, second)
+    assert f1_interval(gold, first, first, resamples=100).high == 0
 
 
 def test_interval_has_its_nominal_coverage():
@@ -94,7 +93,7 @@ def test_interval_has_its_nominal_coverage():
     covered = []
     for _ in range(300):
         rows = draw.integers(0, len(population), size=300)
-        found = f1_difference(population[rows], runs[0][rows], runs[1][rows], level=0.9, resamples=500)
+        found = f1_interval(population[rows], runs[0][rows], runs[1][rows], level=0.9, resamples=500)
         covered.append(found.low <= truth <= found.high)
     assert 0.85 <= np.mean(covered) <= 0.95
 
@@ -123,7 +122,7 @@ def test_several_runs_at_once_equal_pair_by_pair():
     runs = [draw_run(draw, gold, accuracy) for accuracy in (0.9, 0.7, 0.5)]
     values, samples = bootstrap_f1(gold, runs, resamples=700)
     for a, b in ((0, 1), (2, 0)):
-        expected = f1_difference(gold, runs[a], runs[b], resamples=700)
+        expected = f1_interval(gold, runs[a], runs[b], resamples=700)
         assert percentile_interval(values[a] - values[b], samples[a] - samples[b]) == expected
     assert f1_interval(gold, runs[1], resamples=700) == percentile_interval(values[1], samples[1])
 
@@ -159,7 +158,7 @@ def test_intervals_have_a_seed_a_level_and_ten_thousand_samples(interval):
             return mean_interval(np.square(np.arange(50.0)), **kwargs)
         if interval == "f1":
             return f1_interval(gold, first, **kwargs)
-        return f1_difference(gold, first, second, **kwargs)
+        return f1_interval(gold, first, second, **kwargs)
 
     default = found()
     assert default == found(seed=0, level=0.95, resamples=10_000)
@@ -198,7 +197,7 @@ def test_a_rare_label_counts_in_every_resample(multi_label):
     assert values[0] == pytest.approx((98 / 100 + 1 + 0) / 3)
     assert samples[0].max() <= 2 / 3  # never above what the two other labels can give
     assert (samples[1] == 1).all()  # a resample without the label says nothing against the run
-    difference = f1_difference(gold, right, wrong_about_it, resamples=2000)
+    difference = f1_interval(gold, right, wrong_about_it, resamples=2000)
     assert 1 / 3 <= difference.low <= difference.value <= difference.high < 0.36
 
 

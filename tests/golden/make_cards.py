@@ -14,6 +14,7 @@ from datasets import Dataset
 from hf_causal_clf.evaluation import plots
 from hf_causal_clf.evaluation.calibration import Calibration, fit_calibration, to_logits
 from hf_causal_clf.evaluation.metrics import classification_metrics, document_nll
+from hf_causal_clf.evaluation.plot_style import save_figure
 from hf_causal_clf.evaluation.significance import mean_interval
 from hf_causal_clf.finishing import generation_metrics
 from hf_causal_clf.runs.disk import write_json
@@ -248,7 +249,7 @@ def draw_figures(folder: Path, description: dict, documents: int = 240) -> None:
         drawn["confusion_matrix"] = plots.confusion_matrix(gold, decided, space.names)
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in drawn.items():
-        plots.save_figure(figure, folder / name)
+        save_figure(figure, folder / name)
         (folder / f"{name}.svg").unlink()
 
 

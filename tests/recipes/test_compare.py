@@ -10,13 +10,12 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
-import psutil
 import pytest
+import sessions
 import yaml
 from conftest import make_rows, run_as_main, write_jsonl
 from tiny import save_encoder
@@ -24,9 +23,8 @@ from tiny import save_encoder
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.comparison import running
 from hf_causal_clf.comparison.arguments import ComparisonArguments, folder_name
-from hf_causal_clf.comparison.plan import ComparisonState, read_config, write_config
+from hf_causal_clf.comparison.plan import read_config, write_config
 from hf_causal_clf.data.arguments import DataArguments
-from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.runs.files import read_json
 from hf_causal_clf.training.arguments import PromptArguments
 from hf_causal_clf.training.callbacks import TrainingClock
@@ -119,7 +117,7 @@ def compare(monkeypatch, tmp_path, settings):
         return 0
 
     def in_own_process(function, *arguments):
-        started.append(arguments[-1])
+        started.append(arguments[-1].folder)
         function(*arguments)
         return 0
 
@@ -446,14 +444,12 @@ def test_an_interrupted_comparison_goes_on(settings, compare, tmp_path, monkeypa
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
     try:
         wait_for(lambda: list(folder.glob("checkpoint-*/trainer_state.json")) or process.poll() is not None)
-        children = psutil.Process(process.pid).children(recursive=True)
-        assert len(children) >= 2  # accelerate and the recipe
+        assert len(sessions.running(process.pid)) >= 3  # this one, accelerate and the recipe
         process.terminate()
         assert process.wait(60) != 0
-        assert psutil.wait_procs(children, timeout=60)[1] == []  # none is left to train on
+        wait_for(lambda: not sessions.running(process.pid), 60)  # none is left to train on
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        sessions.kill(process.pid)
     assert not (folder / "metrics.json").exists()
     last = max(int(path.name.split("-")[1]) for path in whole_checkpoints(folder))
     assert 0 < last < 120
@@ -474,6 +470,56 @@ def test_an_interrupted_comparison_goes_on(settings, compare, tmp_path, monkeypa
     assert read_json(folder / "metrics.json")["training"]["steps"] == 120
     assert not list(folder.glob("checkpoint-*"))
     assert compare(output, **options) == set()
+
+
+STARTS = """
+import runpy, sys, time
+compare = runpy.run_path("recipes/compare.py")
+from hf_causal_clf.cli.starting import run_script
+from hf_causal_clf.comparison.running import in_own_process
+compare["end_on_signals"]()
+launcher = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+starts = {
+    "recipe": lambda: compare["launch"]([sys.executable, "-c", launcher]),
+    "baseline": lambda: in_own_process(time.sleep, 600),
+}
+run_script(starts[sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("started", "asked", "code"),
+    [
+        ("recipe", signal.SIGTERM, 1),
+        ("recipe", signal.SIGHUP, 1),
+        ("recipe", signal.SIGINT, 130),
+        ("baseline", signal.SIGTERM, 1),
+    ],
+)
+def test_all_that_it_started_ends_with_it(started, asked, code, tmp_path):
+    command = [sys.executable, "-c", STARTS, started]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(lambda: len(sessions.running(process.pid)) >= 3 or process.poll() is not None, 120)
+        os.kill(process.pid, asked)
+        assert process.wait(60) == code, (tmp_path / "log").read_text()
+        wait_for(lambda: not sessions.running(process.pid), 60)
+    finally:
+        sessions.kill(process.pid)
+
+
+def test_nohup_keeps_it_running(tmp_path):
+    command = ["nohup", sys.executable, "-c", STARTS, "recipe"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(lambda: len(sessions.running(process.pid)) >= 3 or process.poll() is not None, 120)
+        os.kill(process.pid, signal.SIGHUP)
+        time.sleep(1)
+        assert len(sessions.running(process.pid)) >= 3, (tmp_path / "log").read_text()
+    finally:
+        sessions.kill(process.pid)
 
 
 def test_a_failing_run_is_named_and_what_was_finished_is_kept(compare, tmp_path, monkeypatch):
@@ -635,96 +681,3 @@ def test_configuration_of_a_run(files, checkpoint, tmp_path):
     assert read_config(paths[0]) == before
     (tmp_path / "model" / "tokenizer_config.json").write_text("{}")
     assert read_config(paths[0]) != before  # the model is its files
-
-
-class TestState:
-    """Which folders are finished, in every state that an interruption may leave."""
-
-    @pytest.fixture
-    def data(self, files):
-        return load_data(DataArguments(**files))
-
-    def finish(self, folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.json").write_text("{}")
-
-    def test_finished_only_with_the_same_configuration(self, data, tmp_path):
-        state = ComparisonState(tmp_path, data)
-        folder, finished = state.folder("a", 1, {"x": 1})
-        assert (folder, finished) == (tmp_path / "a" / "seed-1", False)
-        self.finish(folder)
-        state.finish(folder)
-        assert ComparisonState(tmp_path, data).folder("a", 1, {"x": 1}) == (folder, True)
-        assert ComparisonState(tmp_path, data).folder("a", 2, {"x": 1})[1] is False
-        assert ComparisonState(tmp_path, data).folder("b", None, {"x": 1}) == (tmp_path / "b", False)
-        assert ComparisonState(tmp_path, data).folder("a", 1, {"x": 2}) == (folder, False)
-        assert ComparisonState(tmp_path, data).folder("a", 1, {"x": 1})[1] is False
-
-    def test_other_documents(self, data, files, tmp_path):
-        state = ComparisonState(tmp_path, data)
-        folder, _ = state.folder("a", None, {})
-        self.finish(folder)
-        state.finish(folder)
-        for index, changes in enumerate([{"max_test_samples": 16}, {"label_list": ["tech", "sport", "business"]}]):
-            other = load_data(DataArguments(**files, **changes))
-            copy = Path(shutil.copytree(tmp_path, tmp_path.with_name(f"{tmp_path.name}-{index}")))
-            assert ComparisonState(copy, other).folder("a", None, {})[1] is False
-        assert ComparisonState(tmp_path, load_data(DataArguments(**files))).folder("a", None, {})[1] is True
-
-    def test_ended_before_it_was_noted(self, data, tmp_path):
-        folder, _ = ComparisonState(tmp_path, data).folder("a", 1, {})
-        self.finish(folder)
-        assert ComparisonState(tmp_path, data).folder("a", 1, {})[1] is True
-        (folder / ".unfinished").mkdir()
-        assert ComparisonState(tmp_path, data).folder("a", 1, {})[1] is False  # its own end has not come
-
-    def test_removed_by_hand(self, data, tmp_path):
-        state = ComparisonState(tmp_path, data)
-        folder, _ = state.folder("a", 1, {})
-        self.finish(folder)
-        state.finish(folder)
-        shutil.rmtree(folder)
-        assert ComparisonState(tmp_path, data).folder("a", 1, {})[1] is False
-
-    def test_results_of_another_configuration_stay_until_there_are_new_ones(self, data, tmp_path):
-        state = ComparisonState(tmp_path, data)
-        folder, _ = state.folder("a", 1, {"x": 1})
-        self.finish(folder)
-        state.finish(folder)
-        (folder / "notes.txt").write_text("mine")
-        (folder / "checkpoint-3").mkdir()  # of a start that trained again
-        for _ in range(2):
-            assert ComparisonState(tmp_path, data).folder("a", 1, {"x": 2}) == (folder, False)
-            assert {path.name for path in folder.iterdir()} == {"metrics.json", "notes.txt"}
-        (folder / "metrics.json").write_text('{"new": 1}')
-        assert ComparisonState(tmp_path, data).folder("a", 1, {"x": 2}) == (folder, True)
-
-    def test_the_end_of_a_run_that_was_cut_off_is_carried_through_first(self, data, tmp_path):
-        """Else files of the half-moved run would be taken for somebody else's."""
-        state = ComparisonState(tmp_path, data)
-        folder, _ = state.folder("a", 1, {"x": 1})
-        saved = folder / ".unfinished" / "seed-1"
-        saved.mkdir(parents=True)
-        files = ["adapter_model.safetensors", "metrics.json"]
-        (folder / files[0]).write_text("moved already")
-        (saved / files[1]).write_text("{}")
-        (saved / "manifest.json").write_text(json.dumps({"files": files, "settings": None, "checkpoints": True}))
-        assert ComparisonState(tmp_path, data).folder("a", 1, {"x": 2}) == (folder, False)
-        assert json.loads((folder / "manifest.json").read_text())["files"] == files
-        assert (folder / "metrics.json").is_file()
-        assert not (folder / ".unfinished").exists()
-
-    def test_a_folder_that_it_does_not_know_is_left_alone(self, data, tmp_path):
-        self.finish(tmp_path / "a" / "seed-1")
-        with pytest.raises(ValueError, match=r"seed-1' is there, but .*state\.json does not know it.*Move it away"):
-            ComparisonState(tmp_path, data).folder("a", 1, {})
-        assert (tmp_path / "a" / "seed-1" / "metrics.json").is_file()
-
-    def test_unfinished_checkpoints_stay(self, data, tmp_path):
-        folder, _ = ComparisonState(tmp_path, data).folder("a", 1, {})
-        for step, whole in ((2, True), (4, False)):
-            (folder / f"checkpoint-{step}").mkdir(parents=True)
-            if whole:
-                (folder / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-        assert ComparisonState(tmp_path, data).folder("a", 1, {}) == (folder, False)
-        assert {path.name for path in folder.iterdir()} == {"checkpoint-2", "checkpoint-4"}

@@ -22,7 +22,8 @@ from hf_causal_clf import LabelSpace, TextClassifier
 from hf_causal_clf.evaluation.metrics import document_nll, f1_per_label
 from hf_causal_clf.evaluation.significance import f1_interval, is_correct, mean_interval
 from hf_causal_clf.runs.results import read_results
-from hf_causal_clf.sharing.card import TEMPLATES, render_card, template_folder
+from hf_causal_clf.sharing.card import render_card
+from hf_causal_clf.sharing.templates import TEMPLATES, template_folder
 from hf_causal_clf.training.arguments import PromptArguments
 from hf_causal_clf.training.facts import base_licence
 
@@ -396,5 +397,7 @@ def test_the_wheel_ships_the_templates():
 
 def test_templates_are_found_in_an_installed_package(tmp_path, monkeypatch):
     (tmp_path / "hf_causal_clf" / "model_cards").mkdir(parents=True)
-    monkeypatch.setattr("hf_causal_clf.sharing.card.__file__", str(tmp_path / "hf_causal_clf" / "sharing" / "card.py"))
+    monkeypatch.setattr(
+        "hf_causal_clf.sharing.templates.__file__", str(tmp_path / "hf_causal_clf" / "sharing" / "templates.py")
+    )
     assert template_folder() == tmp_path / "hf_causal_clf" / "model_cards"

@@ -1,0 +1,149 @@
+"""The baselines of a comparison: their names, what their results depend on, and how each is run.
+
+Nothing here loads a model, and what a baseline needs is imported when it is run: arguments are checked against the
+names before that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..data.splits import ClassificationData
+    from ..embedding.arguments import EmbeddingModelArguments
+    from ..training.arguments import PromptArguments
+    from .arguments import ComparisonArguments
+    from .baselines import Outcome
+
+BASE_MODEL = ("model_name_or_path", "model_revision", "dtype", "attn_implementation", "load_in_4bit")
+_ENCODER_BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a baseline is run on.
+
+    Attributes:
+        data: Documents with gold labels.
+        arguments: Arguments of the comparison.
+        prompt_args: The prompt.
+        seed: Training seed; `None` for a baseline without one.
+        folder: Where its results will be, and its checkpoints while it goes on.
+    """
+
+    data: ClassificationData
+    arguments: ComparisonArguments
+    prompt_args: PromptArguments
+    seed: int | None
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A baseline.
+
+    Attributes:
+        name: Short name, for arguments and `report.json`.
+        title: Its name in the report.
+        run: Returns the logits of the validation and test documents, and what they cost.
+        depends_on: Arguments of the comparison that, when they change, make it another baseline.
+        prompted: Whether it depends on the prompt as well.
+        seeded: Whether it is run with each of the training seeds.
+        needs: Argument without which it cannot run. By default it is left out then.
+    """
+
+    name: str
+    title: str
+    run: Callable[[Job], Outcome]
+    depends_on: tuple[str, ...] = ()
+    prompted: bool = False
+    seeded: bool = False
+    needs: str | None = None
+
+
+def _majority(job: Job) -> Outcome:
+    from .baselines import majority
+
+    return majority(job.data)
+
+
+def _tfidf(job: Job) -> Outcome:
+    from .baselines import tfidf
+
+    return tfidf(job.data)
+
+
+def _zero_shot(job: Job, *, contextual: bool = False) -> Outcome:
+    from .baselines import zero_shot
+
+    arguments = job.arguments
+    return zero_shot(
+        job.data,
+        _base_model(arguments),
+        job.prompt_args.template(arguments.prompt_max_length, arguments.truncation),
+        job.prompt_args.verbalizer(job.data.label_space),
+        contextual=contextual,
+        **_prediction(arguments),
+    )
+
+
+def _contextual(job: Job) -> Outcome:
+    return _zero_shot(job, contextual=True)
+
+
+def _frozen(job: Job) -> Outcome:
+    from .baselines import frozen
+
+    arguments = job.arguments
+    limits: dict[str, Any] = {"max_length": arguments.max_length, "truncation": arguments.truncation}
+    return frozen(job.data, _base_model(arguments), **limits, **_prediction(arguments))
+
+
+def _encoder(job: Job) -> Outcome:
+    from .encoder_baseline import fine_tuned_encoder
+
+    arguments = job.arguments
+    assert job.seed is not None
+    return fine_tuned_encoder(
+        job.data,
+        str(arguments.encoder_name_or_path),
+        max_length=arguments.max_length,
+        learning_rate=arguments.encoder_learning_rate,
+        num_train_epochs=arguments.encoder_num_train_epochs,
+        batch_size=_ENCODER_BATCH_SIZE,
+        seed=job.seed,
+        output_dir=job.folder,
+    )
+
+
+def _base_model(arguments: ComparisonArguments) -> EmbeddingModelArguments:
+    from ..embedding.arguments import EmbeddingModelArguments
+
+    return EmbeddingModelArguments(**{name: getattr(arguments, name) for name in BASE_MODEL})
+
+
+def _prediction(arguments: ComparisonArguments) -> dict[str, Any]:
+    assert arguments.cache_dir is not None
+    return {"batch_size": arguments.per_device_eval_batch_size, "cache": Path(arguments.cache_dir)}
+
+
+_SCORING = (*BASE_MODEL, "truncation", "prompt_max_length")
+_ALL = (
+    Baseline("majority", "majority class", _majority),
+    Baseline("tfidf", "TF-IDF + logistic regression", _tfidf),
+    Baseline("zero_shot", "zero-shot", _zero_shot, _SCORING, prompted=True),
+    Baseline("contextual", "zero-shot, contextual calibration", _contextual, _SCORING, prompted=True),
+    Baseline("frozen", "frozen backbone + head", _frozen, (*BASE_MODEL, "truncation", "max_length")),
+    Baseline(
+        "encoder",
+        "encoder",
+        _encoder,
+        ("encoder_name_or_path", "encoder_learning_rate", "encoder_num_train_epochs", "max_length"),
+        seeded=True,
+        needs="encoder_name_or_path",
+    ),
+)
+BASELINES = {baseline.name: baseline for baseline in _ALL}

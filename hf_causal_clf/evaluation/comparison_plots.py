@@ -1,0 +1,103 @@
+"""Figures of a comparison: many runs, in order or by the number of training documents.
+
+Knows names and numbers only. Each function returns a `matplotlib.figure.Figure` that belongs to nobody: no pyplot, no
+backend. matplotlib is imported where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .plot_style import BLUE, COLOURS, MARKERS, new_figure, shorten, styled, write_beside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@styled
+def f1_comparison(
+    names: Sequence[str],
+    values: Sequence[float],
+    lows: Sequence[float],
+    highs: Sequence[float],
+    *,
+    metric: str = "macro F1",
+) -> Figure:
+    """Draw a value and its 95 % confidence interval for each run, the first run at the top.
+
+    Args:
+        names: Names of the runs.
+        values: The metric of each run.
+        lows: Lower end of each interval.
+        highs: Upper end of each interval.
+        metric: What the values are.
+
+    Raises:
+        ValueError: If the four have different lengths.
+    """
+    if not len(names) == len(values) == len(lows) == len(highs):
+        raise ValueError(
+            f"Got {len(names)} names, {len(values)} values, {len(lows)} lows and {len(highs)} highs. "
+            "Give one of each for a run."
+        )
+    places = np.arange(len(names))
+    figure = new_figure(7, 0.9 + 0.32 * len(names))
+    axes = figure.subplots()
+    axes.hlines(places, lows, highs, color=BLUE, linewidth=2)
+    axes.plot(values, places, "o", color=BLUE, markersize=7)
+    axes.set_yticks(places, shorten(names, 36))
+    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel=f"{metric} with 95 % confidence interval")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+    for place, value, low, high in zip(places, values, lows, highs, strict=True):
+        text = f"{value:.3f} [{low:.3f}, {high:.3f}]"
+        write_beside(axes, float(place), text)
+    return figure
+
+
+@styled
+def learning_curves(
+    sizes: Sequence[int],
+    series: Mapping[str, Sequence[float | tuple[float, float] | None]],
+    *,
+    metric: str = "macro F1",
+) -> Figure:
+    """Draw a metric against the number of training documents, on a logarithmic axis.
+
+    Args:
+        sizes: Numbers of training documents, all positive.
+        series: For each name one entry a size: a value, a pair of mean and standard deviation, or `None` if missing.
+        metric: What the values are.
+
+    Raises:
+        ValueError: If a size is not positive or a series has another length than `sizes`.
+    """
+    if min(sizes) < 1:
+        raise ValueError(f"A logarithmic axis needs sizes of at least 1, got {min(sizes)}.")
+    for name, entries in series.items():
+        if len(entries) != len(sizes):
+            raise ValueError(
+                f"{name!r} has {len(entries)} entries for {len(sizes)} sizes. Give None where one is missing."
+            )
+    figure = new_figure(7, 4)
+    axes = figure.subplots()
+    handles: list[Any] = []  # the stubs do not know that a legend takes containers
+    for place, entries in enumerate(series.values()):
+        present = [(size, entry) for size, entry in zip(sizes, entries, strict=True) if entry is not None]
+        pairs = [entry if isinstance(entry, tuple | list) else (entry, 0.0) for _, entry in present]
+        style: dict[str, Any] = {
+            "color": COLOURS[place % 7],
+            "marker": MARKERS[place % 7],
+            "linestyle": ("-", "--")[place // 7 % 2],
+        }
+        means, deviations = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+        handles.append(axes.errorbar([size for size, _ in present], means, deviations, capsize=3, **style))
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.set_xticks(list(sizes), [f"{size:,}" for size in sizes])
+    axes.set(xlabel="training documents (log scale)", ylabel=metric)
+    figure.legend(handles, shorten(list(series), 36), loc="outside upper center", ncols=2)
+    return figure

@@ -1,0 +1,80 @@
+"""What `report.md` says, and that nothing in a run's name changes how it is shown."""
+
+import json
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+from test_ranking import ENTRIES, make_results
+
+from hf_causal_clf.comparison.ranking import Entry, compare_runs
+from hf_causal_clf.comparison.report import render_report, render_summary
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FIGURES = [
+    ("Macro F1 with 95 % intervals", "figures/f1_macro.png"),
+    ("Reliability: embedding, rank 8", "embedding-rank-8/seed-1/figures/reliability_diagram.png"),
+]
+DATA = "Made up: 48 training, 15 validation and 200 test documents, 4 labels, single-label."
+
+
+def test_a_made_up_report():
+    report = json.loads((GOLDEN / "comparison.json").read_text(encoding="utf-8"))
+    page = render_report(report, title="Comparison", data=DATA, figures=FIGURES)
+    assert page == (GOLDEN / "comparison.md").read_text(encoding="utf-8")
+
+
+def shown(markdown: str) -> list[str]:
+    """The text of each heading, paragraph and cell, as a reader sees it."""
+    found = []
+    for token in MarkdownIt("commonmark", {"html": True}).enable("table").parse(markdown):
+        assert token.type != "html_block"
+        if token.type == "inline":
+            assert {child.type for child in token.children} <= {"text", "text_special", "image"}, token.content
+            parts = [part for child in token.children for part in child.children or [child]]
+            found.append("".join(part.content for part in parts))
+    return found
+
+
+ODD = [
+    "a|b",
+    "*bold*",
+    "snake_case_name",
+    "<b>x</b>",
+    "<!-- gone",
+    "`code`",
+    "[link](https://x.org)",
+    "&amp;",
+    "$x$",
+    "a\\|b",
+    "{{ 7 * 7 }}",
+    "[",
+    "good",
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_name_is_shown_as_it_is(odd):
+    entries = [
+        Entry(odd, "embedding", [make_results(0.9, 1, speed=1)], (1,)),
+        Entry(f"{odd} too", "instruction", [make_results(0.89, 2, speed=20)], (1,)),
+        ENTRIES[2],
+    ]
+    report = compare_runs(entries)
+    page = shown(render_report(report, title="T", data="D", figures=[(f"Reliability: {odd}", "figures/f.png")]))
+    assert page.count(odd) >= 3  # runs, cost and pairs
+    assert page.count(f"{odd} too") >= 3
+    assert f"Reliability: {odd}" in page  # the heading; and the figure's text
+    assert page[-1] == f"Reliability: {odd}"
+    assert report["recommendation"]["text"] in page
+    assert f"The rule: {report['recommendation']['rule']}" in page
+    assert report["recommendation"]["text"] in " ".join(render_summary(report).split("\n\n")[1].split("\n"))
+
+
+def test_names_of_runs_without_calibration_are_shown_as_they_are():
+    results = [make_results(accuracy, seed) for accuracy, seed in ((0.9, 1), (0.5, 2))]
+    for each in results:
+        each.metrics["calibration"] = {"documents": 80, "temperature": 1.0, "thresholds": None}
+    names = ("*a*", "b_c_d")
+    report = compare_runs([Entry(name, "embedding", [each], (1,)) for name, each in zip(names, results, strict=True)])
+    assert "Unchanged: *a*; b_c_d (fitted: temperature 1)." in shown(render_report(report, title="T", data="D"))
