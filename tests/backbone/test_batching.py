@@ -109,8 +109,16 @@ def test_batches_of_a_prediction_are_run_in_evaluation_mode():
     assert found == [[1, 3], [4, 0], [2]]
     assert model.training
     assert torch.is_grad_enabled()
-    with pytest.raises(KeyError):
+
+
+def test_a_prediction_that_fails_leaves_the_model_as_it_was():
+    model = torch.nn.Dropout()
+
+    def fail():
         for rows in prediction_batches(model, [3, 9, 1], 2, description="Predicting"):
             raise KeyError(rows[0])
+
+    with pytest.raises(KeyError):
+        fail()
     assert model.training
     assert torch.is_grad_enabled()

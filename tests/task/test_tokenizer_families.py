@@ -111,7 +111,7 @@ def test_answers_come_back_from_their_tokens(family, template, multi_label, monk
     gold = GOLD[multi_label]
     written = iter(gold)
 
-    class Model:
+    class Model(torch.nn.Module):
         device = "cpu"
         config = tiny.make_config("llama", len(encoder.tokenizer))
 
