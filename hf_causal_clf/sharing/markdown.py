@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _MARKUP = {"&": "&amp;", "<": "&lt;", ">": "&gt;", **{character: f"\\{character}" for character in r"\`*_{}[]|~$"}}
 _ENTITIES = {ord(character): f"&#{ord(character)};" for character in r"\`*_{}[]|~$&<>"}
+_OPEN_BAR = re.compile(r"(?<!\\)((?:\\\\)*)\|")  # no backslash escapes it
 _NOT_IN_CODE = re.compile(r"[`|\s]{2}|[`|\n\t\\]|^\s|\s$")
 
 
@@ -27,3 +29,18 @@ def fenced(text: str, language: str = "") -> str:
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of Markdown cells as a table, without a new line at its end.
+
+    Args:
+        rows: At least the heading, which is the first; all of the same length. A `|` in a cell is escaped unless it is
+            already, and a line break becomes a space: neither ends the cell.
+    """
+    heading, *body = ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
+    return "\n".join([heading, "|" + "---|" * len(rows[0]), *body])
+
+
+def _cell(text: str) -> str:
+    return _OPEN_BAR.sub(r"\1\\|", " ".join(text.splitlines()))
