@@ -19,13 +19,15 @@ from .embedding.scorer import HeadScorer
 from .evaluation.calibration import Calibration
 from .instruction.generation import generate_answers
 from .instruction.scorer import LabelScorer
-from .runs.files import read_run
+from .runs.run import Run
+from .runs.summary import fitted_in_words
 from .task.labels import LabelSpace
-from .task.prompts import PromptEncoder, PromptTemplate
+from .task.prompts import PromptEncoder
 from .task.texts import Empty, read_texts
-from .task.verbalizer import ParsedAnswer, Verbalizer
+from .task.verbalizer import ParsedAnswer
 
 _AUTO = "auto"
+_LISTED = 12  # labels in `repr`
 
 
 class Scorer(Protocol):
@@ -53,6 +55,7 @@ class TextClassifier:
     Attributes:
         approach: `"embedding"` or `"instruction"`.
         source: Folder or Hub repository that it was loaded from.
+        run: What it was loaded from says of itself; `None` for a model in memory.
     """
 
     def __init__(self, scorer: Scorer, label_space: LabelSpace, calibration: Calibration | None = None) -> None:
@@ -60,6 +63,7 @@ class TextClassifier:
         self.label_space = label_space
         self.calibration = calibration or Calibration()
         self.source: str | None = None
+        self.run: Run | None = None
         self.approach = "instruction" if isinstance(scorer, LabelScorer) else "embedding"
 
     @classmethod
@@ -92,25 +96,39 @@ class TextClassifier:
             ValueError: If a file is damaged or of another version, or files do not fit each other.
         """
         source = str(pretrained_model_name_or_path)
-        run = read_run(source, **hub_kwargs)
-        label_space = LabelSpace.from_dict(run["label_space"])
-        calibration = Calibration.from_dict(run)
-        calibration.check(len(label_space))
-        trained = run["base_model"]
-        kwargs: dict[str, Any] = {"dtype": trained["dtype"] if dtype == _AUTO else dtype}
+        run = Run.read(source, **hub_kwargs)
+        kwargs: dict[str, Any] = {"dtype": run.base_model.dtype if dtype == _AUTO else dtype}
         if isinstance(quantization_config, str):
-            settings = trained["quantization"]
+            settings = run.base_model.quantization
             quantization_config = None if settings is None else BitsAndBytesConfig(**settings)
         kwargs |= {"quantization_config": quantization_config, "attn_implementation": attn_implementation}
         if device_map is not None or quantization_config is not None:  # quantised where they stay
             kwargs["device_map"] = device_map if device_map is not None else {"": _device()}
-        load = _load_head if run["approach"] == "embedding" else _load_label_scorer
+        load = _load_head if run.approach == "embedding" else _load_label_scorer
         scorer = load(source, run, kwargs, hub_kwargs, batch_size)
         if attn_implementation is None:
             take_plain_attention(scorer.model)
-        classifier = cls(scorer, label_space, calibration if calibrated else None)
-        classifier.source = source
+        classifier = cls(scorer, run.label_space, run.calibration if calibrated else None)
+        classifier.source, classifier.run = source, run
         return classifier
+
+    def __repr__(self) -> str:
+        kind = "multi-label" if self.label_space.multi_label else "single-label"
+        names, more = self.labels[:_LISTED], len(self.labels) - _LISTED
+        where = "" if self.source is None else f" from {self.source!r}"
+        lines = [
+            f"TextClassifier{where}, {self.approach}-based, {kind}",
+            f"  {len(self.labels)} labels: {', '.join(names)}" + (f" and {more} more" if more > 0 else ""),
+            f"  calibration: {fitted_in_words(self.calibration) or 'none'}",
+        ]
+        if self.run is not None and self.run.base_model.name_or_path:
+            lines.append(f"  base model: {self.run.base_model.name_or_path}")
+        return "\n".join(lines)
+
+    @property
+    def labels(self) -> list[str]:
+        """Label names, in the order of the columns of `predict_proba`."""
+        return list(self.label_space.names)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Push the run that this classifier was loaded from; arguments and errors as for `hub.push_run`.
@@ -199,22 +217,21 @@ class TextClassifier:
 
 
 def _load_head(
-    source: str, run: dict[str, Any], kwargs: dict[str, Any], hub_kwargs: dict[str, Any], batch_size: int
+    source: str, run: Run, kwargs: dict[str, Any], hub_kwargs: dict[str, Any], batch_size: int
 ) -> HeadScorer:
     tokenizer = load_tokenizer(source, **hub_kwargs)
     model = CausalLMForLastTokenClassification.from_pretrained(source, **kwargs, **hub_kwargs)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, source)
     encoder: DocumentEncoder | PromptEncoder
-    if run.get("head_init") == "verbalizer":
-        template, verbalizer = read_prompt(run)
-        encoder = template.bind(tokenizer, verbalizer)
+    if run.prompt is not None:
+        encoder = run.prompt.bind(tokenizer)
     else:
-        encoder = DocumentEncoder(tokenizer, run["truncation"]["max_length"], run["truncation"]["side"])
+        encoder = DocumentEncoder(tokenizer, run.truncation.max_length, run.truncation.side)
     return HeadScorer(_placed(model, kwargs), tokenizer, encoder, batch_size=batch_size)
 
 
 def _load_label_scorer(
-    source: str, run: dict[str, Any], kwargs: dict[str, Any], hub_kwargs: dict[str, Any], batch_size: int
+    source: str, run: Run, kwargs: dict[str, Any], hub_kwargs: dict[str, Any], batch_size: int
 ) -> LabelScorer:
     adapter = find_adapter(source, **hub_kwargs)
     base, revision = (source, hub_kwargs.get("revision")) if adapter is None else read_base(adapter)
@@ -224,23 +241,14 @@ def _load_label_scorer(
         keep_exact_gradients(model)
         load_adapter(model, source, **hub_kwargs)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, source)
-    template, verbalizer = read_prompt(run)
+    assert run.prompt is not None
     return LabelScorer(
         _placed(model, kwargs),
         tokenizer,
-        template=template,
-        verbalizer=verbalizer,
+        template=run.prompt.template,
+        verbalizer=run.prompt.verbalizer,
         batch_size=batch_size,
     )
-
-
-def read_prompt(run: dict[str, Any]) -> tuple[PromptTemplate, Verbalizer]:
-    """Rebuild the prompt template and the verbalizer of a run from its `classification.json`."""
-    truncation = run["truncation"]
-    template = PromptTemplate(
-        **run["prompt_template"], max_length=truncation["max_length"], truncation=truncation["side"]
-    )
-    return template, Verbalizer.from_dict(run["verbalizer"], LabelSpace.from_dict(run["label_space"]))
 
 
 def _placed(model: Any, kwargs: dict[str, Any]) -> Any:

@@ -24,7 +24,7 @@ from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.comparison.baselines import tfidf
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data, normalized, stratified_sample
-from hf_causal_clf.runs.results import measure
+from hf_causal_clf.runs.measuring import measure
 
 CACHE = Path(".cache")
 MODEL, NEWS, ENCODER = CACHE / "SmolLM2-135M-Instruct", CACHE / "bbc_news", CACHE / "all-MiniLM-L6-v2"

@@ -17,9 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils import logging
 
 from ..cli.sources import check_source
-from ..runs.files import ADAPTER_CONFIG_FILE, find_file, read_json
-
-ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+from ..runs.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, find_file, read_json
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 

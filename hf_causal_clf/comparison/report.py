@@ -11,7 +11,7 @@ from urllib.parse import quote
 from ..data.splits import ClassificationData
 from ..evaluation import plots
 from ..runs.disk import write_json, write_text
-from ..runs.results import what_was_fitted
+from ..runs.summary import what_was_fitted
 from .arguments import ComparisonArguments
 from .plan import RECIPES, run_folder
 from .ranking import difference

@@ -10,7 +10,8 @@ from ..backbone.identity import model_content
 from ..cli.starting import children_ignore_interrupts, run_script
 from ..data.splits import ClassificationData
 from ..embedding.arguments import EmbeddingModelArguments
-from ..runs.results import measure, read_results, write_results
+from ..runs.measuring import measure
+from ..runs.results import read_results, write_results
 from ..training.arguments import PromptArguments
 from . import baselines
 from .arguments import BASELINE_NAMES, SHARED, ComparisonArguments

@@ -16,7 +16,7 @@ from ..backbone.attention import keep_exact_gradients
 from ..backbone.batching import run_in_groups
 from ..backbone.loading import find_adapter, load_adapter, read_base
 from ..cli.logs import expected_weights
-from ..runs.files import read_run
+from ..runs.run import Run
 from ..task.labels import LabelSpace
 from .configuration import CausalLMForLastTokenClassificationConfig
 
@@ -199,9 +199,9 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
         source = str(pretrained_model_name_or_path)
         adapter = find_adapter(source, **hub_kwargs) if config is None else None
         if adapter is not None:
-            run = read_run(source, **hub_kwargs)
-            label_space = _agree(label_space, LabelSpace.from_dict(run["label_space"]), source)
-            head_kwargs.setdefault("pooling", run["pooling"])
+            run = Run.read(source, **hub_kwargs)
+            label_space = _agree(label_space, run.label_space, source)
+            head_kwargs.setdefault("pooling", run.pooling)
             base, revision = read_base(adapter)
             base_kwargs = {**kwargs, "revision": revision}
             base_kwargs.pop("subfolder", None)
