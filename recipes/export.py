@@ -8,7 +8,6 @@ written checkpoint is loaded again, and its logits of a padded batch of document
 reported. With `--onnx true` the folder also holds `model.onnx`, compared in the same way.
 """
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from hf_causal_clf.cli.mistakes import report
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.sources import missing_folder
 from hf_causal_clf.cli.starting import run_script
+from hf_causal_clf.runs.disk import folder_written_aside
 from hf_causal_clf.runs.run import Run
 from hf_causal_clf.sharing.onnx import ONNX_FILE, export_onnx, onnx_logits, open_onnx, require_onnx
 
@@ -112,19 +112,12 @@ def main() -> None:
         expected = [each / scale for each in expected]
     run = replace(run, base_model=replace(run.base_model, dtype=arguments.dtype, quantization=None))
     output = Path(arguments.output_dir).resolve()  # the folder itself where a link is given
-    aside = output.with_name(f".{output.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    with folder_written_aside(output) as aside:
         write(stock.to(getattr(torch, arguments.dtype)), tokenizer, run, aside)
         kind = type(stock).__name__
         del stock
         gap = check_checkpoint(aside, run, expected[0], TOLERANCE[arguments.dtype])
         onnx_gap = check_onnx(aside, run.approach, batches, expected) if arguments.onnx else None
-        if output.exists():
-            output.rmdir()
-        aside.rename(output)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     print(f"{output} is a {kind} checkpoint; its logits are the run's within {gap:.1e}.")
     if onnx_gap is not None:
         print(f"{output / ONNX_FILE} gives the run's logits within {onnx_gap:.1e} in ONNX Runtime, padded or not.")

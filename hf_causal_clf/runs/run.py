@@ -162,7 +162,8 @@ class Run:
                 prompt = Prompt(template, Verbalizer.from_dict(data["verbalizer"], label_space))
             base_model = BaseModel(**data["base_model"])
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{source} does not fit together ({error}). Train or download it again.") from error
+            reason = str(error).rstrip(".")
+            raise ValueError(f"{source} does not fit together ({reason}). Train or download it again.") from error
         calibration = Calibration.from_dict(data)
         calibration.check(len(label_space))
         return cls(

@@ -48,7 +48,8 @@ def _is_text(value: Any) -> bool:
 _TEXT: Kind = ("a text", _is_text)
 _FLAG: Kind = ("true or false", lambda value: isinstance(value, bool))
 _OBJECT: Kind = ("an object", lambda value: isinstance(value, dict))
-_COUNT: Kind = ("a whole number above 0", lambda value: type(value) is int and value > 0)
+_COUNT: Kind = ("a whole number from 0 on", lambda value: type(value) is int and value >= 0)
+_LENGTH: Kind = ("a whole number above 0", lambda value: type(value) is int and value > 0)
 _TEXTS: Kind = ("a list of texts", _are(_is_text))
 _NUMBERS: Kind = ("a list of numbers", _are(_is_number))
 _NUMBER: Kind = ("a number, a list of numbers", lambda value: _is_number(value) or _are(_is_number)(value))
@@ -76,7 +77,7 @@ _ENTRIES: dict[str, Kind] = {
     "label_space.multi_label": _FLAG,
     "problem_type": _TEXT,
     "truncation": _OBJECT,
-    "truncation.max_length": _or_null(_COUNT),
+    "truncation.max_length": _or_null(_LENGTH),
     "truncation.side": _one_of(TRUNCATION_SIDES),
     "temperature": _or_null(_NUMBER),
     "thresholds": _or_null(_NUMBERS),

@@ -53,6 +53,13 @@ def test_a_run_is_read_back_as_it_was_written(approach, tmp_path):
     assert found.to_dict() == run.to_dict() == json.loads((tmp_path / "classification.json").read_text())
 
 
+def test_a_head_behind_a_prompt_keeps_no_tokens_free(tmp_path):
+    prompt = replace(PROMPT, template=replace(PROMPT.template, answer_tokens=0))
+    run = replace(INSTRUCTION, approach="embedding", pooling="last", head_init="verbalizer", prompt=prompt)
+    run.write(tmp_path)
+    assert Run.read(tmp_path).prompt.template == prompt.template
+
+
 def test_every_run_has_the_same_entries_in_the_same_order():
     assert list(EMBEDDING.to_dict()) == list(INSTRUCTION.to_dict())
 
@@ -117,7 +124,7 @@ WRONG = [
     ("prompt_template", "Which?", "an object, or null"),
     ("prompt_template.instruction", 3, "a text, or null"),
     ("prompt_template.use_chat_template", "yes", "true or false"),
-    ("prompt_template.answer_tokens", 0, "a whole number above 0, or null"),
+    ("prompt_template.answer_tokens", -1, "a whole number from 0 on, or null"),
     ("verbalizer", ["a"], "an object, or null"),
     ("verbalizer.answers", {"a": 1}, "an object of texts"),
     ("verbalizer.delimiter", None, "a text"),
