@@ -96,7 +96,7 @@ def main() -> None:
     source, hub_kwargs = arguments.model_name_or_path, {"revision": arguments.model_revision}
     run = Run.read(source, **hub_kwargs)
     if run.approach == "embedding" and run.pooling != "last":
-        raise SystemExit(f"{source!r} has {run['pooling']} pooling; stock classes read the last token only.")
+        raise SystemExit(f"{source!r} has {run.pooling} pooling; stock classes read the last token only.")
     if arguments.fold_temperature and run.approach != "embedding":
         raise SystemExit("fold_temperature is for the embedding-based approach: leave it out.")
     tokenizer = load_tokenizer(source, **hub_kwargs)
