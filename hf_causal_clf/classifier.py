@@ -18,15 +18,17 @@ from .embedding.scorer import HeadScorer
 from .evaluation.calibration import Calibration
 from .instruction.generation import generate_answers
 from .instruction.scorer import LabelScorer
-from .runs.files import read_run
+from .runs.run import Run
+from .runs.summary import fitted_in_words
 from .task.documents import DocumentEncoder
 from .task.labels import LabelSpace
-from .task.prompts import PromptEncoder, PromptTemplate
+from .task.prompts import PromptEncoder
 from .task.scorer import Scorer
 from .task.texts import Empty, read_texts
-from .task.verbalizer import ParsedAnswer, Verbalizer
+from .task.verbalizer import ParsedAnswer
 
 _AUTO = "auto"
+_LISTED = 12  # labels in `repr`
 
 
 class TextClassifier:
@@ -43,6 +45,7 @@ class TextClassifier:
 
     Attributes:
         source: Folder or Hub repository that it was loaded from.
+        run: What it was loaded from says of itself; `None` for a model in memory.
     """
 
     def __init__(self, scorer: Scorer, label_space: LabelSpace, calibration: Calibration | None = None) -> None:
@@ -50,6 +53,7 @@ class TextClassifier:
         self.label_space = label_space
         self.calibration = calibration or Calibration()
         self.source: str | None = None
+        self.run: Run | None = None
 
     @property
     def approach(self) -> str:
@@ -86,25 +90,39 @@ class TextClassifier:
             ValueError: If a file is damaged or of another version, or files do not fit each other.
         """
         source = str(pretrained_model_name_or_path)
-        run = read_run(source, **hub_kwargs)
-        label_space = LabelSpace.from_dict(run["label_space"])
-        calibration = Calibration.from_dict(run)
-        calibration.check(len(label_space))
-        trained = run["base_model"]
+        run = Run.read(source, **hub_kwargs)
         if isinstance(quantization_config, str):
-            settings = trained["quantization"]
+            settings = run.base_model.quantization
             quantization_config = None if settings is None else BitsAndBytesConfig(**settings)
         weights = BaseWeights(
-            dtype=trained["dtype"] if dtype == _AUTO else dtype,
+            dtype=run.base_model.dtype if dtype == _AUTO else dtype,
             quantization_config=quantization_config,
             attn_implementation=attn_implementation,
             device_map=device_map,
         )
-        load = _load_head if run["approach"] == "embedding" else _load_label_scorer
+        load = _load_head if run.approach == "embedding" else _load_label_scorer
         scorer = load(source, run, weights, hub_kwargs, batch_size)
-        classifier = cls(scorer, label_space, calibration if calibrated else None)
-        classifier.source = source
+        classifier = cls(scorer, run.label_space, run.calibration if calibrated else None)
+        classifier.source, classifier.run = source, run
         return classifier
+
+    def __repr__(self) -> str:
+        kind = "multi-label" if self.label_space.multi_label else "single-label"
+        names, more = self.labels[:_LISTED], len(self.labels) - _LISTED
+        where = "" if self.source is None else f" from {self.source!r}"
+        lines = [
+            f"TextClassifier{where}, {self.approach}-based, {kind}",
+            f"  {len(self.labels)} labels: {', '.join(names)}" + (f" and {more} more" if more > 0 else ""),
+            f"  calibration: {fitted_in_words(self.calibration) or 'none'}",
+        ]
+        if self.run is not None and self.run.base_model.name_or_path:
+            lines.append(f"  base model: {self.run.base_model.name_or_path}")
+        return "\n".join(lines)
+
+    @property
+    def labels(self) -> list[str]:
+        """Label names, in the order of the columns of `predict_proba`."""
+        return list(self.label_space.names)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Push the run that this classifier was loaded from; arguments and errors as for `hub.push_run`.
@@ -192,33 +210,22 @@ class TextClassifier:
         return answers[0] if given.single else answers
 
 
-def _load_head(
-    source: str, run: dict[str, Any], weights: BaseWeights, hub_kwargs: dict[str, Any], batch_size: int
-) -> HeadScorer:
+def _load_head(source: str, run: Run, weights: BaseWeights, hub_kwargs: dict[str, Any], batch_size: int) -> HeadScorer:
     tokenizer = load_tokenizer(source, **hub_kwargs)
     model = load_with_head(source, weights, tokenizer=tokenizer, **hub_kwargs)
     encoder: DocumentEncoder | PromptEncoder
-    if run.get("head_init") == "verbalizer":
-        template, verbalizer = read_prompt(run)
-        encoder = template.bind(tokenizer, verbalizer)
+    if run.prompt is not None:
+        encoder = run.prompt.bind(tokenizer)
     else:
-        encoder = DocumentEncoder(tokenizer, run["truncation"]["max_length"], run["truncation"]["side"])
+        encoder = DocumentEncoder(tokenizer, run.truncation.max_length, run.truncation.side)
     return HeadScorer(model, tokenizer, encoder, batch_size=batch_size)
 
 
 def _load_label_scorer(
-    source: str, run: dict[str, Any], weights: BaseWeights, hub_kwargs: dict[str, Any], batch_size: int
+    source: str, run: Run, weights: BaseWeights, hub_kwargs: dict[str, Any], batch_size: int
 ) -> LabelScorer:
     tokenizer = load_tokenizer(source, **hub_kwargs)
+    assert run.prompt is not None
+    template, verbalizer = run.prompt.template, run.prompt.verbalizer
     model = load_causal_lm(source, weights, tokenizer=tokenizer, **hub_kwargs)
-    template, verbalizer = read_prompt(run)
     return LabelScorer(model, tokenizer, template=template, verbalizer=verbalizer, batch_size=batch_size)
-
-
-def read_prompt(run: dict[str, Any]) -> tuple[PromptTemplate, Verbalizer]:
-    """Rebuild the prompt template and the verbalizer of a run from its `classification.json`."""
-    truncation = run["truncation"]
-    template = PromptTemplate(
-        **run["prompt_template"], max_length=truncation["max_length"], truncation=truncation["side"]
-    )
-    return template, Verbalizer.from_dict(run["verbalizer"], LabelSpace.from_dict(run["label_space"]))

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -19,31 +20,30 @@ from accelerate import PartialState
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from .backbone.loading import ADAPTER_WEIGHTS_FILE
 from .backbone.settings import base_revision, bitsandbytes_settings, commit_of, quantization_settings
 from .classifier import TextClassifier
 from .data.splits import ClassificationData
 from .embedding.model import CausalLMForLastTokenClassification
 from .evaluation.calibration import Calibration, to_probabilities
-from .evaluation.metrics import decision_metrics
 from .runs.disk import naming_full_disk, write_json, write_text
 from .runs.files import (
     ADAPTER_CONFIG_FILE,
+    ADAPTER_WEIGHTS_FILE,
     CARD_FILE,
     CLASSIFICATION_FILE,
     CONFIG_FOLDER,
     METRICS_FILE,
     PREDICTIONS_FILE,
-    SCHEMA_VERSION,
     read_json,
-    read_run,
 )
-from .runs.results import Metrics, majority_metrics, measure, print_metrics, write_results
+from .runs.measuring import Metrics, generation_metrics, majority_metrics, measure
+from .runs.results import write_results
+from .runs.run import BaseModel, Prompt, Run, Truncation
+from .runs.summary import print_metrics
 from .sharing.card import render_card
 from .task.documents import DocumentEncoder
 from .task.labels import LabelSpace
-from .task.prompts import PromptEncoder, PromptTemplate
-from .task.verbalizer import ParsedAnswer, Verbalizer
+from .task.prompts import PromptEncoder
 from .training.output_folder import Settings, finish, unfinished_folder
 from .training.processes import gather_weights, over_processes
 
@@ -52,75 +52,51 @@ if TYPE_CHECKING:
 
 
 def describe_run(
+    encoder: DocumentEncoder | PromptEncoder,
+    base_model: BaseModel,
     label_space: LabelSpace,
-    model_arguments: ModelConfig,
     *,
-    max_length: int | None,
-    truncation: str,
+    pooling: str | None,
     training: dict[str, Any] | None = None,
-    **approach: Any,
-) -> dict[str, Any]:
-    """Return the content of `classification.json`.
+) -> Run:
+    """Describe a run that has been trained and is not calibrated yet.
 
-    `embedding` and `instruction` give the last part, `training_facts` gives `training`, which is for the model card.
+    Args:
+        encoder: What read the documents in training.
+        base_model: The base model (`base_model_of`).
+        label_space: Labels.
+        pooling: That of the head; `None` for the instruction-based approach.
+        training: `training_facts`, for the model card.
     """
-    base = {
-        "name_or_path": model_arguments.model_name_or_path,
-        "revision": base_revision(model_arguments),
-        "dtype": model_arguments.dtype,
-        "quantization": quantization_settings(model_arguments),
-    }
-    return run_description(
-        label_space, base, max_length=max_length, truncation=truncation, training=training, **approach
+    prompt = Prompt(encoder.template, encoder.verbalizer) if isinstance(encoder, PromptEncoder) else None
+    limits = encoder.template if isinstance(encoder, PromptEncoder) else encoder
+    head_init = "random" if prompt is None else "verbalizer"
+    return Run(
+        approach="instruction" if pooling is None else "embedding",
+        label_space=label_space,
+        truncation=Truncation(limits.max_length, limits.truncation),
+        calibration=Calibration(),
+        base_model=base_model,
+        version=version("hf_causal_clf"),
+        pooling=pooling,
+        head_init=None if pooling is None else head_init,
+        prompt=prompt,
+        training=training or {},
     )
 
 
-def run_description(
-    label_space: LabelSpace,
-    base_model: dict[str, Any],
-    *,
-    max_length: int | None,
-    truncation: str,
-    training: dict[str, Any] | None = None,
-    **approach: Any,
-) -> dict[str, Any]:
-    """Return the content of `classification.json` of a run on a base model, uncalibrated."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "hf_causal_clf_version": version("hf_causal_clf"),
-        **approach,
-        "label_space": label_space.to_dict(),
-        "problem_type": label_space.problem_type,
-        "truncation": {"max_length": max_length, "side": truncation},
-        **Calibration().to_dict(),
-        "base_model": base_model,
-        **({} if training is None else {"training": training}),
-    }
+def base_model_of(arguments: ModelConfig) -> BaseModel:
+    """Return what a run keeps of its base model, from TRL's model arguments."""
+    name, revision = arguments.model_name_or_path, base_revision(arguments)
+    return BaseModel(name, revision, arguments.dtype, quantization_settings(arguments))
 
 
-def embedding(pooling: str, encoder: DocumentEncoder | PromptEncoder | None = None) -> dict[str, Any]:
-    """The part of `classification.json` that is the embedding-based approach's own; with its prompt, if it has one."""
-    part = {"approach": "embedding", "pooling": pooling, "head_init": "random"}
-    if isinstance(encoder, PromptEncoder):
-        part |= {"head_init": "verbalizer", **_wording(encoder.template, encoder.verbalizer)}
-    return part
-
-
-def instruction(template: PromptTemplate, verbalizer: Verbalizer) -> dict[str, Any]:
-    """The part of `classification.json` that is the instruction-based approach's own."""
-    return {"approach": "instruction", **_wording(template, verbalizer)}
-
-
-def _wording(template: PromptTemplate, verbalizer: Verbalizer) -> dict[str, Any]:
-    return {"prompt_template": template.to_dict(), "verbalizer": verbalizer.to_dict()}
-
-
-def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: dict[str, Any]) -> Path:
+def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, run: Run) -> Path:
     """Save adapter, tokenizer and `classification.json`, and let go of the model.
 
     Returns:
-        A folder inside the trainer's output folder, whose files stay as they are; `evaluate_run` makes the run whole
-        and puts it in place.
+        A folder inside the trainer's output folder, whose files stay as they are; `finish_run` makes the run whole and
+        puts it in place.
 
     Raises:
         ValueError: If training has diverged.
@@ -136,7 +112,7 @@ def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, description: 
         try:
             with naming_full_disk(output):
                 folder.mkdir(parents=True)
-                _write(folder, model, weights, tokenizer, description)
+                _write(folder, model, weights, tokenizer, run)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -156,7 +132,7 @@ def _write(
     model: Any,
     weights: dict[str, torch.Tensor] | None,
     tokenizer: PreTrainedTokenizerBase,
-    description: dict[str, Any],
+    run: Run,
 ) -> None:
     options = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
     model.save_pretrained(folder, state_dict=weights, **options)
@@ -165,7 +141,7 @@ def _write(
     if options:  # for AutoConfig
         (folder / CONFIG_FOLDER).mkdir()
         write_text(folder / CONFIG_FOLDER / "config.json", model.config.to_json_string())
-    write_json(folder / CLASSIFICATION_FILE, description)
+    run.write(folder)
     for path in (path for path in folder.rglob("*") if path.is_file()):
         os.chmod(path, 0o644)
 
@@ -181,39 +157,42 @@ def _check_finite(model: Any, weights: dict[str, torch.Tensor] | None) -> None:
         )
 
 
-def evaluate_run(
-    folder: Path,
-    data: ClassificationData,
-    training: dict[str, float],
-    *,
-    batch_size: int,
-    log_history: Sequence[dict[str, float]] = (),
-    settings: Settings | None = None,
-) -> Metrics:
-    """Load a saved run, calibrate it on the validation documents, measure it, and put it into its output folder, whole.
+@dataclass(frozen=True)
+class Measured:
+    """What `measure_run` found.
+
+    Attributes:
+        logits: Those of the validation and test documents, float32 `(n, labels)` each.
+        calibration: Fitted on the validation documents.
+        metrics: Content of `metrics.json`.
+    """
+
+    logits: dict[str, np.ndarray]
+    calibration: Calibration
+    metrics: Metrics
+
+
+def measure_run(folder: Path, data: ClassificationData, training: dict[str, float], *, batch_size: int) -> Measured:
+    """Load a saved run, calibrate it on the validation documents and measure it. All processes have to call it.
 
     The metrics are those of calibrated predictions, with the uncalibrated ones beside them as `uncalibrated_*`;
     `majority` are those of the majority baseline on the test documents.
 
-    Only now does it take the place of an earlier run there, and are its checkpoints removed.
-
     Args:
         folder: What `save_run` returned.
         data: Documents with gold labels.
-        training: What `train` returned; the speed of prediction is added to it.
-        batch_size: Documents a forward pass.
-        log_history: `trainer.state.log_history`, for the training curves.
-        settings: What the run was made with, by which another start knows it.
+        training: What `train` returned; the metrics have it with the speed of prediction.
+        batch_size: Documents per forward pass.
 
-    Returns:
-        The content of `metrics.json`.
+    Raises:
+        ValueError: If the saved model gives no numbers: training has diverged.
     """
     classifier = TextClassifier.from_pretrained(folder, calibrated=False, batch_size=batch_size)
     logits = {}
     for split in ("validation", "test"):
         start = time.perf_counter()
         logits[split] = over_processes(classifier.scorer.logits, data.texts(split))
-        training["predict_samples_per_second"] = len(logits[split]) / (time.perf_counter() - start)
+        speed = len(logits[split]) / (time.perf_counter() - start)
     if not math.isfinite(training["train_loss"]) or any(_no_numbers(each, data) for each in logits.values()):
         raise ValueError(
             f"Training diverged (train_loss={training['train_loss']}): the saved model gives no numbers. Lower "
@@ -223,34 +202,49 @@ def evaluate_run(
     if classifier.approach == "instruction":
         answers = over_processes(classifier.generate, data.texts("test"))
         metrics["test"] |= generation_metrics(answers, data.gold("test"), data.label_space)
-    metrics |= {"majority": majority_metrics(data), "training": training}
+    metrics["majority"] = majority_metrics(data)
+    metrics["training"] = {**training, "predict_samples_per_second": speed}
+    return Measured(logits, calibration, metrics)
+
+
+def finish_run(
+    folder: Path,
+    data: ClassificationData,
+    measured: Measured,
+    *,
+    log_history: Sequence[dict[str, float]] = (),
+    settings: Settings | None = None,
+) -> None:
+    """Make a saved run whole, with results and card, and put it into its output folder.
+
+    Only now does it take the place of an earlier run there, and are its checkpoints removed. All processes have to call
+    it; the main one writes.
+
+    Args:
+        folder: What `save_run` returned.
+        data: Documents with gold labels.
+        measured: What `measure_run` found.
+        log_history: `trainer.state.log_history`, for the training curves.
+        settings: What the run was made with, by which another start knows it.
+    """
     if PartialState().is_main_process:
         with naming_full_disk(folder):
-            write_results(folder, data, logits, calibration, metrics, log_history)
-            write_json(folder / CLASSIFICATION_FILE, {**read_run(folder), **calibration.to_dict()})
+            write_results(folder, data, measured.logits, measured.calibration, measured.metrics, log_history)
+            replace(Run.read(folder), calibration=measured.calibration).write(folder)
             write_text(folder / CARD_FILE, str(render_card(folder)))
-            output = finish(folder, settings)
-        print_metrics(metrics, multi_label=data.label_space.multi_label)
-        print(f"The run is in {output}: TextClassifier.from_pretrained({str(output)!r})")
+            finish(folder, settings)
     PartialState().wait_for_everyone()
-    return metrics
+
+
+def print_run(output: str | PathLike[str], metrics: Metrics, *, multi_label: bool) -> None:
+    """Print, in the main process, what was measured of a run and where it is."""
+    if PartialState().is_main_process:
+        print_metrics(metrics, multi_label=multi_label)
+        print(f"The run is in {output}: TextClassifier.from_pretrained({str(output)!r})")
 
 
 def _no_numbers(logits: np.ndarray, data: ClassificationData) -> bool:
     return not np.isfinite(to_probabilities(logits, multi_label=data.label_space.multi_label)).all()
-
-
-def generation_metrics(answers: list[ParsedAnswer], gold: np.ndarray, labels: LabelSpace) -> dict[str, float]:
-    """Return the share of malformed answers and the metrics of greedy generation, where a malformed answer is wrong."""
-    malformed = np.array([answer.error is not None for answer in answers])
-    if labels.multi_label:
-        predicted = labels.encode_batch([answer.labels for answer in answers])
-    else:
-        predicted = np.array([labels.index(answer.labels[0]) if answer.labels else -1 for answer in answers])
-    found = decision_metrics(gold, predicted)
-    if labels.multi_label:  # an empty set is a hit for a document without labels, but not where it is malformed
-        found["accuracy"] = float(((predicted == gold).all(axis=1) & ~malformed).mean())
-    return {"malformed_rate": float(malformed.mean()), **{f"generation_{name}": value for name, value in found.items()}}
 
 
 def save_description(
@@ -280,13 +274,13 @@ def save_description(
     """
     folder = Path(folder)
     _check_folder(folder, adapter=hasattr(model, "get_base_model"))
-    description = _describe(model, encoder)
+    run = _describe(model, encoder)
     if hasattr(model, "get_base_model"):
-        settings = read_json(folder / ADAPTER_CONFIG_FILE)
-        if settings.get("revision") is None and description["base_model"]["revision"]:
-            write_json(folder / ADAPTER_CONFIG_FILE, settings | {"revision": description["base_model"]["revision"]})
+        settings, revision = read_json(folder / ADAPTER_CONFIG_FILE), run.base_model.revision
+        if settings.get("revision") is None and revision:
+            write_json(folder / ADAPTER_CONFIG_FILE, settings | {"revision": revision})
     encoder.tokenizer.save_pretrained(folder)
-    write_json(folder / CLASSIFICATION_FILE, description)
+    run.write(folder)
     return folder / CLASSIFICATION_FILE
 
 
@@ -299,40 +293,34 @@ def _check_folder(folder: Path, *, adapter: bool) -> None:
         raise ValueError(f"{str(folder)!r} has {results} of another run. Save the model into a folder of its own.")
 
 
-def _describe(model: Any, encoder: DocumentEncoder | PromptEncoder) -> dict[str, Any]:
+def _describe(model: Any, encoder: DocumentEncoder | PromptEncoder) -> Run:
     peft_config = model.peft_config[model.active_adapter] if hasattr(model, "get_base_model") else None
     plain = model.get_base_model() if peft_config is not None else model
     source = plain.name_or_path if peft_config is None else peft_config.base_model_name_or_path
     if peft_config is not None and not source:
         raise ValueError("The adapter does not know its base model's name. Load the base model with from_pretrained.")
-    limits = encoder.template if isinstance(encoder, PromptEncoder) else encoder
-    label_space, approach = _approach(plain, peft_config, encoder)
+    label_space, pooling = _labels_and_pooling(plain, peft_config, encoder)
     settings = getattr(plain.config, "quantization_config", None)
-    return run_description(
-        label_space,
-        {
-            "name_or_path": source,
-            "revision": commit_of(source, getattr(peft_config, "revision", None)),
-            "dtype": str(plain.get_input_embeddings().weight.dtype).removeprefix("torch."),
-            "quantization": bitsandbytes_settings(settings) if isinstance(settings, BitsAndBytesConfig) else None,
-        },
-        max_length=limits.max_length,
-        truncation=limits.truncation,
-        **approach,
+    base_model = BaseModel(
+        name_or_path=source,
+        revision=commit_of(source, getattr(peft_config, "revision", None)),
+        dtype=str(plain.get_input_embeddings().weight.dtype).removeprefix("torch."),
+        quantization=bitsandbytes_settings(settings) if isinstance(settings, BitsAndBytesConfig) else None,
     )
+    return describe_run(encoder, base_model, label_space, pooling=pooling)
 
 
-def _approach(
+def _labels_and_pooling(
     plain: Any, peft_config: Any, encoder: DocumentEncoder | PromptEncoder
-) -> tuple[LabelSpace, dict[str, Any]]:
-    """Label space, and the part of `classification.json` that is the approach's own."""
+) -> tuple[LabelSpace, str | None]:
+    """Label space, and the pooling of the head, if there is one; checks that model and encoder fit each other."""
     if not isinstance(plain, CausalLMForLastTokenClassification):
         if not isinstance(encoder, PromptEncoder):
             raise ValueError(
                 f"{type(plain).__name__} has no classification head, so it answers a prompt. Give as encoder "
                 "template.bind(tokenizer, verbalizer), or the encoder of its VerbalizerCollator."
             )
-        return encoder.verbalizer.labels, instruction(encoder.template, encoder.verbalizer)
+        return encoder.verbalizer.labels, None
     label_space = plain.config.label_space
     if isinstance(encoder, PromptEncoder) and encoder.verbalizer.labels != label_space:
         raise ValueError(
@@ -341,4 +329,4 @@ def _approach(
         )
     if peft_config is not None and "score" not in (peft_config.modules_to_save or ()):
         raise ValueError('The adapter was saved without its head. Train it with LoraConfig(task_type="SEQ_CLS", …).')
-    return label_space, embedding(plain.config.pooling, encoder)
+    return label_space, plain.config.pooling

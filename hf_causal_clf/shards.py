@@ -25,7 +25,7 @@ from .runs.tables import answer_column, named_probability_column
 from .task.labels import LabelSpace
 from .task.texts import Empty, is_empty
 
-PREDICTION_FILE = "_prediction.json"  # what reads a folder of Parquet passes over names that begin with _
+NOTE_FILE = "_prediction.json"  # what reads a folder of Parquet passes over names that begin with _
 _EARLIER_FILE = "prediction.json"
 _SHARDS = "shard-*.parquet"
 _LISTED = 10  # labels in a summary
@@ -89,7 +89,7 @@ def start_prediction(
     """
     lock_folder(output)
     output.mkdir(parents=True, exist_ok=True)
-    path = output / PREDICTION_FILE
+    path = output / NOTE_FILE
     if (output / _EARLIER_FILE).is_file():
         raise ValueError(
             f"{output} has predictions of an earlier version, which did not note the content of documents and "
@@ -97,7 +97,7 @@ def start_prediction(
         )
     if not path.is_file():
         if any(output.glob(_SHARDS)):
-            raise ValueError(f"{output} has shards but no {PREDICTION_FILE}. Choose another output_dir.")
+            raise ValueError(f"{output} has shards but no {NOTE_FILE}. Choose another output_dir.")
         write_json(path, {**(names or {}), **settings, "content": content, "finished": False})
         return
     found = read_json(path)
@@ -117,7 +117,7 @@ def check_content(output: Path, content: dict[str, dict[str, str]]) -> None:
     Raises:
         ValueError: If they are not; it names what differs.
     """
-    found = read_json(output / PREDICTION_FILE).get("content", {})
+    found = read_json(output / NOTE_FILE).get("content", {})
     for kind, now in content.items():
         was = found.get(kind, {})
         changes = [_change(name, was.get(name), now.get(name)) for name in sorted({*was, *now})]
@@ -180,8 +180,8 @@ def finish_prediction(output: Path, shards: Sequence[ShardRows], label_space: La
             {pair["values"]: pair["counts"] for pair in compute.value_counts(answers.drop_null()).to_pylist()}
         )
     summary = Summary(sum(rows.number for rows in shards), labels, unlabelled, unanswered)
-    note = {**read_json(output / PREDICTION_FILE), "rows": summary.rows, "unanswered": unanswered, "finished": True}
-    write_json(output / PREDICTION_FILE, note)
+    note = {**read_json(output / NOTE_FILE), "rows": summary.rows, "unanswered": unanswered, "finished": True}
+    write_json(output / NOTE_FILE, note)
     return summary
 
 

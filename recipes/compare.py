@@ -40,8 +40,9 @@ from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import ClassificationData, check_documents, load_data
 from hf_causal_clf.evaluation.significance import align
 from hf_causal_clf.runs.disk import lock_folder, naming_full_disk
-from hf_causal_clf.runs.files import MANIFEST_FILE, read_json
+from hf_causal_clf.runs.files import CLASSIFICATION_FILE, MANIFEST_FILE
 from hf_causal_clf.runs.results import Results, read_results
+from hf_causal_clf.runs.run import Run
 from hf_causal_clf.training.arguments import PromptArguments
 from hf_causal_clf.training.checkpoints import whole_checkpoints
 from hf_causal_clf.training.output_folder import check_places
@@ -159,8 +160,8 @@ def reuse(name: str, folder: Path, data: ClassificationData) -> Entry:
             raise ValueError("It has other gold labels for the same ids.")
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"Run {name!r} cannot be reused from {str(folder)!r}. {error}") from error
-    described = folder / "classification.json"
-    return Entry(name, read_json(described)["approach"] if described.is_file() else "baseline", [results])
+    described = (folder / CLASSIFICATION_FILE).is_file()
+    return Entry(name, Run.read(folder).approach if described else "baseline", [results])
 
 
 def end_on_signals() -> None:

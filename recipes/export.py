@@ -8,9 +8,8 @@ written checkpoint is loaded again, and its logits of a padded batch of document
 reported. With `--onnx true` the folder also holds `model.onnx`, compared in the same way.
 """
 
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging
 
-from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace
+from hf_causal_clf import CausalLMForLastTokenClassification
 from hf_causal_clf.backbone.batching import pad, padding_id
 from hf_causal_clf.backbone.loading import (
     LM_HEADS,
@@ -33,16 +32,14 @@ from hf_causal_clf.backbone.loading import (
     read_base,
 )
 from hf_causal_clf.backbone.weights import BaseWeights
-from hf_causal_clf.classifier import read_prompt
 from hf_causal_clf.cli.logs import expected_weights
 from hf_causal_clf.cli.mistakes import report
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.sources import missing_folder
 from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.embedding.loading import load_with_head
-from hf_causal_clf.evaluation.calibration import Calibration
-from hf_causal_clf.runs.disk import write_json
-from hf_causal_clf.runs.files import CLASSIFICATION_FILE, read_run
+from hf_causal_clf.runs.disk import folder_written_aside
+from hf_causal_clf.runs.run import Run
 from hf_causal_clf.sharing.onnx import ONNX_FILE, export_onnx, onnx_logits, open_onnx, require_onnx
 
 logger = logging.get_logger(__name__)
@@ -106,15 +103,15 @@ def main() -> None:
     if arguments.onnx:
         require_onnx()
     source, hub_kwargs = arguments.model_name_or_path, {"revision": arguments.model_revision}
-    run = read_run(source, **hub_kwargs)
-    if run["approach"] == "embedding" and run["pooling"] != "last":
-        raise SystemExit(f"{source!r} has {run['pooling']} pooling; stock classes read the last token only.")
-    if arguments.fold_temperature and run["approach"] != "embedding":
+    run = Run.read(source, **hub_kwargs)
+    if run.approach == "embedding" and run.pooling != "last":
+        raise SystemExit(f"{source!r} has {run.pooling} pooling; stock classes read the last token only.")
+    if arguments.fold_temperature and run.approach != "embedding":
         raise SystemExit("fold_temperature is for the embedding-based approach: leave it out.")
     tokenizer = load_tokenizer(source, **hub_kwargs)
     stock = merged(source, run, hub_kwargs)
     embeddings = stock.get_input_embeddings().num_embeddings
-    if run["approach"] == "embedding":
+    if run.approach == "embedding":
         set_padding(tokenizer, run, embeddings)
         stock.config.pad_token_id = tokenizer.pad_token_id  # by which stock classes find the last token
     batches = [document_batch(tokenizer, run), *(random_batches(embeddings) if arguments.onnx else ())]
@@ -122,34 +119,27 @@ def main() -> None:
     if arguments.fold_temperature:
         run, scale = fold_temperature(stock, run)
         expected = [each / scale for each in expected]
-    run = {**run, "base_model": {**run["base_model"], "dtype": arguments.dtype, "quantization": None}}
+    run = replace(run, base_model=replace(run.base_model, dtype=arguments.dtype, quantization=None))
     output = Path(arguments.output_dir).resolve()  # the folder itself where a link is given
-    aside = output.with_name(f".{output.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    with folder_written_aside(output) as aside:
         write(stock.to(getattr(torch, arguments.dtype)), tokenizer, run, aside)
         kind = type(stock).__name__
         del stock
         gap = check_checkpoint(aside, run, expected[0], TOLERANCE[arguments.dtype])
-        onnx_gap = check_onnx(aside, run["approach"], batches, expected) if arguments.onnx else None
-        if output.exists():
-            output.rmdir()
-        aside.rename(output)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        onnx_gap = check_onnx(aside, run.approach, batches, expected) if arguments.onnx else None
     print(f"{output} is a {kind} checkpoint; its logits are the run's within {gap:.1e}.")
     if onnx_gap is not None:
         print(f"{output / ONNX_FILE} gives the run's logits within {onnx_gap:.1e} in ONNX Runtime, padded or not.")
 
 
-def merged(source: str, run: dict[str, Any], hub_kwargs: dict[str, Any]) -> Any:
+def merged(source: str, run: Run, hub_kwargs: dict[str, Any]) -> Any:
     """Return the stock model in float32, with the adapter merged into it."""
     from peft import PeftModel
 
     auto: Any = AutoModelForCausalLM
     label_kwargs: dict[str, Any] = {}
-    if run["approach"] == "embedding":
-        auto, space = AutoModelForSequenceClassification, LabelSpace.from_dict(run["label_space"])
+    if run.approach == "embedding":
+        auto, space = AutoModelForSequenceClassification, run.label_space
         label_kwargs = {
             "num_labels": len(space),
             "id2label": space.id2label,
@@ -163,7 +153,7 @@ def merged(source: str, run: dict[str, Any], hub_kwargs: dict[str, Any]) -> Any:
             model = auto.from_pretrained(base, revision=revision, dtype=torch.float32, **label_kwargs)
         with misfit_named(source):
             return PeftModel.from_pretrained(model, source, **hub_kwargs).merge_and_unload().eval()
-    if run["approach"] == "instruction":
+    if run.approach == "instruction":
         return auto.from_pretrained(source, dtype=torch.float32, **hub_kwargs).eval()
     ours = load_with_head(source, FULL_PRECISION, place=False, **hub_kwargs)
     config = ours.config.text_config
@@ -174,7 +164,7 @@ def merged(source: str, run: dict[str, Any], hub_kwargs: dict[str, Any]) -> Any:
     return model.eval()
 
 
-def set_padding(tokenizer: Any, run: dict[str, Any], embeddings: int) -> None:
+def set_padding(tokenizer: Any, run: Run, embeddings: int) -> None:
     """Let a tokenizer pad at the right, with a token that ends no document: stock classes know padding by its id.
 
     A tokenizer whose padding token is also the one that it ends documents with is given another of its special tokens,
@@ -209,11 +199,10 @@ def set_padding(tokenizer: Any, run: dict[str, Any], embeddings: int) -> None:
     )
 
 
-def document_batch(tokenizer: Any, run: dict[str, Any]) -> Batch:
+def document_batch(tokenizer: Any, run: Run) -> Batch:
     """Documents as the stock pipeline reads them, padded; behind a prompt if the run has one."""
-    if run["approach"] == "embedding" and run.get("head_init") == "verbalizer":
-        template, verbalizer = read_prompt(run)
-        encoder = template.bind(tokenizer, verbalizer)
+    if run.approach == "embedding" and run.prompt is not None:
+        encoder = run.prompt.bind(tokenizer)
         batch: Any = pad([encoder.encode(text) for text in DOCUMENTS], tokenizer.pad_token_id)
     else:
         rows = [tokenizer(text)["input_ids"] for text in DOCUMENTS]
@@ -232,11 +221,9 @@ def random_batches(vocabulary: int) -> list[Batch]:
     return batches
 
 
-def reference_logits(
-    source: str, run: dict[str, Any], hub_kwargs: dict[str, Any], batches: list[Batch]
-) -> list[torch.Tensor]:
+def reference_logits(source: str, run: Run, hub_kwargs: dict[str, Any], batches: list[Batch]) -> list[torch.Tensor]:
     """Return the logits of the run itself in float32, its adapter not merged."""
-    load = load_with_head if run["approach"] == "embedding" else load_causal_lm
+    load = load_with_head if run.approach == "embedding" else load_causal_lm
     model = load(source, FULL_PRECISION, place=False, **hub_kwargs)
     return [logits(model, batch) for batch in batches]
 
@@ -249,29 +236,29 @@ def logits(model: Any, batch: Batch) -> torch.Tensor:
     return torch.cat([each.flatten(0, -2) for each in found])
 
 
-def fold_temperature(stock: Any, run: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
-    """Divide the head's rows by the temperatures; return `classification.json` without them, and the divisors."""
-    calibration = Calibration.from_dict(run)
-    scale = torch.tensor(1.0 if calibration.temperature is None else calibration.temperature)
+def fold_temperature(stock: Any, run: Run) -> tuple[Run, torch.Tensor]:
+    """Divide the head's rows by the temperatures; return the run without them, and the divisors."""
+    temperature = run.calibration.temperature
+    scale = torch.tensor(1.0 if temperature is None else temperature)
     head = stock.score if hasattr(stock, "score") else stock.classifier
     head.weight.data /= scale.reshape(-1, 1)
-    return {**run, **Calibration(None, calibration.thresholds).to_dict()}, scale
+    return replace(run, calibration=replace(run.calibration, temperature=None)), scale
 
 
-def write(stock: Any, tokenizer: Any, run: dict[str, Any], folder: Path) -> None:
+def write(stock: Any, tokenizer: Any, run: Run, folder: Path) -> None:
     stock.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_json(folder / CLASSIFICATION_FILE, run)
+    run.write(folder)
 
 
 @torch.no_grad()
-def check_checkpoint(folder: Path, run: dict[str, Any], expected: torch.Tensor, tolerance: float) -> float:
+def check_checkpoint(folder: Path, run: Run, expected: torch.Tensor, tolerance: float) -> float:
     """Compare the written checkpoint, loaded anew, with the run on documents; return the largest difference.
 
     The stock classifier reads them as one padded batch.
     """
     batch = document_batch(load_tokenizer(folder), run)
-    if run["approach"] == "embedding":
+    if run.approach == "embedding":
         ids, mask = batch
         stock: Any = AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto").eval()
         found = stock(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()

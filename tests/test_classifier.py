@@ -14,7 +14,9 @@ from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, Prompt
 from hf_causal_clf.backbone.attention import PLAIN_ATTENTION
 from hf_causal_clf.backbone.settings import lora_target_modules
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments
-from hf_causal_clf.finishing import describe_run, embedding, instruction
+from hf_causal_clf.embedding.collator import DocumentEncoder
+from hf_causal_clf.evaluation.calibration import Calibration
+from hf_causal_clf.finishing import base_model_of, describe_run
 from hf_causal_clf.instruction.arguments import InstructionModelArguments
 
 LABELS = LabelSpace(["a", "b", "c"])
@@ -26,18 +28,19 @@ def save_folder(folder, checkpoint, approach, labels=LABELS, quantized=False):
     torch.manual_seed(0)
     kind = EmbeddingModelArguments if approach == "embedding" else InstructionModelArguments
     arguments = kind(model_name_or_path=checkpoint, dtype="float32", load_in_4bit=quantized)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     if approach == "embedding":
         model = CausalLMForLastTokenClassification.from_pretrained(checkpoint, label_space=labels)
-        part = embedding("last")
+        encoder = DocumentEncoder(tokenizer, 160)
     else:
         model = AutoModelForCausalLM.from_pretrained(checkpoint)
-        part = instruction(PromptTemplate(), Verbalizer(labels))
+        encoder = PromptTemplate(max_length=160).bind(tokenizer, Verbalizer(labels))
     targets = lora_target_modules(model.base_model)
     config = LoraConfig(r=4, target_modules=targets, task_type=arguments.lora_task_type, init_lora_weights=False)
     get_peft_model(model, config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
-    description = describe_run(labels, arguments, max_length=160, truncation="tail", **part)
-    (folder / "classification.json").write_text(json.dumps(description))
+    tokenizer.save_pretrained(folder)
+    pooling = "last" if approach == "embedding" else None
+    describe_run(encoder, base_model_of(arguments), labels, pooling=pooling).write(folder)
     return model
 
 
@@ -208,3 +211,35 @@ def test_prediction_loads_nothing_that_it_does_not_need(checkpoint, tmp_path, ap
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_classifier_says_what_it_is(checkpoint, tmp_path):
+    save_folder(tmp_path / "run", checkpoint, "embedding")
+    classifier = TextClassifier.from_pretrained(tmp_path / "run")
+    assert classifier.labels == ["a", "b", "c"]
+    assert repr(classifier) == (
+        f"TextClassifier from {str(tmp_path / 'run')!r}, embedding-based, single-label\n"
+        "  3 labels: a, b, c\n"
+        "  calibration: none\n"
+        f"  base model: {checkpoint}"
+    )
+    many = LabelSpace([f"label {index}" for index in range(15)], multi_label=True)
+    calibration = Calibration((0.5,) * 14 + (2.0,), (0.25,) * 14 + (0.75,))
+    assert repr(TextClassifier(classifier.scorer, many, calibration)) == (
+        "TextClassifier, embedding-based, multi-label\n"
+        f"  15 labels: {', '.join(many.names[:12])} and 3 more\n"
+        "  calibration: temperatures 0.5 to 2, thresholds 0.25 to 0.75"
+    )
+    assert "calibration: temperature 0.5" in repr(TextClassifier(classifier.scorer, LABELS, Calibration(0.5)))
+
+
+@pytest.mark.parametrize("approach", ["embedding", "instruction"])
+def test_predicting_loads_nothing_that_only_training_needs(approach, checkpoint, tmp_path):
+    save_folder(tmp_path / "run", checkpoint, approach)
+    code = (
+        "import sys; from hf_causal_clf import TextClassifier\n"
+        "print(TextClassifier.from_pretrained(sys.argv[1]).predict_proba(['the cat']).shape)\n"
+        "print(sorted({'trl', 'matplotlib', 'sklearn'} & {name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["(1, 3)", "[]"], done.stderr[-2000:]

@@ -23,7 +23,7 @@ from hf_causal_clf import (
 from hf_causal_clf.embedding.collator import ClassificationCollator
 from hf_causal_clf.embedding.scorer import HeadScorer
 from hf_causal_clf.finishing import save_description
-from hf_causal_clf.runs.files import read_run
+from hf_causal_clf.runs.run import BaseModel, Run, Truncation
 from hf_causal_clf.task.documents import DocumentEncoder
 
 hub = test_hub.hub
@@ -106,17 +106,11 @@ def test_every_kind_of_head(peft, prompted, checkpoint, tokenizer, tmp_path):
     trained(model, encoder, labels, tmp_path / "own")
     save_description(tmp_path / "own", model, encoder)
     check_same(model, encoder, tmp_path / "own")
-    saved = read_run(tmp_path / "own")
-    assert saved["label_space"] == labels.to_dict()
-    assert saved["pooling"] == "mean"
-    limits = {"max_length": 160, "side": "head"} if prompted else {"max_length": 24, "side": "both"}
-    assert saved["truncation"] == limits
-    assert saved["base_model"] == {
-        "name_or_path": checkpoint,
-        "revision": None,
-        "dtype": "float32",
-        "quantization": None,
-    }
+    saved = Run.read(tmp_path / "own")
+    assert saved.label_space == labels
+    assert saved.pooling == "mean"
+    assert saved.truncation == (Truncation(160, "head") if prompted else Truncation(24, "both"))
+    assert saved.base_model == BaseModel(checkpoint, revision=None, dtype="float32", quantization=None)
 
 
 def test_a_whole_causal_model_in_bfloat16_with_a_chat_template(checkpoint, tokenizer, tmp_path):
@@ -124,7 +118,7 @@ def test_a_whole_causal_model_in_bfloat16_with_a_chat_template(checkpoint, token
     encoder = PromptTemplate(use_chat_template=True, max_length=160).bind(tokenizer, Verbalizer(MULTI))
     model.save_pretrained(tmp_path / "own")
     save_description(tmp_path / "own", model, encoder)
-    assert read_run(tmp_path / "own")["base_model"]["dtype"] == "bfloat16"
+    assert Run.read(tmp_path / "own").base_model.dtype == "bfloat16"
     found = TextClassifier.from_pretrained(tmp_path / "own")
     assert found.scorer.model.dtype == torch.bfloat16
     assert found.scorer.encoder.prompt_ids(TEXTS[0]) == encoder.prompt_ids(TEXTS[0])
@@ -141,7 +135,7 @@ def test_quantised_weights_are_quantised_again(tokenizer, checkpoint, tmp_path):
     model.save_pretrained(tmp_path / "own")
     encoder = DocumentEncoder(tokenizer, 32)
     save_description(tmp_path / "own", model, encoder)
-    settings = read_run(tmp_path / "own")["base_model"]["quantization"]
+    settings = Run.read(tmp_path / "own").base_model.quantization
     assert settings["bnb_4bit_quant_type"] == "nf4"
     json.dumps(settings)
     assert TextClassifier.from_pretrained(tmp_path / "own").scorer.model.is_loaded_in_4bit
@@ -153,11 +147,11 @@ def test_an_adapter_is_pinned_to_the_commit_of_its_base(hub, tokenizer, tmp_path
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
     model.save_pretrained(tmp_path / "own")
     save_description(tmp_path / "own", model, PromptTemplate().bind(tokenizer, Verbalizer(LABELS)))
-    base = read_run(tmp_path / "own")["base_model"]
-    assert base["name_or_path"] == test_hub.BASE
-    assert re.fullmatch(r"[0-9a-f]{40}", base["revision"])
+    base = Run.read(tmp_path / "own").base_model
+    assert base.name_or_path == test_hub.BASE
+    assert re.fullmatch(r"[0-9a-f]{40}", base.revision)
     settings = json.loads((tmp_path / "own" / "adapter_config.json").read_text())
-    assert settings["revision"] == base["revision"]
+    assert settings["revision"] == base.revision
     assert settings["target_modules"] == ["q_proj"]
 
 

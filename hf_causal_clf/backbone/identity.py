@@ -13,19 +13,9 @@ from typing import Any
 from huggingface_hub.constants import REGEX_COMMIT_OID
 from transformers.utils.hub import extract_commit_hash, resolve_revision
 
-from ..runs.files import CLASSIFICATION_FILE, MANIFEST_FILE, METRICS_FILE, find_file
+from ..runs.files import CLASSIFICATION_FILE, find_file, model_files
 from .loading import find_adapter, read_base
 
-_MODEL_FILES = (
-    "*.safetensors",
-    "pytorch_model*.bin",
-    "*.gguf",
-    "*.json",
-    "*.jinja",
-    "*.model",
-    "vocab.txt",
-    "merges.txt",
-)
 _COMMIT = "commit"
 
 
@@ -87,13 +77,7 @@ def _identify_base(name: str, revision: str | None) -> dict[str, str]:
 
 
 def _hash_run(folder: Path, prefix: str) -> dict[str, str]:
-    return {f"{prefix}{path.name}": _hash(path) for path in _model_files(folder)}
-
-
-def _model_files(folder: Path) -> list[Path]:
-    """The files of a model's folder that its outputs depend on."""
-    files = sorted(path for pattern in _MODEL_FILES for path in folder.glob(pattern))
-    return [path for path in files if path.name not in (METRICS_FILE, MANIFEST_FILE) and path.name[0] not in "_."]
+    return {f"{prefix}{path.name}": _hash(path) for path in model_files(folder)}
 
 
 def _hash(path: Path) -> str:
@@ -111,7 +95,7 @@ def model_content(name_or_path: str) -> Any:
     folder = Path(name_or_path)
     if not folder.is_dir():
         return name_or_path
-    return [[path.name, _hash(path)] for path in _model_files(folder)]
+    return [[path.name, _hash(path)] for path in model_files(folder)]
 
 
 @functools.cache

@@ -26,11 +26,9 @@ from transformers.utils import logging
 
 from ..cli.logs import expected_weights
 from ..cli.sources import check_source
-from ..runs.files import ADAPTER_CONFIG_FILE, find_file, read_json
+from ..runs.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, find_file, read_json
 from .attention import keep_exact_gradients, take_plain_attention
 from .weights import AS_SAVED, BaseWeights, process_device
-
-ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 
 LM_HEADS = ("lm_head", "embed_out")  # beginnings of the names of weights that a backbone does not have
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")

@@ -26,7 +26,7 @@ from ..embedding.model import pool
 from ..evaluation.calibration import to_logits, to_probabilities
 from ..evaluation.metrics import negative_log_likelihood
 from ..instruction.scorer import LabelScorer
-from ..runs.results import majority_logits
+from ..runs.measuring import majority_logits
 from ..task.documents import DocumentEncoder
 from ..task.prompts import PromptTemplate
 from ..task.verbalizer import Verbalizer

@@ -14,7 +14,7 @@ from ..data.splits import ClassificationData
 from ..evaluation.comparison_plots import f1_comparison, learning_curves
 from ..evaluation.plot_style import save_figure
 from ..runs.disk import write_json, write_text
-from ..runs.results import what_was_fitted
+from ..runs.summary import what_was_fitted
 from ..sharing.markdown import escape
 from ..sharing.templates import template_environment
 from .arguments import ComparisonArguments

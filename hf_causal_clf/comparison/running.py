@@ -7,7 +7,8 @@ from typing import Any
 
 from ..cli.starting import children_ignore_interrupts, run_script
 from ..data.splits import ClassificationData
-from ..runs.results import measure, read_results, write_results
+from ..runs.measuring import measure
+from ..runs.results import read_results, write_results
 from ..training.arguments import PromptArguments
 from .arguments import ComparisonArguments
 from .plan import ComparisonState, baseline_configuration

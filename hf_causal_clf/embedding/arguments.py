@@ -9,10 +9,8 @@ import torch
 from transformers import TrainingArguments
 
 from ..cli.mistakes import report
+from ..runs.schema import HEAD_INITS, POOLINGS
 from ..training.arguments import AdapterModelArguments, PromptArguments, setting, settle_best_metric, training_mistakes
-from .configuration import POOLINGS
-
-HEAD_INITS = ("random", "verbalizer")
 
 
 @dataclass

@@ -7,9 +7,9 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from ..runs.schema import POOLINGS
 from ..task.labels import LabelSpace
 
-POOLINGS = ("last", "mean")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
 

@@ -18,7 +18,7 @@ from ..backbone.attention import keep_exact_gradients
 from ..backbone.batching import run_in_groups
 from ..backbone.loading import LM_HEADS, find_adapter, load_adapter, read_base
 from ..cli.logs import expected_weights
-from ..runs.files import read_run
+from ..runs.run import Run
 from ..task.labels import LabelSpace
 from .configuration import CausalLMForLastTokenClassificationConfig
 
@@ -220,10 +220,10 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
         **kwargs: Any,
     ) -> CausalLMForLastTokenClassification:
         """Load the base model of an adapter, and the adapter into it, which brings the head's weights."""
-        run = read_run(source, **hub_kwargs)
-        label_space = _agree(label_space, LabelSpace.from_dict(run["label_space"]), source)
+        run = Run.read(source, **hub_kwargs)
+        label_space = _agree(label_space, run.label_space, source)
         base, revision = read_base(adapter)
-        kwargs = {"pooling": run["pooling"], **kwargs, "revision": revision}
+        kwargs = {"pooling": run.pooling, **kwargs, "revision": revision}
         kwargs.pop("subfolder", None)
         model = cls.from_pretrained(base, *model_args, label_space=label_space, **kwargs)
         load_adapter(model, source, **hub_kwargs)

@@ -1,1 +1,1 @@
-"""A run's folder: its files and its results, read and written whole. Loads no model."""
+"""A run's folder: what it is (`Run`), its files, its metrics and results, read and written whole. Loads no model."""

@@ -43,6 +43,22 @@ def written_aside(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+@contextmanager
+def folder_written_aside(path: Path) -> Iterator[Path]:
+    """Give a new folder beside one that is not there or empty; it takes its place when that is done, or goes away.
+
+    What a killed process has left of it is removed first.
+    """
+    aside = path.with_name(f".{path.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def lock_folder(folder: str | PathLike[str]) -> None:
     """Keep other processes from writing into an output folder for as long as this process lives.
 

@@ -9,11 +9,6 @@ from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from transformers.utils import logging
-
-from ..cli.sources import check_source
-
-logger = logging.get_logger(__name__)
 
 CLASSIFICATION_FILE = "classification.json"
 METRICS_FILE = "metrics.json"
@@ -23,11 +18,38 @@ CONFIG_FOLDER = "config"  # beside an adapter, a config.json would make it look 
 CARD_FILE = "README.md"
 MANIFEST_FILE = "manifest.json"  # the files that a run wrote, and what makes it another run than the next
 UNFINISHED_FOLDER = ".unfinished"  # is there while a run goes on, and holds what is saved of it until it is whole
-SCHEMA_VERSION = 1
-_COMMON = ("approach", "label_space", "truncation", "temperature", "thresholds", "base_model")
-_OWN = {"embedding": ("pooling",), "instruction": ("prompt_template", "verbalizer")}  # of each approach
+FIGURES = ("reliability_diagram", "confusion_matrix", "label_f1", "thresholds", "training_curves")
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+
+# The files of a run, as patterns below its folder
+_ADAPTER = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
+_WHOLE_MODEL = (
+    *("config.json", "generation_config.json"),
+    *("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
+)
+_TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "additional_chat_templates/*"),
+    *("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt"),
+)
+PUBLISHED = (  # what others need: no predictions, which tell of documents, and nothing of how a folder was written
+    *(CLASSIFICATION_FILE, METRICS_FILE, CARD_FILE, f"{CONFIG_FOLDER}/config.json"),
+    *(f"{FIGURES_FOLDER}/{name}.*" for name in FIGURES),
+    *(*_ADAPTER, *_WHOLE_MODEL, *_TOKENIZER),
+)
+RUN_FILES = (*PUBLISHED, PREDICTIONS_FILE, MANIFEST_FILE)
+
+# What any model or adapter may be loaded from, in whatever format it is
+_LOADED = ("*.safetensors", "pytorch_model*.bin", "*.gguf", "*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt")
+_NOT_LOADED = (METRICS_FILE, MANIFEST_FILE)
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Return the files of a model's or run's folder that its outputs depend on, sorted."""
+    files = sorted(path for pattern in _LOADED for path in folder.glob(pattern))
+    return [path for path in files if path.name not in _NOT_LOADED and path.name[0] not in "_."]
 
 
 def find_file(source: str | PathLike[str], name: str, **hub_kwargs: Any) -> Path | None:
@@ -52,42 +74,6 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(data, dict):
         raise ValueError(f"{path} must contain a JSON object, found {type(data).__name__}.")
-    return data
-
-
-def read_run(source: str | PathLike[str], **hub_kwargs: Any) -> dict[str, Any]:
-    """Read `classification.json` of a run folder or Hub repository.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        OSError: If there is no such folder or repository, or the Hub cannot be reached.
-        ValueError: If it is damaged, of another schema version, or lacks an entry.
-    """
-    check_source(str(source), CLASSIFICATION_FILE, **hub_kwargs)
-    try:
-        path = find_file(source, CLASSIFICATION_FILE, **hub_kwargs)
-    except OSError as error:
-        raise OSError(f"{str(source)!r} cannot be read. {error}") from error
-    if path is None:
-        raise FileNotFoundError(
-            f"{str(source)!r} has no {CLASSIFICATION_FILE}, so its labels are unknown. Give the output_dir of a "
-            "finished run of recipes/embed.py or recipes/instruct.py, or a repository pushed from one; for a model of "
-            "your own Trainer, call hf_causal_clf.finishing.save_description(folder, model, encoder) first."
-        )
-    data = read_json(path)
-    if data.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(
-            f"{path} has schema version {data.get('schema_version')!r}, but this version of hf_causal_clf reads "
-            f"{SCHEMA_VERSION}. Install the version of hf_causal_clf that wrote it."
-        )
-    approach = data.get("approach")
-    if approach not in _OWN:
-        raise ValueError(f"{path} has the approach {approach!r}; known are {list(_OWN)}. Train or download it again.")
-    missing = [name for name in (*_COMMON, *_OWN[approach]) if name not in data]
-    if missing:
-        raise ValueError(
-            f"{path} lacks {missing}, which a run of approach {approach!r} has. Train or download it again."
-        )
     return data
 
 

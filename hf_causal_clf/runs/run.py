@@ -1,82 +1,204 @@
-"""A finished run as its card reads it. Knows its files only."""
+"""`Run`: what a run is, and all that has to be known to load it. In its folder, that is `classification.json`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from ..cli.sources import check_source
 from ..evaluation.calibration import Calibration
-from ..evaluation.metrics import document_nll
-from ..evaluation.significance import Interval, f1_interval, is_correct, mean_interval
 from ..task.labels import LabelSpace
-from .files import ADAPTER_CONFIG_FILE, CLASSIFICATION_FILE, FIGURES_FOLDER, is_hub_id, read_json
-from .results import Results, read_results
+from ..task.prompts import PromptEncoder, PromptTemplate
+from ..task.tokens import check_truncation
+from ..task.verbalizer import Verbalizer
+from .disk import write_json
+from .files import CLASSIFICATION_FILE, find_file, is_hub_id, read_json
+from .schema import SCHEMA_VERSION, current
 
-FIGURES = ("reliability_diagram", "confusion_matrix", "label_f1", "thresholds", "training_curves")
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The base model of a run.
+
+    Attributes:
+        name_or_path: Hub id or folder; `None` for a whole model that was published, which needs no base.
+        revision: Its commit on the Hub; `None` for a folder.
+        dtype: Data type of its weights, such as `"bfloat16"`; `"auto"` is that of the checkpoint.
+        quantization: Arguments of its `BitsAndBytesConfig`; `None` without quantisation.
+    """
+
+    name_or_path: str | None
+    revision: str | None = None
+    dtype: str | None = None
+    quantization: Mapping[str, Any] | None = None
+
+    @property
+    def hub_id(self) -> str | None:
+        """Its id on the Hub; `None` for a local checkpoint, whose path is nobody's business."""
+        return self.name_or_path if self.name_or_path and self.revision and is_hub_id(self.name_or_path) else None
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """How long documents are shortened.
+
+    Attributes:
+        max_length: Most tokens of a document, or of prompt and answer together; `None` for no limit.
+        side: Where a document loses text: `"tail"`, `"head"` or `"both"`.
+
+    Raises:
+        ValueError: If one of them is not allowed.
+    """
+
+    max_length: int | None
+    side: str = "tail"
+
+    def __post_init__(self) -> None:
+        check_truncation(self.max_length, self.side)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is written around a document, and what is answered.
+
+    Attributes:
+        template: The prompt template.
+        verbalizer: The answers.
+    """
+
+    template: PromptTemplate
+    verbalizer: Verbalizer
+
+    def bind(self, tokenizer: PreTrainedTokenizerBase) -> PromptEncoder:
+        """Fix the tokenizer; errors as for `PromptTemplate.bind`."""
+        return self.template.bind(tokenizer, self.verbalizer)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, read from its folder."""
+    """A run, described. `dataclasses.replace` makes a changed one.
 
-    folder: Path
-    description: dict[str, Any]
-    results: Results
-    adapter: dict[str, Any] | None
+    Attributes:
+        approach: `"embedding"` or `"instruction"`.
+        label_space: Labels, in the order of the probabilities' columns.
+        truncation: How long documents are shortened.
+        calibration: What was fitted on the validation documents.
+        base_model: The base model.
+        pooling: `"last"` or `"mean"` (embedding-based), else `None`.
+        head_init: `"random"` or `"verbalizer"`: what the head started from (embedding-based), else `None`.
+        prompt: Template and answers; `None` for a head that reads documents as they are.
+        training: What only the training knew (`training_facts`), for the card; empty for a run that does not have it.
+        version: Version of this package that trained it.
+    """
+
+    approach: str
+    label_space: LabelSpace
+    truncation: Truncation
+    calibration: Calibration
+    base_model: BaseModel
+    version: str
+    pooling: str | None = None
+    head_init: str | None = None
+    prompt: Prompt | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: Path) -> Run:
-        """Read a run folder.
+    def read(cls, source: str | PathLike[str], **hub_kwargs: Any) -> Run:
+        """Read `classification.json` of a run folder or Hub repository, of this or an earlier schema version.
+
+        Args:
+            source: Folder or Hub repository.
+            hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`.
 
         Raises:
-            FileNotFoundError: If the run has not been finished.
-            ValueError: If a file is damaged.
+            FileNotFoundError: If there is none.
+            OSError: If there is no such folder or repository, or the Hub cannot be reached.
+            ValueError: If it is damaged, of a later schema version, or an entry is missing or wrong.
         """
-        if not (folder / CLASSIFICATION_FILE).is_file():
-            raise FileNotFoundError(f"{folder} has no {CLASSIFICATION_FILE}: it is not the folder of a finished run.")
-        description = read_json(folder / CLASSIFICATION_FILE)
-        results = read_results(folder, LabelSpace.from_dict(description["label_space"]))
-        adapter = folder / ADAPTER_CONFIG_FILE
-        return cls(folder, description, results, read_json(adapter) if adapter.is_file() else None)
+        check_source(str(source), CLASSIFICATION_FILE, **hub_kwargs)
+        try:
+            path = find_file(source, CLASSIFICATION_FILE, **hub_kwargs)
+        except OSError as error:
+            raise OSError(f"{str(source)!r} cannot be read. {error}") from error
+        if path is None:
+            raise FileNotFoundError(
+                f"{str(source)!r} has no {CLASSIFICATION_FILE}, so its labels are unknown. Give the output_dir of a "
+                "finished run of recipes/embed.py or recipes/instruct.py, or a repository pushed from one; for a model "
+                "of your own Trainer, call hf_causal_clf.finishing.save_description(folder, model, encoder) first."
+            )
+        return cls.from_dict(read_json(path), str(path))
 
-    @property
-    def label_space(self) -> LabelSpace:
-        """Labels of the run."""
-        return LabelSpace.from_dict(self.description["label_space"])
+    def write(self, folder: Path) -> None:
+        """Write `classification.json` into a folder, whole or not at all."""
+        write_json(folder / CLASSIFICATION_FILE, self.to_dict())
 
-    @property
-    def calibration(self) -> Calibration:
-        """Calibration of the run."""
-        return Calibration.from_dict(self.description)
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], source: str = CLASSIFICATION_FILE) -> Run:
+        """Rebuild a run from the content of `classification.json`.
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What only the training knew (`training_facts`); empty for a run that does not have it."""
-        return self.description.get("training", {})
+        Args:
+            data: The content, of this or an earlier schema version.
+            source: Where it is from, for errors.
 
-    @property
-    def base_id(self) -> str | None:
-        """Hub id of the base model; `None` for a local checkpoint, whose path is nobody's business."""
-        base = self.description["base_model"]
-        return base["name_or_path"] if base.get("revision") and is_hub_id(base["name_or_path"]) else None
+        Raises:
+            ValueError: If it is of a later schema version, or an entry is missing or wrong.
+        """
+        data = current(data, source)
+        try:
+            label_space = LabelSpace.from_dict(data["label_space"])
+            if data["problem_type"] != label_space.problem_type:
+                raise ValueError(f"problem_type is {data['problem_type']!r}, but its labels are of another kind.")
+            truncation, prompt = Truncation(**data["truncation"]), None
+            if data["prompt_template"] is not None:
+                template = PromptTemplate(
+                    **data["prompt_template"], max_length=truncation.max_length, truncation=truncation.side
+                )
+                prompt = Prompt(template, Verbalizer.from_dict(data["verbalizer"], label_space))
+            base_model = BaseModel(**data["base_model"])
+        except (ValueError, TypeError) as error:
+            reason = str(error).rstrip(".")
+            raise ValueError(f"{source} does not fit together ({reason}). Train or download it again.") from error
+        calibration = Calibration.from_dict(data)
+        calibration.check(len(label_space))
+        return cls(
+            approach=data["approach"],
+            label_space=label_space,
+            truncation=truncation,
+            calibration=calibration,
+            base_model=base_model,
+            version=data["hf_causal_clf_version"],
+            pooling=data["pooling"],
+            head_init=data["head_init"],
+            prompt=prompt,
+            training=data["training"],
+        )
 
-    @property
-    def figures(self) -> dict[str, str]:
-        """Relative path of each figure that the run has."""
-        paths = {name: f"{FIGURES_FOLDER}/{name}.png" for name in FIGURES}
-        return {name: path for name, path in paths.items() if (self.folder / path).is_file()}
-
-    @cached_property
-    def intervals(self) -> dict[str, Interval]:
-        """95 % bootstrap intervals over the test documents."""
-        found = self.results
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of `classification.json`, the same entries for every run."""
+        base, prompt = self.base_model, self.prompt
         return {
-            "f1_macro": f1_interval(found.gold, found.predicted, average="macro"),
-            "f1_micro": f1_interval(found.gold, found.predicted, average="micro"),
-            "accuracy": mean_interval(is_correct(found.gold, found.predicted).astype(np.float64)),
-            "nll": mean_interval(document_nll(found.gold, found.probabilities)),
+            "schema_version": SCHEMA_VERSION,
+            "hf_causal_clf_version": self.version,
+            "approach": self.approach,
+            "pooling": self.pooling,
+            "head_init": self.head_init,
+            "prompt_template": None if prompt is None else prompt.template.to_dict(),
+            "verbalizer": None if prompt is None else prompt.verbalizer.to_dict(),
+            "label_space": self.label_space.to_dict(),
+            "problem_type": self.label_space.problem_type,
+            "truncation": {"max_length": self.truncation.max_length, "side": self.truncation.side},
+            **self.calibration.to_dict(),
+            "base_model": {
+                "name_or_path": base.name_or_path,
+                "revision": base.revision,
+                "dtype": base.dtype,
+                "quantization": None if base.quantization is None else dict(base.quantization),
+            },
+            "training": dict(self.training),
         }

@@ -15,15 +15,14 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.calibration import MIN_EXAMPLES
-from ..runs.results import nothing_learned
-from ..runs.run import Run
-from ..task.prompts import PLAIN_FRAME, PromptTemplate
-from ..task.verbalizer import Verbalizer
+from ..runs.finished import FinishedRun
+from ..runs.summary import nothing_learned
+from ..task.prompts import PLAIN_FRAME
 from .card_facts import (
     headline_metrics,
-    label_rows,
+    label_table,
     metric_name,
-    metric_rows,
+    metric_table,
     quantization,
     scarce_labels,
     setting_rows,
@@ -55,13 +54,13 @@ def render_card(folder: str | PathLike[str], *, repo_id: str | None = None) -> M
         FileNotFoundError: If the run has not been finished.
         ValueError: If a file of the run is damaged.
     """
-    run = Run.read(Path(folder))
+    run = FinishedRun.read(Path(folder))
     repo_id = repo_id or f"{OWNER}/{_repository_name(Path(folder).resolve().name)}"
-    body = _environment().get_template(f"{run.description['approach']}.md").render(_context(run, repo_id))
+    body = _environment().get_template(f"{run.description.approach}.md").render(_context(run, repo_id))
     return ModelCard(f"---\n{card_data(run, repo_id).to_yaml()}\n---\n\n{body}")
 
 
-def card_data(run: Run, repo_id: str) -> ModelCardData:
+def card_data(run: FinishedRun, repo_id: str) -> ModelCardData:
     """Return the metadata of a card."""
     space, facts = run.label_space, run.facts
     kind = "multi-label" if space.multi_label else "single-label"
@@ -69,12 +68,12 @@ def card_data(run: Run, repo_id: str) -> ModelCardData:
     dataset = facts.get("dataset", {})
     return ModelCardData(
         **_licence(run),
-        base_model=run.base_id,
+        base_model=run.description.base_model.hub_id,
         library_name="transformers" if run.adapter is None else "peft",
         pipeline_tag="text-classification",
         datasets=[dataset["id"]] if dataset else None,
         tags=[
-            *("hf_causal_clf", f"{run.description['approach']}-based", f"{kind}-classification"),
+            *("hf_causal_clf", f"{run.description.approach}-based", f"{kind}-classification"),
             *(training, f"arxiv:{PAPER}"),
         ],
         model_name=repo_id.split("/")[-1],
@@ -101,27 +100,26 @@ def _environment() -> Any:
     return environment
 
 
-def _context(run: Run, repo_id: str) -> dict[str, Any]:
+def _context(run: FinishedRun, repo_id: str) -> dict[str, Any]:
     facts = run.facts
     return {
         "run": run.description,
         "overlap": facts.get("overlap"),
-        "documents": facts.get("documents"),
         "versions": facts.get("versions", {}),
         "repo_id": repo_id,
         "paper": PAPER,
-        "base": run.base_id,
+        "base": run.description.base_model.hub_id,
         "dataset": facts.get("dataset", {}).get("id"),
         "labels": run.label_space.names,
         "multi_label": run.label_space.multi_label,
         "adapter": run.adapter is not None,
-        "metrics": metric_rows(run),
-        "intervals": run.intervals,
+        "metrics": metric_table(run),
         "test_documents": len(run.results.gold),
-        "label_rows": label_rows(run),
+        "label_table": label_table(run),
         "nothing_learned": nothing_learned(run.results.metrics, multi_label=run.label_space.multi_label),
         "trust": trust(run),
         "scarce": scarce_labels(run),
+        "has_majority": "majority" in run.results.metrics,
         "few": MIN_EXAMPLES,
         "figures": run.figures,
         "settings": setting_rows(run),
@@ -131,12 +129,11 @@ def _context(run: Run, repo_id: str) -> dict[str, Any]:
     }
 
 
-def _prompt(run: Run) -> dict[str, Any] | None:
+def _prompt(run: FinishedRun) -> dict[str, Any] | None:
     """The prompt around a document, as far as it is known, and what has to be known to read the answers."""
-    if "prompt_template" not in run.description:
+    if run.description.prompt is None:
         return None
-    template = PromptTemplate(**run.description["prompt_template"])
-    verbalizer = Verbalizer.from_dict(run.description["verbalizer"], run.label_space)
+    template, verbalizer = run.description.prompt.template, run.description.prompt.verbalizer
     instruction = template.render_instruction(verbalizer)
     frame = run.facts.get("prompt")
     if frame is None and not template.use_chat_template:
@@ -154,14 +151,15 @@ def _prompt(run: Run) -> dict[str, Any] | None:
     }
 
 
-def _licence(run: Run) -> dict[str, Any]:
+def _licence(run: FinishedRun) -> dict[str, Any]:
     """The base model's licence, which a fine-tuned model is under as well; with a link that works from its page."""
     licence = dict(run.facts.get("base_licence", {}))
     link = licence.get("license_link", "")
     if link and not link.startswith("http"):
         licence.pop("license_link")
-        if run.base_id:
-            licence["license_link"] = f"https://huggingface.co/{run.base_id}/blob/main/{link.lstrip('./')}"
+        base = run.description.base_model.hub_id
+        if base:
+            licence["license_link"] = f"https://huggingface.co/{base}/blob/main/{link.lstrip('./')}"
     return licence
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from ..evaluation.calibration import MIN_DOCUMENTS, MIN_EXAMPLES
 from ..evaluation.metrics import f1_per_label, label_counts
-from ..runs.run import Run
+from ..runs.finished import FinishedRun
 from .markdown import code, escape
 
-_BESIDE = ("uncalibrated_", "nll_change", "generation_")  # what a test metric would be otherwise
+_OTHERWISE = ("uncalibrated_", "nll_change", "generation_")  # what a test metric would be otherwise
 _NAMES = {
     "accuracy": "Accuracy",
     "nll": "Negative log-likelihood",
@@ -18,18 +18,20 @@ _NAMES = {
     "ece": "Expected calibration error",
     "malformed_rate": "Malformed greedy answers",
 }
+_BESIDE_TEST = {"majority": "majority baseline", "validation": "validation"}
 _HEADLINES = ("f1_macro", "f1_micro", "f1_weighted", "accuracy", "nll", "brier", "ece")
 
 Rows = list[tuple[str, str]]
+Table = list[list[str]]  # of Markdown cells, the first row is the heading
 
 _SIDES = {"tail": "at their end", "head": "at their beginning", "both": "at both ends"}
 
 _DEVICES = {"cpu": "CPU", "cuda": "GPU", "mps": "Apple GPU"}
 
 
-def headline_metrics(run: Run) -> dict[str, float]:
+def headline_metrics(run: FinishedRun) -> dict[str, float]:
     """Return the metrics of the test documents, each once: as `TextClassifier` predicts."""
-    return {key: value for key, value in run.results.metrics["test"].items() if not key.startswith(_BESIDE)}
+    return {key: value for key, value in run.results.metrics["test"].items() if not key.startswith(_OTHERWISE)}
 
 
 def metric_name(key: str, multi_label: bool) -> str:
@@ -40,43 +42,49 @@ def metric_name(key: str, multi_label: bool) -> str:
     return f"{found[2].capitalize()} {found[1].replace('f1', 'F1')}" if found else key
 
 
-def metric_rows(run: Run) -> list[dict[str, str]]:
-    """Return the table of the test metrics that matter most: intervals, majority baseline, validation split beside."""
-    metrics, rows = run.results.metrics, []
+def metric_table(run: FinishedRun) -> Table:
+    """Return the test metrics that matter most: intervals, majority baseline and validation split beside them."""
+    metrics = run.results.metrics
+    beside = {part: title for part, title in _BESIDE_TEST.items() if part in metrics}
+    rows = [["", "test", "95 % interval", *beside.values()]]
     for key in _HEADLINES:
         interval = run.intervals.get(key)
-        row = {"name": metric_name(key, run.label_space.multi_label)}
-        row |= {part: f"{metrics[part][key]:.3f}" for part in ("test", "majority", "validation") if part in metrics}
-        row["interval"] = "" if interval is None else f"{interval.low:.3f} – {interval.high:.3f}"
-        rows.append(row)
+        shown = "" if interval is None else f"{interval.low:.3f} – {interval.high:.3f}"
+        values = [f"{metrics[part][key]:.3f}" for part in ("test", *beside)]
+        rows.append([metric_name(key, run.label_space.multi_label), values[0], shown, *values[1:]])
     return rows
 
 
-def label_rows(run: Run) -> list[dict[str, Any]]:
+def label_table(run: FinishedRun) -> Table:
     """Return a row for each label: documents in each split, F1 and, where there are any, threshold and answer."""
-    gold, space = run.results.gold, run.label_space
-    scores = f1_per_label(gold, run.results.predicted, len(space))
-    counts = {split: run.facts.get("label_counts", {}).get(split) for split in ("train", "validation")}
-    thresholds = run.calibration.thresholds
-    answers = run.description.get("verbalizer", {}).get("answers")
-    rows = []
-    for index, (name, tested) in enumerate(zip(space.names, test_counts(run), strict=True)):
-        row: dict[str, Any] = {"name": name, "test": f"{tested:,}", "f1": f"{scores[index]:.3f}" if tested else "–"}
-        row |= {split: f"{each[index]:,}" for split, each in counts.items() if each}
-        if space.multi_label:
-            row["threshold"] = f"{thresholds[index] if thresholds else 0.5:.3f}"
-        if answers:
-            row["answer"] = answers[name]
-        rows.append(row)
+    gold, space, facts, prompt = run.results.gold, run.label_space, run.facts, run.description.prompt
+    tested, scores = test_counts(run), f1_per_label(gold, run.results.predicted, len(space))
+    columns = {"label": list(map(escape, space.names))}
+    for split, title in (("train", "training"), ("validation", "validation")):
+        if facts.get("label_counts", {}).get(split):
+            columns[title] = [f"{count:,}" for count in facts["label_counts"][split]]
+    columns["test"] = [f"{count:,}" for count in tested]
+    columns["F1 on test"] = [f"{score:.3f}" if count else "–" for score, count in zip(scores, tested, strict=True)]
+    if space.multi_label:
+        thresholds = run.description.calibration.thresholds or [0.5] * len(space)
+        columns["threshold"] = [f"{threshold:.3f}" for threshold in thresholds]
+    if prompt is not None:
+        columns["answer"] = list(map(code, prompt.verbalizer.answers))
+    rows = [list(columns), *map(list, zip(*columns.values(), strict=True))]
+    if "documents" in facts:
+        sizes = {"training": facts["documents"]["train"], "validation": facts["documents"]["validation"]}
+        sizes["test"] = len(gold)
+        total = {"label": "**documents**", **{title: f"{size:,}" for title, size in sizes.items()}}
+        rows.append([total.get(title, "") for title in columns])
     return rows
 
 
-def test_counts(run: Run) -> list[int]:
+def test_counts(run: FinishedRun) -> list[int]:
     """Return the number of test documents of each label."""
     return label_counts(run.results.gold, len(run.label_space)).tolist()
 
 
-def trust(run: Run) -> dict[str, Any]:
+def trust(run: FinishedRun) -> dict[str, Any]:
     """Return what calibration did to the probabilities of the test documents."""
     test = run.results.metrics["test"]
     low, high = test.get("nll_change_ci_low"), test.get("nll_change_ci_high")
@@ -84,8 +92,8 @@ def trust(run: Run) -> dict[str, Any]:
     if low is not None and high is not None:
         verdict = "better" if high < 0 else "worse" if low > 0 else "unclear"
     return {
-        "temperature": run.calibration.temperature,
-        "extreme": _extreme(run.calibration.temperature),
+        "temperature": run.description.calibration.temperature,
+        "extreme": _extreme(run.description.calibration.temperature),
         "verdict": verdict,
         "needed": MIN_DOCUMENTS,
         **test,
@@ -100,14 +108,14 @@ def _extreme(temperature: float | tuple[float, ...] | None) -> dict[str, int]:
     return counts | {"same": sum(value == 1 for value in shown)}
 
 
-def scarce_labels(run: Run) -> dict[str, list[str]]:
+def scarce_labels(run: FinishedRun) -> dict[str, list[str]]:
     """Return the labels without training documents, with few test documents, and with a threshold shared by all."""
     names, facts = run.label_space.names, run.facts
     counts = facts.get("label_counts", {})
     trained, validation = counts.get("train", []), counts.get("validation", [])
     size = facts.get("documents", {}).get("validation", 0)
     shared = [min(count, size - count) < MIN_EXAMPLES for count in validation]
-    if run.calibration.thresholds is None:
+    if run.description.calibration.thresholds is None:
         shared = []
     return {
         "untrained": [name for name, count in zip(names, trained, strict=False) if count == 0],
@@ -116,20 +124,20 @@ def scarce_labels(run: Run) -> dict[str, list[str]]:
     }
 
 
-def setting_rows(run: Run) -> Rows:
-    """Return name and value (Markdown) of each setting."""
-    return [*_model(run), *_length(run), *_optimisation(run), *_cost(run)]
+def setting_rows(run: FinishedRun) -> Rows:
+    """Return name and value (Markdown) of each setting, below a heading."""
+    return [("setting", "value"), *_model(run), *_length(run), *_optimisation(run), *_cost(run)]
 
 
-def truncation(run: Run) -> str | None:
+def truncation(run: FinishedRun) -> str | None:
     """Return where long documents are cut, in words; `None` if they are not."""
-    limits = run.description["truncation"]
-    return None if limits["max_length"] is None else _SIDES[limits["side"]]
+    limits = run.description.truncation
+    return None if limits.max_length is None else _SIDES[limits.side]
 
 
-def quantization(run: Run) -> str | None:
+def quantization(run: FinishedRun) -> str | None:
     """Return how the base model's weights are quantised, in words; `None` if they are not."""
-    settings = run.description["base_model"].get("quantization")
+    settings = run.description.base_model.quantization
     if not settings:
         return None
     if settings.get("load_in_8bit"):
@@ -139,17 +147,17 @@ def quantization(run: Run) -> str | None:
     return f"4-bit {kind}{double}".replace("  ", " ")
 
 
-def _model(run: Run) -> Rows:
-    base = run.description["base_model"]
-    link = f"[{escape(run.base_id)}](https://huggingface.co/{run.base_id})" if run.base_id else "a local checkpoint"
+def _model(run: FinishedRun) -> Rows:
+    base = run.description.base_model
+    link = f"[{escape(base.hub_id)}](https://huggingface.co/{base.hub_id})" if base.hub_id else "a local checkpoint"
     rows = [("Base model", link)]
-    if run.base_id and base["revision"]:
-        rows.append(("Revision of the base model", code(base["revision"])))
+    if base.hub_id and base.revision:
+        rows.append(("Revision of the base model", code(base.revision)))
     licence = run.facts.get("base_licence", {})
     if licence.get("license"):
         rows.append(("Licence of the base model", escape(licence.get("license_name", licence["license"]))))
-    if base.get("dtype") not in (None, "auto"):
-        rows.append(("Data type of its weights", code(base["dtype"])))
+    if base.dtype is not None and base.dtype != "auto":
+        rows.append(("Data type of its weights", code(base.dtype)))
     rows.append(("Quantisation of its weights", quantization(run) or "none"))
     if run.adapter is not None:
         keys = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
@@ -167,15 +175,15 @@ def _model(run: Run) -> Rows:
     return rows
 
 
-def _length(run: Run) -> Rows:
-    longest = run.description["truncation"]["max_length"]
-    what = "prompt and answer" if "prompt_template" in run.description else "a document"
+def _length(run: FinishedRun) -> Rows:
+    longest = run.description.truncation.max_length
+    what = "a document" if run.description.prompt is None else "prompt and answer"
     if longest is None:
         return []
     return [(f"Most tokens of {what}", f"{longest:,}; longer ones are cut {truncation(run)}")]
 
 
-def _optimisation(run: Run) -> Rows:
+def _optimisation(run: FinishedRun) -> Rows:
     given: dict[str, Any] = run.facts.get("arguments", {})
     done = run.results.metrics.get("training", {})
     rows: Rows = []
@@ -209,7 +217,7 @@ def _optimisation(run: Run) -> Rows:
     return rows
 
 
-def _batch(run: Run) -> Rows:
+def _batch(run: FinishedRun) -> Rows:
     given = run.facts.get("arguments", {})
     keys = ("per_device_train_batch_size", "gradient_accumulation_steps")
     if not all(key in given for key in keys):
@@ -223,7 +231,7 @@ def _batch(run: Run) -> Rows:
     return [("Documents in a step", f"{size * steps * processes}{product}")]
 
 
-def _cost(run: Run) -> Rows:
+def _cost(run: FinishedRun) -> Rows:
     hardware, done = run.facts.get("hardware", {}), run.results.metrics.get("training", {})
     rows: Rows = []
     if "device" in hardware:

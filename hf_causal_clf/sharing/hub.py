@@ -8,31 +8,24 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
 from ..runs.disk import write_json, write_text
 from ..runs.files import (
     ADAPTER_CONFIG_FILE,
-    CLASSIFICATION_FILE,
-    CONFIG_FOLDER,
-    FIGURES_FOLDER,
+    CARD_FILE,
     METRICS_FILE,
     PREDICTIONS_FILE,
+    PUBLISHED,
     is_hub_id,
     read_json,
-    read_run,
 )
+from ..runs.run import Run
 from .card import render_card
 
 COMMIT_MESSAGE = "Upload a text classifier"
-PUBLISHED = (
-    *(CLASSIFICATION_FILE, METRICS_FILE, "README.md", f"{FIGURES_FOLDER}/*", f"{CONFIG_FOLDER}/config.json"),
-    *(ADAPTER_CONFIG_FILE, "adapter_model.safetensors", "config.json", "generation_config.json"),
-    *("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-    *("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt"),
-)
 
 
 def push_run(
@@ -90,15 +83,15 @@ def check_publishable(folder: Path, base_model: str | None) -> None:
     """Check what can be checked before anything is sent; errors as for `push_run`."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r}: give the output_dir of a finished run.")
-    run = read_run(folder)
+    run = Run.read(folder)
     for name in (METRICS_FILE, PREDICTIONS_FILE):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}: only a finished run is pushed.")
     if (folder / ADAPTER_CONFIG_FILE).is_file():
-        check_base_model(run["base_model"]["name_or_path"], base_model)
+        check_base_model(run.base_model.name_or_path, base_model)
 
 
-def check_base_model(name_or_path: str, base_model: str | None) -> None:
+def check_base_model(name_or_path: str | None, base_model: str | None) -> None:
     """Check that an adapter's base model has a name that others can load.
 
     Raises:
@@ -111,7 +104,7 @@ def check_base_model(name_or_path: str, base_model: str | None) -> None:
         )
 
 
-def stage_run(folder: Path, aside: Path, repo_id: str, base: tuple[str, str | None] | None) -> None:
+def stage_run(folder: Path, aside: Path, repo_id: str, base: tuple[str | None, str | None] | None) -> None:
     """Copy what is published into an empty folder, with the base model's public name and a card for the repository.
 
     Args:
@@ -125,20 +118,19 @@ def stage_run(folder: Path, aside: Path, repo_id: str, base: tuple[str, str | No
             target = aside / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-    run = read_json(aside / CLASSIFICATION_FILE)
+    run = Run.read(aside)
     adapter = aside / ADAPTER_CONFIG_FILE
     if base is None and not adapter.is_file():  # a full model needs no base
-        name = run["base_model"]["name_or_path"]
-        base = ("" if _is_local(name) else name, run["base_model"]["revision"])
+        name = run.base_model.name_or_path
+        base = (None if _is_local(name) else name, run.base_model.revision)
     if base is not None:
         name, revision = base
-        run["base_model"] |= {"name_or_path": name or None, "revision": revision}
-        write_json(aside / CLASSIFICATION_FILE, run)
+        replace(run, base_model=replace(run.base_model, name_or_path=name, revision=revision)).write(aside)
         if adapter.is_file():
             write_json(adapter, {**read_json(adapter), "base_model_name_or_path": name, "revision": revision})
-    write_text(aside / "README.md", str(render_card(aside, repo_id=repo_id)))
+    write_text(aside / CARD_FILE, str(render_card(aside, repo_id=repo_id)))
     (aside / PREDICTIONS_FILE).unlink()  # the card needs them for its intervals
 
 
-def _is_local(name_or_path: str) -> bool:
-    return os.path.isdir(name_or_path) or not is_hub_id(name_or_path)
+def _is_local(name_or_path: str | None) -> bool:
+    return not name_or_path or os.path.isdir(name_or_path) or not is_hub_id(name_or_path)

@@ -38,9 +38,10 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         rows: At least the heading, which is the first; all of the same length. A `|` in a cell is escaped unless it is
             already, and a line break becomes a space: neither ends the cell.
     """
-    heading, *body = ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
+    heading, *body = ["|" + "|".join(map(_cell, row)) + "|" for row in rows]
     return "\n".join([heading, "|" + "---|" * len(rows[0]), *body])
 
 
 def _cell(text: str) -> str:
-    return _OPEN_BAR.sub(r"\1\\|", " ".join(text.splitlines()))
+    text = _OPEN_BAR.sub(r"\1\\|", " ".join(text.splitlines()))
+    return f" {text} " if text else " "

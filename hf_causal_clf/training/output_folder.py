@@ -22,13 +22,11 @@ from ..data.arguments import DataArguments
 from ..data.splits import ClassificationData
 from ..runs.disk import lock_folder, write_json
 from ..runs.files import (
-    CARD_FILE,
     CLASSIFICATION_FILE,
     CONFIG_FOLDER,
     FIGURES_FOLDER,
     MANIFEST_FILE,
-    METRICS_FILE,
-    PREDICTIONS_FILE,
+    RUN_FILES,
     UNFINISHED_FOLDER,
     read_json,
 )
@@ -38,21 +36,6 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
     from trl import ModelConfig
 
-# What runs write, and what would make the folder of an adapter look like that of a whole model
-_WRITTEN = (
-    *(CLASSIFICATION_FILE, METRICS_FILE, PREDICTIONS_FILE, CARD_FILE, MANIFEST_FILE, f"{CONFIG_FOLDER}/config.json"),
-    *("adapter_config.json", "adapter_model*", "config.json", "generation_config.json", "model*.safetensors*"),
-    *(
-        "tokenizer*",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "chat_template.jinja",
-        "additional_chat_templates/*",
-    ),
-    *("spiece.model", "vocab.json", "vocab.txt", "merges.txt"),
-    *(f"{FIGURES_FOLDER}/{name}.*" for name in ("reliability_diagram", "label_f1", "thresholds", "confusion_matrix")),
-    f"{FIGURES_FOLDER}/training_curves.*",
-)
 # Where a run is kept, what it reports to and how it is started: the same run with others
 _NO_SETTINGS = {"output_dir", "model_name_or_path", "model_revision", "overwrite_output_dir", "resume_from_checkpoint"}
 _NO_SETTINGS |= {"report_to"}
@@ -110,7 +93,7 @@ def check_output_folder(
         return
     saved = _whole_but_not_in_place(output)
     own = {name for folder in (output, saved) if folder for name in read_manifest(folder)["files"]} | {MANIFEST_FILE}
-    found = {path.relative_to(output).as_posix() for pattern in _WRITTEN for path in output.glob(pattern)}
+    found = {path.relative_to(output).as_posix() for pattern in RUN_FILES for path in output.glob(pattern)}
     found |= {name for name in (FIGURES_FOLDER, CONFIG_FOLDER) if (output / name).is_file()}
     if found - own:
         raise ValueError(

@@ -7,7 +7,7 @@ from huggingface_hub import HfApi, constants
 
 from hf_causal_clf.backbone.loading import read_decoder_config
 from hf_causal_clf.cli.sources import check_source, missing_folder
-from hf_causal_clf.runs.files import read_run
+from hf_causal_clf.runs.run import Run
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_folder_passes_and_its_home_is_spelled_out(tmp_path, monkeypatch):
     assert f"Write {str(tmp_path / 'model')!r}: ~ stands" in missing_folder("~/model")
 
 
-@pytest.mark.parametrize(("read", "file"), [(read_decoder_config, "config.json"), (read_run, "classification.json")])
+@pytest.mark.parametrize(("read", "file"), [(read_decoder_config, "config.json"), (Run.read, "classification.json")])
 def test_a_hub_that_cannot_be_reached_is_asked_once(read, file, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens

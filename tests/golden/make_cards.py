@@ -16,16 +16,15 @@ from hf_causal_clf.evaluation.calibration import Calibration, fit_calibration, t
 from hf_causal_clf.evaluation.metrics import classification_metrics, document_nll
 from hf_causal_clf.evaluation.plot_style import save_figure
 from hf_causal_clf.evaluation.significance import mean_interval
-from hf_causal_clf.finishing import generation_metrics
 from hf_causal_clf.runs.disk import write_json
-from hf_causal_clf.runs.files import read_json
+from hf_causal_clf.runs.files import FIGURES, read_json
+from hf_causal_clf.runs.measuring import generation_metrics
 from hf_causal_clf.sharing.card import render_card
 from hf_causal_clf.task.labels import LabelSpace
 from hf_causal_clf.task.verbalizer import ParsedAnswer
 
 EXAMPLES = Path(__file__).parent.parent.parent / "model_cards"
 REPOSITORIES = {"embedding": "example-org/made-up-news", "instruction": "example-org/made-up-topics"}
-FIGURES = ("reliability_diagram", "label_f1", "thresholds", "confusion_matrix", "training_curves")
 VERSIONS = {"python": "3.12.0", "torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2", "trl": "1.16.0"}
 ARGUMENTS = {
     "learning_rate": 1e-4,
@@ -133,11 +132,13 @@ def write_run(folder: Path, description: dict, documents: int = 240, figures: tu
 def embedding_description() -> dict:
     names = ["business", "entertainment", "politics", "sport", "tech"]
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "hf_causal_clf_version": "0.1.0",
         "approach": "embedding",
         "pooling": "last",
         "head_init": "random",
+        "prompt_template": None,
+        "verbalizer": None,
         "label_space": {"names": names, "multi_label": False},
         "problem_type": "single_label_classification",
         "truncation": {"max_length": 512, "side": "tail"},
@@ -174,8 +175,6 @@ def instruction_description() -> dict:
     )
     chat = [f"<|im_start|>system\n{text}<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"]
     description = embedding_description()
-    for name in ("pooling", "head_init"):
-        del description[name]
     training = {
         **description["training"],
         "documents": {"train": 600, "validation": 100, "test": 240},
@@ -198,6 +197,8 @@ def instruction_description() -> dict:
     }
     return description | {
         "approach": "instruction",
+        "pooling": None,
+        "head_init": None,
         "prompt_template": {"instruction": None, "use_chat_template": True},
         "verbalizer": {"answers": answers, "delimiter": ", ", "empty_answer": "none"},
         "label_space": {"names": names, "multi_label": True},

@@ -255,8 +255,8 @@ class TestInterruptedEnd:
         def stop(*args, **kwargs):
             raise Stop
 
-        for step in ("save_run", "evaluate_run"):
-            options = {"resume_from_checkpoint": "true"} if step == "evaluate_run" else {}
+        for step in ("save_run", "measure_run", "finish_run"):
+            options = {"resume_from_checkpoint": "true"} if step != "save_run" else {}
             with monkeypatch.context() as patch:
                 patch.setattr(f"hf_causal_clf.finishing.{step}", stop)
                 with pytest.raises(Stop):

@@ -13,7 +13,9 @@ from hf_causal_clf.comparison.ranking import Entry, compare_runs
 from hf_causal_clf.comparison.report import render_report
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
-from hf_causal_clf.runs.results import Results, majority_metrics, measure, print_metrics, read_results, write_results
+from hf_causal_clf.runs.measuring import majority_metrics, measure
+from hf_causal_clf.runs.results import Results, read_results, write_results
+from hf_causal_clf.runs.summary import print_metrics
 from hf_causal_clf.sharing.card import render_card
 
 

@@ -8,7 +8,8 @@ from pyarrow import parquet
 from hf_causal_clf import LabelSpace
 from hf_causal_clf.data.splits import ClassificationData
 from hf_causal_clf.evaluation.calibration import to_logits
-from hf_causal_clf.runs.results import measure, read_results, write_results
+from hf_causal_clf.runs.measuring import measure
+from hf_causal_clf.runs.results import read_results, write_results
 
 LABELS = LabelSpace(["a", "b"], multi_label=True)
 

@@ -235,7 +235,7 @@ def test_a_fence_in_a_prompt_does_not_end_its_block(made_up):
 @pytest.mark.parametrize("approach", APPROACHES)
 def test_what_is_unknown_is_left_out(approach, made_up):
     def change(description):
-        del description["training"]
+        description["training"] = {}
         description["base_model"] |= {"name_or_path": "/home/somebody/models/secret", "revision": None, "dtype": None}
         description["base_model"]["quantization"] = None
         description["truncation"]["max_length"] = None
@@ -328,6 +328,7 @@ def test_snippets_of_a_multi_label_embedding_card(runs, tmp_path, capsys):
     folder = shutil.copytree(runs[0] / "embedding", tmp_path / "run")
     saved = json.loads((folder / "classification.json").read_text())
     saved["label_space"]["multi_label"] = True
+    saved["problem_type"] = "multi_label_classification"
     saved |= {"temperature": [0.5, 2.0, 1.25], "thresholds": [0.3, 0.7, 0.45]}
     (folder / "classification.json").write_text(json.dumps(saved))
     rows = Dataset.from_parquet(str(folder / "predictions.parquet"), keep_in_memory=True).to_dict()

@@ -22,7 +22,7 @@ from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
 from hf_causal_clf.embedding.scorer import HeadScorer
 from hf_causal_clf.embedding.trainer import embedding_trainer
-from hf_causal_clf.finishing import describe_run, embedding, instruction, save_run
+from hf_causal_clf.finishing import base_model_of, describe_run, save_run
 from hf_causal_clf.instruction import collator as collators
 from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.instruction.trainer import instruction_trainer
@@ -240,10 +240,9 @@ def test_a_saved_model_predicts_as_the_one_in_memory(approach, name, precision, 
     train(trainer)
     expected = predictor.probabilities(texts)
     assert np.abs(expected - before).max() > 0.05
-    part = embedding("last") if approach == "embedding" else instruction(*wording(data))
-    length = trainer.args.max_length
-    description = describe_run(data.label_space, model_arguments, max_length=length, truncation="tail", **part)
-    folder = save_run(trainer, trainer.processing_class, description)
+    pooling = "last" if approach == "embedding" else None
+    run = describe_run(predictor.encoder, base_model_of(model_arguments), data.label_space, pooling=pooling)
+    folder = save_run(trainer, trainer.processing_class, run)
     saved = TextClassifier.from_pretrained(folder, calibrated=False, batch_size=4)
     np.testing.assert_allclose(saved.predict_proba(texts), expected, atol=1e-5)
 

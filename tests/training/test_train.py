@@ -26,11 +26,11 @@ from hf_causal_clf.embedding.collator import ClassificationCollator
 from hf_causal_clf.embedding.trainer import embedding_trainer
 from hf_causal_clf.evaluation.calibration import fit_calibration
 from hf_causal_clf.evaluation.metrics import classification_metrics
-from hf_causal_clf.finishing import describe_run, embedding, evaluate_run, generation_metrics, instruction, save_run
+from hf_causal_clf.finishing import base_model_of, describe_run, finish_run, measure_run, print_run, save_run
 from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.instruction.trainer import instruction_trainer
+from hf_causal_clf.runs.measuring import generation_metrics
 from hf_causal_clf.task.documents import DocumentEncoder
-from hf_causal_clf.task.verbalizer import ParsedAnswer
 from hf_causal_clf.training.arguments import PromptArguments, RunArguments
 from hf_causal_clf.training.facts import training_facts
 from hf_causal_clf.training.train import prepare, train
@@ -130,17 +130,19 @@ def run_embedding(checkpoint, output, files, head=None, run=None, **training):
     trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, head, run)
     training_metrics = train(trainer)
     history = trainer.state
-    description = describe_run(
-        data.label_space,
-        model_arguments,
-        max_length=arguments.max_length,
-        truncation=run.truncation,
-        training=training_facts(trainer, data, DataArguments(**files), model_arguments),
-        **embedding(head.pooling),
-    )
-    output_dir = save_run(trainer, tokenizer, description)
-    metrics = evaluate_run(output_dir, data, training_metrics, batch_size=8, log_history=trainer.state.log_history)
-    return data, metrics, history
+    facts = training_facts(trainer, data, DataArguments(**files), model_arguments)
+    base = base_model_of(model_arguments)
+    described = describe_run(encoder, base, data.label_space, pooling=head.pooling, training=facts)
+    return data, finished(trainer, tokenizer, described, data, training_metrics), history
+
+
+def finished(trainer, tokenizer, run, data, training):
+    """Save, measure and finish a run as the recipes do; return its metrics."""
+    saved = save_run(trainer, tokenizer, run)
+    measured = measure_run(saved, data, training, batch_size=8)
+    finish_run(saved, data, measured, log_history=trainer.state.log_history)
+    print_run(trainer.args.output_dir, measured.metrics, multi_label=data.label_space.multi_label)
+    return measured.metrics
 
 
 def check_run_folder(output: Path, data, metrics) -> None:
@@ -277,17 +279,10 @@ def run_instruction(checkpoint, output, files, prompt=None, run=None, **training
     trainer = instruction_trainer(data, tokenizer, template, verbalizer, model_arguments, arguments, run)
     training_metrics = train(trainer)
     state = trainer.state
-    description = describe_run(
-        data.label_space,
-        model_arguments,
-        max_length=arguments.max_length,
-        truncation=run.truncation,
-        training=training_facts(trainer, data, DataArguments(**files), model_arguments, encoder),
-        **instruction(template, verbalizer),
-    )
-    output_dir = save_run(trainer, tokenizer, description)
-    metrics = evaluate_run(output_dir, data, training_metrics, batch_size=8, log_history=trainer.state.log_history)
-    return data, metrics, state
+    facts = training_facts(trainer, data, DataArguments(**files), model_arguments, encoder)
+    base = base_model_of(model_arguments)
+    described = describe_run(encoder, base, data.label_space, pooling=None, training=facts)
+    return data, finished(trainer, tokenizer, described, data, training_metrics), state
 
 
 def test_projecting_answers_only_gives_the_same_loss_and_gradients(checkpoint, files, tmp_path, monkeypatch):
@@ -390,16 +385,6 @@ def test_full_fine_tuning_leaves_a_full_model(checkpoint, files, tmp_path, appro
     assert metrics["test"]["nll"] == pytest.approx(recomputed["nll"], abs=1e-4)
 
 
-def test_generation_metrics_count_a_malformed_answer_as_wrong():
-    answers = [ParsedAnswer(("a",)), ParsedAnswer((), "empty answer"), ParsedAnswer(("c",))]
-    metrics = generation_metrics(answers, np.array([0, 1, 0]), LABELS)
-    assert metrics["malformed_rate"] == pytest.approx(1 / 3)
-    assert metrics["generation_accuracy"] == pytest.approx(1 / 3)
-    answers = [ParsedAnswer(()), ParsedAnswer((), "empty answer"), ParsedAnswer(("a", "c"))]
-    metrics = generation_metrics(answers, np.array([[0, 0, 0], [0, 0, 0], [1, 0, 1]]), MULTI)
-    assert metrics["generation_accuracy"] == pytest.approx(2 / 3)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -476,8 +461,9 @@ def test_the_trained_model_is_let_go_before_the_saved_one_is_loaded(checkpoint, 
     trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, HeadArguments(), RunArguments())
     train(trainer)
     alive = weakref.ref(trainer.model.base_model.model)
-    description = describe_run(data.label_space, model_arguments, max_length=32, truncation="tail", **embedding("last"))
-    save_run(trainer, tokenizer, description)
+    save_run(
+        trainer, tokenizer, describe_run(encoder, base_model_of(model_arguments), data.label_space, pooling="last")
+    )
     assert alive() is None
 
 

@@ -1,0 +1,82 @@
+"""The metrics of a run or a baseline: calibrated on the validation documents, measured on both splits.
+
+Knows the matrix of logits, whichever approach or baseline it comes from.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from ..data.splits import ClassificationData
+from ..evaluation.calibration import Calibration, fit_calibration, to_logits, to_probabilities
+from ..evaluation.metrics import classification_metrics, decision_metrics, document_nll
+from ..evaluation.significance import mean_interval
+from ..task.labels import LabelSpace
+from ..task.verbalizer import ParsedAnswer
+
+Metrics = dict[str, dict[str, Any]]
+
+
+def measure(data: ClassificationData, logits: dict[str, np.ndarray]) -> tuple[Calibration, Metrics]:
+    """Calibrate on the validation documents and measure both splits.
+
+    Args:
+        data: Documents with gold labels.
+        logits: Those of the `validation` and `test` documents, float32 `(n, labels)` each: their softmax or, for
+            multi-label, their sigmoid are the uncalibrated probabilities.
+
+    Returns:
+        The calibration, and the metrics of calibrated predictions, with the uncalibrated ones beside them as
+        `uncalibrated_*`. `nll_change` is the calibrated NLL minus the uncalibrated one, with its 95 % bootstrap
+        interval. The part `calibration` says what was fitted, and on how many documents.
+    """
+    calibration = fit_calibration(data.gold("validation"), logits["validation"])
+    metrics = {split: _measure(data.gold(split), logits[split], calibration) for split in ("validation", "test")}
+    metrics["calibration"] = {"documents": len(logits["validation"]), **calibration.to_dict()}
+    return calibration, metrics
+
+
+def majority_logits(data: ClassificationData) -> dict[str, np.ndarray]:
+    """Logits of the majority baseline, the label frequencies of the training documents, for both measured splits."""
+    gold, count = data.gold("train"), len(data.label_space)
+    shares = gold.mean(axis=0) if gold.ndim == 2 else np.bincount(gold, minlength=count) / len(gold)
+    row = to_logits(shares, multi_label=gold.ndim == 2).astype(np.float32)
+    return {split: np.tile(row, (len(data.splits[split]), 1)) for split in ("validation", "test")}
+
+
+def majority_metrics(data: ClassificationData) -> dict[str, float]:
+    """Metrics of the majority baseline on the test documents, calibrated like a run: its row in a report."""
+    said = logging.getLogger(fit_calibration.__module__)
+    level = said.level
+    said.setLevel(logging.ERROR)  # what cannot be fitted has been said of the run
+    try:
+        return measure(data, majority_logits(data))[1]["test"]
+    finally:
+        said.setLevel(level)
+
+
+def generation_metrics(answers: list[ParsedAnswer], gold: np.ndarray, labels: LabelSpace) -> dict[str, float]:
+    """Return the share of malformed answers and the metrics of greedy generation, where a malformed answer is wrong."""
+    malformed = np.array([answer.error is not None for answer in answers])
+    if labels.multi_label:
+        predicted = labels.encode_batch([answer.labels for answer in answers])
+    else:
+        predicted = np.array([labels.index(answer.labels[0]) if answer.labels else -1 for answer in answers])
+    found = decision_metrics(gold, predicted)
+    if labels.multi_label:  # an empty set is a hit for a document without labels, but not where it is malformed
+        found["accuracy"] = float(((predicted == gold).all(axis=1) & ~malformed).mean())
+    return {"malformed_rate": float(malformed.mean()), **{f"generation_{name}": value for name, value in found.items()}}
+
+
+def _measure(gold: np.ndarray, logits: np.ndarray, calibration: Calibration) -> dict[str, float]:
+    multi_label = gold.ndim == 2
+    raw = to_probabilities(logits, multi_label=multi_label)
+    probabilities = calibration.apply(logits, multi_label=multi_label)
+    decisions = calibration.decide(probabilities, multi_label=multi_label)
+    before = {f"uncalibrated_{name}": value for name, value in classification_metrics(gold, raw).items()}
+    change = mean_interval(document_nll(gold, probabilities) - document_nll(gold, raw))
+    moved = {"nll_change": change.value, "nll_change_ci_low": change.low, "nll_change_ci_high": change.high}
+    return {**classification_metrics(gold, probabilities, decisions), **before, **moved}

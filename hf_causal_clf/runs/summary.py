@@ -1,0 +1,85 @@
+"""What the metrics of a run say, in words and as a table for the terminal. Knows numbers only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..evaluation.calibration import MIN_DOCUMENTS, Calibration
+from .measuring import Metrics
+
+_COLUMNS = ("f1_macro", "f1_micro", "accuracy", "nll", "brier", "ece")
+
+
+def print_metrics(metrics: Metrics, *, multi_label: bool, write: Callable[[str], Any] = print) -> None:
+    """Print a short table of a finished run, the majority baseline's line beside it."""
+    fitted, changed = what_was_fitted(metrics["calibration"])
+    write(f"\n{'':12}" + "".join(f"{name:>10}" for name in _COLUMNS))
+    for split in ("validation", "test"):
+        write(_line(split, metrics[split]))
+        if changed:
+            write(_line("  before", metrics[split], "uncalibrated_"))
+    write(_line("  majority", metrics["majority"]))
+    note = "before: without what was" if changed else "probabilities are as the model gives them;"
+    write(f"({note} fitted on validation: {fitted})")
+    write("(majority: the label frequencies of training, for every test document)")
+    verdict = nothing_learned(metrics, multi_label=multi_label)
+    if verdict:
+        write(verdict)
+    if "malformed_rate" in metrics["test"]:
+        test = metrics["test"]
+        write(
+            f"greedy generation on test: f1_macro {test['generation_f1_macro']:.4f}, "
+            f"malformed answers {test['malformed_rate']:.1%}"
+        )
+
+
+def nothing_learned(metrics: Metrics, *, multi_label: bool) -> str | None:
+    """Say so where a run is not above the majority baseline on the test documents.
+
+    Args:
+        metrics: Content of `metrics.json`.
+        multi_label: Whether micro F1 is compared, and not accuracy.
+
+    Returns:
+        What the numbers are and what to try; `None` for a run that is above, or whose baseline is not known.
+    """
+    if "majority" not in metrics:
+        return None
+    name, word = ("f1_micro", "micro F1") if multi_label else ("accuracy", "accuracy")
+    reached, baseline = metrics["test"][name], metrics["majority"][name]
+    if reached > baseline:
+        return None
+    return (
+        f"The run has learned nothing that its {word} shows: on test it is {reached:.3f}, not above the {baseline:.3f} "
+        "of the majority baseline. Try another learning_rate (a higher one if the training loss hardly falls, a lower "
+        "one if it jumps), more epochs or more training documents, and look at a few documents and their labels."
+    )
+
+
+def what_was_fitted(calibration: dict[str, Any]) -> tuple[str, bool]:
+    """Return what was fitted on the validation documents, in words, and whether it changes anything.
+
+    Args:
+        calibration: The part `calibration` of `metrics.json`.
+    """
+    found = fitted_in_words(Calibration.from_dict(calibration))
+    if found is None:
+        documents = calibration["documents"]
+        return f"nothing, as {documents} validation documents are too few, {MIN_DOCUMENTS} are needed", False
+    return found, found != "temperature 1"
+
+
+def fitted_in_words(calibration: Calibration) -> str | None:
+    """Return temperatures and thresholds in words; `None` where there are none."""
+    said = []
+    for name, value in (("temperature", calibration.temperature), ("threshold", calibration.thresholds)):
+        if isinstance(value, tuple):
+            said.append(f"{name}s {min(value):.3g} to {max(value):.3g}")
+        elif value is not None:
+            said.append(f"{name} {value:.3g}")
+    return ", ".join(said) or None
+
+
+def _line(name: str, metrics: dict[str, float], prefix: str = "") -> str:
+    return f"{name:12}" + "".join(f"{metrics[prefix + column]:10.4f}" for column in _COLUMNS)
