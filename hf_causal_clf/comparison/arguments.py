@@ -41,7 +41,8 @@ class ComparisonArguments:
         metadata={"help": f"Baselines to add, of {', '.join(BASELINES)}; 'none' for none. Default: all."},
     )
     seeds: list[int] = field(
-        default_factory=lambda: [42], metadata={"help": "Training seeds. The tests compare the runs of the lowest."}
+        default_factory=lambda: [42],
+        metadata={"help": "Training seeds. Tests compare the runs of the lowest seed."},
     )
     train_sizes: list[int] | None = field(
         default=None,
@@ -59,24 +60,24 @@ class ComparisonArguments:
     )
     margin: float = field(
         default=0.01,
-        metadata={"help": "Loss of F1 against the best run that a faster one may have, and still be recommended."},
+        metadata={"help": "A faster run is recommended if its F1 is at most this much below the best."},
     )
     cache_dir: str | None = field(
         default=None, metadata={"help": "Cache of frozen features and zero-shot scores. Default: cache in output_dir."}
     )
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
     dtype: str | None = field(default="bfloat16", metadata={"help": "Data type of the base model's weights."})
-    attn_implementation: str | None = field(default=None, metadata={"help": "As in transformers."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "Attention, as in transformers."})
     load_in_4bit: bool = field(default=False, metadata={"help": "Whether to load the base model in NF4."})
     truncation: str = field(
         default="tail",
-        metadata={"help": "Where a document that is too long loses text.", "choices": list(TRUNCATION_SIDES)},
+        metadata={"help": "At which end a document that is too long is cut.", "choices": list(TRUNCATION_SIDES)},
     )
     max_length: int = field(
         default=512, metadata={"help": "Maximum number of tokens of a document (heads and the encoder)."}
     )
     prompt_max_length: int = field(default=1024, metadata={"help": "Maximum number of tokens of prompt and answer."})
-    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Documents a device in prediction."})
+    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Documents per device in prediction."})
     encoder_name_or_path: str | None = field(
         default=None, metadata={"help": "Encoder (BERT and its like) to fine-tune as a baseline; left out by default."}
     )

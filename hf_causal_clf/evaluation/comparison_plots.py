@@ -69,7 +69,7 @@ def learning_curves(
 
     Args:
         sizes: Numbers of training documents, all positive.
-        series: For each name one entry a size: a value, a pair of mean and standard deviation, or `None` if missing.
+        series: For each name one entry per size: a value, a pair of mean and standard deviation, or `None` if missing.
         metric: What the values are.
 
     Raises:

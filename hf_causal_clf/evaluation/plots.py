@@ -97,7 +97,7 @@ def confusion_matrix(gold: np.ndarray, predicted: np.ndarray, labels: Sequence[s
         ValueError: If the arrays are not those of a single-label task.
     """
     if gold.ndim != 1:
-        raise ValueError(f"A confusion matrix needs one label a document, got {gold.shape}; use `label_f1_bars`.")
+        raise ValueError(f"A confusion matrix needs one label per document, got {gold.shape}; use `label_f1_bars`.")
     from matplotlib.colors import PowerNorm
 
     _same_decisions(gold, predicted, labels)

@@ -116,7 +116,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_interval(values: np.ndarray, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0) -> Interval:
-    """Bootstrap confidence interval (percentile) of the mean of one value a document, `(n,)`."""
+    """Bootstrap confidence interval (percentile) of the mean of one value per document, `(n,)`."""
     samples = [counts @ values / len(values) for counts in _resampling(len(values), resamples, seed)]
     return percentile_interval(float(values.mean()), np.concatenate(samples), level)
 
