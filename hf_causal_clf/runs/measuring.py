@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data.splits import ClassificationData
 from ..evaluation.calibration import Calibration, fit_calibration, to_logits, to_probabilities
-from ..evaluation.metrics import classification_metrics, decision_metrics, document_nll
+from ..evaluation.metrics import classification_metrics, decision_metrics, document_nll, label_counts
 from ..evaluation.significance import mean_interval
 from ..task.labels import LabelSpace
 from ..task.verbalizer import ParsedAnswer
@@ -41,8 +41,8 @@ def measure(data: ClassificationData, logits: dict[str, np.ndarray]) -> tuple[Ca
 
 def majority_logits(data: ClassificationData) -> dict[str, np.ndarray]:
     """Logits of the majority baseline, the label frequencies of the training documents, for both measured splits."""
-    gold, count = data.gold("train"), len(data.label_space)
-    shares = gold.mean(axis=0) if gold.ndim == 2 else np.bincount(gold, minlength=count) / len(gold)
+    gold = data.gold("train")
+    shares = label_counts(gold, len(data.label_space)) / len(gold)
     row = to_logits(shares, multi_label=gold.ndim == 2).astype(np.float32)
     return {split: np.tile(row, (len(data.splits[split]), 1)) for split in ("validation", "test")}
 
