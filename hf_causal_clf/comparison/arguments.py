@@ -35,6 +35,8 @@ _FILES = ("cache", "configs", "figures", "report.json", "report.md", "state.json
 class ComparisonArguments:
     """What is compared. Model, prompt and data arguments hold for every run and baseline."""
 
+    _argument_group_name = "Comparison"
+
     output_dir: str = field(metadata={"help": "Folder of the report, and of the runs that are trained."})
     model_name_or_path: str = field(metadata={"help": "Decoder-only language model: Hub id or folder."})
     runs: str | None = field(
@@ -84,7 +86,7 @@ class ComparisonArguments:
         default=512, metadata={"help": "Maximum number of tokens of a document (heads and the encoder)."}
     )
     prompt_max_length: int = field(default=1024, metadata={"help": "Maximum number of tokens of prompt and answer."})
-    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Documents a device in prediction."})
+    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Documents per device in prediction."})
     encoder_name_or_path: str | None = field(
         default=None, metadata={"help": "Encoder (BERT and its like) to fine-tune as a baseline; left out by default."}
     )
