@@ -21,7 +21,8 @@ class _HomeHiding(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line that is written."""
-        return _HOME.sub("~", self.stock.format(record))
+        line = self.stock.format(record)
+        return _HOME.sub("~", line) if _FOLDER else line
 
 
 def hide_home_folder() -> None:
@@ -30,15 +31,13 @@ def hide_home_folder() -> None:
     Logs are pasted into bug reports, and at ``--log_level info`` transformers logs the whole path of each file that
     it reads.
     """
-    if not _FOLDER:
-        return
     named = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
     writing = {each: [one for one in each.handlers if type(one) is not logging.NullHandler] for each in named}
     for logger, handlers in writing.items():
         logger.propagate = logger.propagate and not handlers  # what it has written is not written again by …
     rest = logging.StreamHandler()  # … this, for the loggers without a handler
     rest.setLevel(logging.WARNING)
-    logging.basicConfig(handlers=[rest])  # unless there is one
+    logging.basicConfig(handlers=[rest], format="%(message)s")  # unless there is one
     for handler in (handler for handlers in (*writing.values(), logging.root.handlers) for handler in handlers):
         if not isinstance(handler.formatter, _HomeHiding):
             handler.setFormatter(_HomeHiding(handler.formatter or logging.Formatter()))
