@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -155,25 +156,42 @@ def test_recipes_that_launch_nothing_start_at_once(name, monkeypatch):
     assert started[0][1] == [sys.executable, str(ROOT / "recipes" / f"{name}.py"), "--output_dir", "x"]
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_signals_reach_the_recipe(sent, checkpoint, files, tmp_path):
-    """The command becomes the recipe, so that nothing trains on when it is ended."""
+@pytest.mark.parametrize(
+    ("words", "sent", "code"),
+    [
+        ([], signal.SIGINT, 130),
+        ([], signal.SIGTERM, -signal.SIGTERM),
+        (["--cpu", "--num_processes", "2"], signal.SIGINT, 130),
+        (["--cpu", "--num_processes", "2"], signal.SIGTERM, 128 + signal.SIGTERM),
+    ],
+)
+def test_signals_end_all_processes(words, sent, code, checkpoint, files, tmp_path):
+    """One process becomes the recipe; of several, the launcher passes SIGTERM on, and Ctrl-C reaches all."""
     options = arguments(
         "embed", checkpoint, files, tmp_path / "run", num_train_epochs="500", early_stopping_patience="0"
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "hf_causal_clf_command", "embed", *options], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "hf_causal_clf_command", "embed", *words, *options],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
-        limit = time.monotonic() + 120
+        limit = time.monotonic() + 200
         while not list((tmp_path / "run").glob("checkpoint-*")) and time.monotonic() < limit:
             time.sleep(0.2)
-        process.send_signal(sent)
-        _, told = process.communicate(timeout=60)
+        if sent == signal.SIGINT:
+            os.killpg(process.pid, sent)
+        else:
+            process.send_signal(sent)
+        _, told = process.communicate(timeout=60)  # returns when no process holds the pipe
     finally:
-        process.kill()
-    assert process.returncode == (130 if sent == signal.SIGINT else -sent)
-    assert ("Stopped. To go on" in told) == (sent == signal.SIGINT)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == code
+    assert told.count("Stopped. To go on") == (sent == signal.SIGINT)
 
 
 def test_a_process_that_is_killed_is_named(capsys):
