@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A process a core, each with one thread; a file stays in one process, for what its tests share
 PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help quickstart test test-slow test-minimum mutation coverage quality clean
+.PHONY: help quickstart test test-slow test-minimum mutation coverage quality dist clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -35,6 +35,11 @@ quality: .venv/installed  ## Check style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+dist: .venv/installed  ## Build the sdist and the wheel in dist/, and check them
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 clean:  ## Remove the environment; cached models, data and runs stay
 	rm -rf .venv .venv-minimum

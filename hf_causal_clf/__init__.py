@@ -16,7 +16,7 @@ from .task.labels import LabelSpace
 from .task.prompts import PromptTemplate
 from .task.verbalizer import Verbalizer
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "CausalLMForLastTokenClassification",

@@ -1,7 +1,7 @@
 """This package beside what its users would otherwise run: speed, memory, and how they grow.
 
-    python recipes/quickstart.py --prepare_only                     # model and articles, once
-    python recipes/benchmark.py --output runs/benchmark/results.json [--only S1,S2] [--growth true]
+    python recipes/quickstart.py --prepare_only                     # model and articles, once, in a clone
+    hf-causal-clf benchmark --output runs/benchmark/results.json [--only S1,S2] [--growth true]
 
 Both sides run in turn, A B A B, with the same model, rows, data type, threads and effective batch; a row's ratio is the
 median of the ratios of its pairs. The table is printed and the JSON written row by row, so a run that is killed keeps
@@ -66,8 +66,10 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    layout = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter, "add_help": False}
+    parser = argparse.ArgumentParser(prog="hf-causal-clf benchmark", usage="%(prog)s [OPTION …]", **layout)
     add = parser.add_argument
+    add("-h", "--help", "--help-all", action="help", help="Show this.")
     add("--output", default="runs/benchmark/results.json", help="JSON file; figures go beside it. (%(default)s)")
     add("--only", type=chosen_rows, default=ROWS, help="Rows to measure, such as S1,S2; 'none' for --growth alone.")
     add("--growth", type=yes, default=False, help="Whether to measure and draw how time and memory grow. (%(default)s)")
@@ -81,12 +83,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--documents", type=positive, default=16, help="Size of a sample; rows take multiples of it. (%(default)s)")
     add("--s8_documents", type=positive, default=5000, help="Documents of S8, over all pairs. (%(default)s)")
     add("--pairs", type=positive, default=5, help="Timed pairs of each row. (%(default)s)")
-    add("--threads", type=positive, default=os.cpu_count() or 1, help="CPU threads of either side. (%(default)s)")
+    add("--threads", type=positive, default=os.cpu_count() or 1, help="CPU threads of either side. Default: all cores.")
     add(
         "--batch_size",
         type=positive,
         default=8,
-        help="Documents a forward pass in prediction, by default as the Trainer. (%(default)s)",
+        help="Documents per forward pass in prediction; the default is the Trainer's. (%(default)s)",
     )
     add("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="Base model's weights. (%(default)s)")
     return parser.parse_args()

@@ -1,6 +1,6 @@
 """Which approach, on your data? Trains or reuses runs on the same split, adds baselines, tests the differences.
 
-    python recipes/compare.py --config recipes/configs/compare/bbc_news.yaml [--seeds 42 43 44 …]
+    hf-causal-clf compare --config recipes/configs/compare/bbc_news.yaml [--seeds 42 43 44 …]
 
 Writes report.md, report.json and figures to output_dir. Started again, it goes on where it stopped; a finished run is
 trained again only if its settings or the data have changed. Each run is started with accelerate launch on one process.

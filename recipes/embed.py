@@ -1,9 +1,9 @@
 """Fine-tune a decoder-only language model as a text classifier, embedding-based: a linear head on the last token.
 
-    accelerate launch recipes/embed.py --config recipes/configs/quickstart/embed.yaml [--learning_rate 5e-4 …]
+    hf-causal-clf embed --config recipes/configs/quickstart/embed.yaml [--learning_rate 5e-4 …]
 
-Every argument goes into the YAML file or on the command line, which wins. The finished run in output_dir is read by
-TextClassifier.from_pretrained(output_dir).
+In a clone, `accelerate launch recipes/embed.py` is the same. Every argument goes into the YAML file or on the
+command line, which wins. TextClassifier.from_pretrained(output_dir) reads the finished run.
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ hide_by_name()
 
 from hf_causal_clf.cli.mistakes import Mistakes
 from hf_causal_clf.cli.parsing import parse_arguments
-from hf_causal_clf.cli.processes import start_cpu_processes
+from hf_causal_clf.cli.processes import check_processes
 from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import check_documents, load_data
@@ -33,7 +33,7 @@ from hf_causal_clf.training.train import prepare, train
 
 
 def main() -> None:
-    start_cpu_processes()
+    check_processes()
     types = (
         *(DataArguments, EmbeddingModelArguments, HeadArguments, PromptArguments, RunArguments),
         EmbeddingTrainingArguments,

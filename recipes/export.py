@@ -1,6 +1,6 @@
 """Export a finished run as a stock checkpoint that plain transformers loads and that servers take.
 
-    python recipes/export.py --model_name_or_path runs/quickstart/embed --output_dir exported
+    hf-causal-clf export --model_name_or_path runs/quickstart/embed --output_dir exported
 
 The adapter is merged into the full-precision base model. An embedding-based run becomes a checkpoint of the stock
 …ForSequenceClassification class, with label names and problem type; an instruction-based run one of …ForCausalLM. The

@@ -1,9 +1,9 @@
 """Fine-tune a decoder-only language model as a text classifier, instruction-based: the label is the answer to a prompt.
 
-    accelerate launch recipes/instruct.py --config recipes/configs/quickstart/instruct.yaml [--lora_r 32 …]
+    hf-causal-clf instruct --config recipes/configs/quickstart/instruct.yaml [--lora_r 32 …]
 
-Every argument goes into the YAML file or on the command line, which wins. The finished run in output_dir is read by
-TextClassifier.from_pretrained(output_dir).
+In a clone, `accelerate launch recipes/instruct.py` is the same. Every argument goes into the YAML file or on the
+command line, which wins. TextClassifier.from_pretrained(output_dir) reads the finished run.
 """
 
 import os
@@ -17,7 +17,7 @@ hide_by_name()
 
 from hf_causal_clf.cli.mistakes import Mistakes
 from hf_causal_clf.cli.parsing import parse_arguments
-from hf_causal_clf.cli.processes import start_cpu_processes
+from hf_causal_clf.cli.processes import check_processes
 from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import check_documents, load_data
@@ -34,7 +34,7 @@ from hf_causal_clf.training.train import prepare, train
 
 
 def main() -> None:
-    start_cpu_processes()
+    check_processes()
     types = (DataArguments, InstructionModelArguments, PromptArguments, RunArguments, InstructionTrainingArguments)
     data_args, model_args, prompt_args, run_args, training_args = parse_arguments(types, __doc__, check=check_documents)
 

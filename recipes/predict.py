@@ -1,6 +1,6 @@
 r"""Classify the documents of a file or Hub data set of any size with a finished run.
 
-    accelerate launch recipes/predict.py --model_name_or_path runs/quickstart/embed --test_file documents.jsonl \\
+    hf-causal-clf predict --model_name_or_path runs/quickstart/embed --test_file documents.jsonl \
         --output_dir predictions
 
 Documents are streamed, shared out over the processes, and written as Parquet shards with `id`, `predicted` and
@@ -24,7 +24,7 @@ from hf_causal_clf import TextClassifier
 from hf_causal_clf.backbone.identity import identify_dataset, identify_file, identify_run, pinned
 from hf_causal_clf.cli.mistakes import report
 from hf_causal_clf.cli.parsing import parse_arguments
-from hf_causal_clf.cli.processes import process_state, start_cpu_processes
+from hf_causal_clf.cli.processes import check_processes, process_state
 from hf_causal_clf.cli.sources import missing_folder
 from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.data.files import FORMATS, open_dataset, stream_file
@@ -71,7 +71,7 @@ class PredictArguments:
             "choices": list(EMPTY),
         },
     )
-    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Documents a device and forward pass."})
+    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Documents per device and forward pass."})
     shard_size: int = field(
         default=1000,
         metadata={
@@ -108,7 +108,7 @@ class PredictArguments:
 
 
 def main() -> None:
-    start_cpu_processes()
+    check_processes()
     (arguments,) = parse_arguments((PredictArguments,), __doc__)
     state = process_state()
     output = Path(arguments.output_dir)

@@ -95,7 +95,18 @@ def test_log_messages_name_the_home_folder_by_its_sign(home, message, shown):
     )
     command = [sys.executable, "-c", code, message, home]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HOME": home}, check=True)
-    assert done.stderr == f"WARNING:root:{shown}\n"
+    assert done.stderr == f"{shown}\n"
+
+
+@pytest.mark.parametrize("name", ["transformers", "datasets", "huggingface_hub", "accelerate", "hf_causal_clf"])
+def test_what_a_library_logs_is_written_once_and_without_the_home_folder(name):
+    code = (
+        "import sys, logging, transformers, datasets, hf_causal_clf; from hf_causal_clf.cli.logs import hide_home_folder; "
+        "hide_home_folder(); hide_home_folder(); logging.getLogger(sys.argv[1] + '.part').warning('read %s', '/home/ada/x')"
+    )
+    command = [sys.executable, "-c", code, name]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HOME": "/home/ada"}, check=True)
+    assert done.stderr.removeprefix("[transformers] ") == "read ~/x\n"
 
 
 @pytest.mark.parametrize("recipe", ["embed", "instruct"])

@@ -13,22 +13,34 @@ _FOLDER = os.path.expanduser("~").rstrip(os.sep)  # empty for users whose home i
 _HOME = re.compile(re.escape(_FOLDER) + r"(?![\w.-])")  # but not a neighbour that begins alike
 
 
-class HomeHidingRecord(logging.LogRecord):
-    """A record whose message names the home folder as ``~``."""
+class _HomeHiding(logging.Formatter):
+    """A handler's formatter, with the home folder named as ``~``."""
 
-    def getMessage(self) -> str:
-        """Return the message with its arguments."""
-        message = super().getMessage()
-        return _HOME.sub("~", message) if _FOLDER else message
+    def __init__(self, stock: logging.Formatter) -> None:
+        self.stock = stock
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line that is written."""
+        line = self.stock.format(record)
+        return _HOME.sub("~", line) if _FOLDER else line
 
 
 def hide_home_folder() -> None:
-    """Have every library's log messages in this process name the home folder as ``~``: for scripts.
+    """Have what libraries log to the terminal name the home folder as ``~``: for scripts, after their imports.
 
     Logs are pasted into bug reports, and at ``--log_level info`` transformers logs the whole path of each file that
     it reads.
     """
-    logging.setLogRecordFactory(HomeHidingRecord)
+    named = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
+    writing = {each: [one for one in each.handlers if type(one) is not logging.NullHandler] for each in named}
+    for logger, handlers in writing.items():
+        logger.propagate = logger.propagate and not handlers  # what it has written is not written again by …
+    rest = logging.StreamHandler()  # … this, for the loggers without a handler
+    rest.setLevel(logging.WARNING)
+    logging.basicConfig(handlers=[rest], format="%(message)s")  # unless there is one
+    for handler in (handler for handlers in (*writing.values(), logging.root.handlers) for handler in handlers):
+        if not isinstance(handler.formatter, _HomeHiding):
+            handler.setFormatter(_HomeHiding(handler.formatter or logging.Formatter()))
 
 
 # What a user can do nothing about, by name: the logger and the beginning of its message

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import difflib
 import sys
-from argparse import SUPPRESS, Action, ArgumentError, ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import (
+    SUPPRESS,
+    Action,
+    ArgumentError,
+    ArgumentParser,
+    ArgumentTypeError,
+    RawDescriptionHelpFormatter,
+)
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +24,7 @@ from transformers.utils.logging import log_levels, set_verbosity
 from trl import TrlParser
 
 from .mistakes import Mistakes, raised_here
+from .short_help import short_help
 
 KINDS = {
     str: "a text",
@@ -73,7 +81,9 @@ def read_arguments(path: str, types: Sequence[type], mistakes: Mistakes) -> tupl
     unknown = [key for key in config if key not in known]
     with mistakes.noted():
         if unknown:
-            raise ValueError(f"{path} has unknown arguments: {with_hints(unknown, known)}. See --help for all of them.")
+            raise ValueError(
+                f"{path} has unknown arguments: {with_hints(unknown, known)}. See --help-all for all of them."
+            )
     values, wrong = {known[key]: value for key, value in config.items() if key in known}, set()
     for kind in types:
         hints = get_type_hints(kind)
@@ -126,12 +136,26 @@ def _reads_as(kind: type, text: str) -> bool:
         return False
 
 
+class _ShortHelp(Action):
+    """Prints the short help of a recipe and ends."""
+
+    def __init__(self, types: Sequence[type], **options: Any) -> None:
+        super().__init__(**options, nargs=0, default=SUPPRESS, help="Show the options that people set.")
+        self.types = types
+
+    def __call__(self, parser: ArgumentParser, *_: Any) -> None:
+        print(short_help(parser, self.types))
+        parser.exit()
+
+
 class _Parser(TrlParser):
     """TRL's parser; a value that is not allowed is noted, and the rest is parsed all the same."""
 
     def __init__(self, types: Sequence[type], mistakes: Mistakes, description: str | None) -> None:
         layout = {"description": description, "formatter_class": RawDescriptionHelpFormatter}
-        super().__init__(types, **layout, allow_abbrev=False)
+        super().__init__(types, **layout, allow_abbrev=False, add_help=False)
+        self.add_argument("-h", "--help", action=_ShortHelp, types=types)
+        self.add_argument("--help-all", "--help_all", action="help", help="Show all options.")
         self.mistakes = mistakes
         self.wrong: set[str] = set()
 
@@ -200,7 +224,7 @@ def parse_arguments(
         if unknown:
             known = [option for action in parser._actions for option in action.option_strings]
             names = [part for part in unknown if part.startswith("--")] or unknown
-            raise ValueError(f"Unknown arguments: {with_hints(names, known)}. See --help for all of them.")
+            raise ValueError(f"Unknown arguments: {with_hints(names, known)}. See --help-all for all of them.")
     parsed = [_build(kind, vars(given), parser) for kind in types]
     if mistakes.errors and check is not None:
         check(parsed, mistakes)

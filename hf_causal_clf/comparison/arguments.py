@@ -27,6 +27,8 @@ _FILES = ("cache", "configs", "figures", "report.json", "report.md", "state.json
 class ComparisonArguments:
     """What is compared. Model, prompt and data arguments hold for every run and baseline."""
 
+    _argument_group_name = "Comparison"
+
     output_dir: str = field(metadata={"help": "Folder of the report, and of the runs that are trained."})
     model_name_or_path: str = field(metadata={"help": "Decoder-only language model: Hub id or folder."})
     runs: str | None = field(

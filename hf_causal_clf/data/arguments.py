@@ -16,6 +16,8 @@ SPLITS = ("train", "validation", "test")
 class DataArguments:
     """Which documents to use. Either `dataset_name` or the three files."""
 
+    _argument_group_name = "Documents"
+
     dataset_name: str | None = field(default=None, metadata={"help": "Data set on the Hub, or its folder."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
     train_file: str | None = field(

@@ -17,6 +17,8 @@ from ..training.arguments import AdapterModelArguments, PromptArguments, setting
 class HeadArguments:
     """The classification head of the embedding-based approach."""
 
+    _argument_group_name = "Head"
+
     pooling: str = field(
         default="last",
         metadata={"help": "What the head reads: the 'last' token, or the 'mean' of all.", "choices": list(POOLINGS)},
@@ -76,9 +78,11 @@ class EmbeddingModelArguments(AdapterModelArguments):
 class EmbeddingTrainingArguments(TrainingArguments):
     """`TrainingArguments` with the embedding-based approach's defaults."""
 
+    _argument_group_name = "Training"
+
     learning_rate: float = setting(1e-4, "The initial learning rate for AdamW.")
     num_train_epochs: float = setting(20, "Maximum number of epochs; early stopping may end training before.")
-    per_device_train_batch_size: int = setting(8, "Documents a device and step.")
+    per_device_train_batch_size: int = setting(8, "Documents per device and step.")
     optim: str = setting("adamw_8bit", "The optimizer to use.")
     logging_steps: float = setting(10, "Log every so many update steps; below 1, a share of all steps.")
     eval_strategy: str = setting("epoch", "When to evaluate: 'no', 'steps' or 'epoch'.")

@@ -26,10 +26,12 @@ class InstructionModelArguments(AdapterModelArguments):
 class InstructionTrainingArguments(SFTConfig):
     """TRL's `SFTConfig` with the instruction-based approach's defaults."""
 
+    _argument_group_name = "Training"
+
     learning_rate: float = setting(1e-4, "The initial learning rate for AdamW.")
     lr_scheduler_type: str = setting("cosine", "The learning rate schedule.")
     num_train_epochs: float = setting(5, "Maximum number of epochs; early stopping may end training before.")
-    per_device_train_batch_size: int = setting(8, "Documents a device and step.")
+    per_device_train_batch_size: int = setting(8, "Documents per device and step.")
     optim: str = setting("paged_adamw_32bit", "The optimizer to use.")
     eval_strategy: str = setting("epoch", "When to evaluate: 'no', 'steps' or 'epoch'.")
     save_strategy: str = setting("epoch", "When to save a checkpoint: 'no', 'steps', 'epoch' or 'best'.")

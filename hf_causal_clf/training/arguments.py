@@ -40,6 +40,8 @@ def setting(value: Any, text: str, **metadata: Any) -> Any:
 class AdapterModelArguments(ModelConfig):
     """TRL's `ModelConfig` with LoRA on, bfloat16 weights and double quantisation."""
 
+    _argument_group_name = "Model"
+
     dtype: str | None = setting(
         "bfloat16",
         "Data type of the base model's weights, and of the computation where they are quantised.",
@@ -117,6 +119,8 @@ def settle_best_metric(arguments: TrainingArguments) -> None:
 class RunArguments:
     """What both approaches share beside data, model and training arguments."""
 
+    _argument_group_name = "Run"
+
     truncation: str = field(
         default="tail",
         metadata={
@@ -150,6 +154,8 @@ class RunArguments:
 @dataclass
 class PromptArguments:
     """The prompt and the answers: of the instruction-based approach, and of a head that starts from the answers."""
+
+    _argument_group_name = "Prompt"
 
     instruction: str | None = field(
         default=None,

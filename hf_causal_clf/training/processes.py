@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..cli.processes import unaware
+
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
 
@@ -88,14 +90,11 @@ def check_launch(arguments: TrainingArguments) -> None:
     """
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if arguments.world_size < started:
-        raise ValueError(
-            f"{started} processes were started for GPUs, but there are none, so each would train alone. Start them "
-            "with accelerate launch --config_file recipes/accelerate_configs/cpu_2.yaml."
-        )
+        raise ValueError(unaware(started))
     if sharding(arguments) != "FSDP":
         return
     if arguments.distributed_state.distributed_type.name == "MULTI_CPU":
-        raise ValueError("accelerate has FSDP on GPUs only; on CPUs it leaves it out. Use cpu_2.yaml instead.")
+        raise ValueError("accelerate has FSDP on GPUs only; on CPUs it leaves it out. Leave FSDP out too.")
     optimizer = getattr(arguments.optim, "value", arguments.optim)
     if any(word in optimizer for word in ("8bit", "paged", "bnb")):
         raise ValueError(f"{optimizer} cannot update the sharded weights of FSDP. Set optim to adamw_torch.")

@@ -138,11 +138,11 @@ def test_all_mistakes_are_told_in_one_start(tmp_path):
     with pytest.raises(ValueError, match="lora_alfa") as raised:
         parse_arguments(TYPES["embed"], args=[*config, *line, "--early_stopping_patience", "soon", "--sead", "1"])
     assert str(raised.value).splitlines() == [
-        f"{tmp_path}/a.yaml has unknown arguments: 'lora_alfa' (did you mean 'lora_alpha'?). See --help for all of them.",
+        f"{tmp_path}/a.yaml has unknown arguments: 'lora_alfa' (did you mean 'lora_alpha'?). See --help-all for all of them.",
         f"{tmp_path}/a.yaml: lora_alpha must be a whole number, got 'many'.",
         "pooling must be one of ['last', 'mean'], got 'max'.",
         "early_stopping_patience must be a whole number, got 'soon'.",
-        "Unknown arguments: '--sead' (did you mean '--seed'?). See --help for all of them.",
+        "Unknown arguments: '--sead' (did you mean '--seed'?). See --help-all for all of them.",
         "split_seed must be from 0 to 2**32 - 1, got -1.",
         "max_train_samples must be at least 1, got 0.",
         "learning_rate must be 0 or more, got -1.",

@@ -20,7 +20,6 @@ from test_recipes import arguments, run
 from transformers.training_args import OptimizerNames
 
 from hf_causal_clf.cli.parsing import parse_arguments
-from hf_causal_clf.cli.processes import processes_to_launch
 from hf_causal_clf.training.processes import check_launch
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +27,6 @@ FOLDER = ROOT / "recipes" / "accelerate_configs"
 FILES = sorted(FOLDER.glob("*.yaml"))
 PREPARE = {
     "NO": lambda args: launchers.prepare_simple_launcher_cmd_env(args)[1],
-    "MULTI_CPU": lambda args: launchers.prepare_simple_launcher_cmd_env(args)[1],
     "MULTI_GPU": launchers.prepare_multi_gpu_env,
     "FSDP": launchers.prepare_multi_gpu_env,
     "DEEPSPEED": lambda args: launchers.prepare_deepspeed_cmd_env(args)[1],
@@ -52,7 +50,7 @@ def environment(path, monkeypatch):
 
 
 def test_all_files_are_there():
-    names = {"single_gpu", "multi_gpu", "cpu_2", "fsdp_qlora", "deepspeed_zero2", "deepspeed_zero3"}
+    names = {"single_gpu", "multi_gpu", "fsdp_qlora", "deepspeed_zero2", "deepspeed_zero3"}
     assert {path.stem for path in FILES} == names
 
 
@@ -70,8 +68,8 @@ def test_accelerate_reads_the_file_and_the_recipe_its_command(path, checkpoint, 
     recipe_arguments = parse_arguments(TYPES["embed"], args=[*parsed.training_script_args, *model])
     model, training = recipe_arguments[1], recipe_arguments[-1]
     batch = training.per_device_train_batch_size * training.gradient_accumulation_steps * parsed.num_processes
-    assert batch == (4 if path.stem == "cpu_2" else 8)
-    assert model.load_in_4bit is (path.stem not in ("cpu_2", "deepspeed_zero3"))
+    assert batch == 8
+    assert model.load_in_4bit is (path.stem != "deepspeed_zero3")
 
 
 def test_fsdp_plugin(monkeypatch):
@@ -100,20 +98,6 @@ def test_deepspeed_plugin(stage, monkeypatch):
     assert plugin.zero_stage == plugin.deepspeed_config["zero_optimization"]["stage"] == stage
     assert plugin.zero3_init_flag is plugin.zero3_save_16bit_model is (stage == 3)
     assert plugin.gradient_accumulation_steps == plugin.gradient_clipping == "auto"
-
-
-@pytest.mark.parametrize(
-    ("words", "count"),
-    [
-        (["recipe.py"], 1),
-        (["--cpu", "--num_processes", "3", "recipe.py"], 3),
-        (["--config_file", "cpu_2.yaml", "recipe.py", "--num_processes", "9"], 2),
-        (["--config_file", "cpu_2.yaml", "--num_processes", "4", "recipe.py"], 4),
-        (["--config_file", "cpu_2.yaml", "--num_machines", "2", "recipe.py"], 1),
-    ],
-)
-def test_processes_are_the_files_unless_the_command_line_says_so(words, count):
-    assert processes_to_launch(words, str(FOLDER)) == count
 
 
 def fsdp(recipe, options):

@@ -39,12 +39,11 @@ def arguments(recipe, checkpoint, files, output, **options):
     return [part for name, value in options.items() for part in (f"--{name}", value)]
 
 
-def launch(recipe, options, *launching):
-    accelerate = str(Path(sys.executable).with_name("accelerate"))
-    command = [accelerate, "launch", "--config_file", "recipes/accelerate_configs/cpu_2.yaml"]
-    command += ["--num_cpu_threads_per_process", "1", *launching]
+def launch(recipe, options):
+    """Start a recipe by the command, in two CPU processes with a thread each."""
+    command = [sys.executable, "-m", "hf_causal_clf_command", recipe, "--cpu", "--num_processes", "2"]
     return subprocess.run(
-        [*command, f"recipes/{recipe}.py", *options],
+        [*command, *options, "--num_cpu_threads_per_process", "1"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -152,8 +151,8 @@ def test_all_mistakes_of_arguments_documents_model_and_output_are_told_in_one_st
 
 def test_of_two_processes_one_tells_what_is_wrong_and_nothing_else_is_told(checkpoint, files, tmp_path):
     options = arguments("embed", checkpoint, files, tmp_path / "run", train_file="nowhere.jsonl", max_length="1000")
-    done = launch("embed", options, "--quiet")
-    assert done.returncode != 0
+    done = launch("embed", options)
+    assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
         "There is no file 'nowhere.jsonl'. Check train_file, validation_file and test_file.",
