@@ -16,11 +16,14 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging
 
+from ..cli.mistakes import report
+from ..cli.packages import missing_packages
 from ..cli.sources import check_source
 from ..runs.files import ADAPTER_CONFIG_FILE, find_file, read_json
 
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 
+_OLDER_TOKENIZERS = ("sentencepiece", "tiktoken")  # packages that read what came before tokenizer.json
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 
 
@@ -152,13 +155,15 @@ def load_tokenizer(source: str | PathLike[str], **hub_kwargs: Any) -> PreTrained
 
     Raises:
         OSError: If there is none.
-        ValueError: If its files are damaged.
+        ValueError: If its files are damaged, or need a package that is not installed.
     """
     try:
         return AutoTokenizer.from_pretrained(str(source), **hub_kwargs)
     except OSError as error:
         raise OSError(f"There is no tokenizer in {str(source)!r}. {error}") from error
     except Exception as error:  # the tokenizers library raises nothing more special
+        if any(name in str(error) for name in _OLDER_TOKENIZERS):
+            report(missing_packages(_OLDER_TOKENIZERS, f"The tokenizer of {str(source)!r}, without a tokenizer.json,"))
         raise ValueError(
             f"The tokenizer of {str(source)!r} cannot be read ({error}). Its files are missing or damaged: get them "
             "again."
