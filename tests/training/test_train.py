@@ -496,7 +496,7 @@ def test_bad_model_arguments(kwargs, message):
 
 def test_4bit_without_bitsandbytes(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(ValueError, match="load_in_8bit needs the package bitsandbytes, .* pip install bitsandbytes$"):
+    with pytest.raises(ValueError, match=r"load_in_8bit needs the package bitsandbytes, .* pip install bitsandbytes$"):
         EmbeddingModelArguments(model_name_or_path="x", load_in_4bit=True)
 
 
