@@ -19,6 +19,8 @@ hide_by_name()
 import numpy as np
 
 from hf_causal_clf import LabelSpace
+from hf_causal_clf.cli.mistakes import report
+from hf_causal_clf.cli.packages import missing_packages
 from hf_causal_clf.cli.processes import launch_command
 from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.comparison.baselines import tfidf
@@ -59,6 +61,7 @@ def prepare_model() -> None:
     """Convert the packaged GGUF file to a bfloat16 checkpoint, once."""
     if (MODEL / "config.json").is_file():
         return
+    report(missing_packages(["gguf"], f"The model {MODEL_PACKAGE}"))
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 

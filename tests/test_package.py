@@ -1,15 +1,18 @@
+import json
 import subprocess
 import sys
 
 import pytest
 from minimum_versions import minimum_versions
 from mutation_score import mutation_score
+from test_classifier import save_folder
 
 import hf_causal_clf
+from hf_causal_clf import LabelSpace
 
 
 def test_import_is_light():
-    """What is needed for training, quantisation or plots is imported where it is used."""
+    """What is needed for training, quantisation or plots is imported where it is used; transformers imports scipy."""
     code = (
         "import sys, hf_causal_clf\n"
         "heavy = ('trl', 'peft', 'bitsandbytes', 'matplotlib', 'sklearn', 'datasets', 'evaluate')\n"
@@ -60,3 +63,29 @@ def test_minimum_versions_are_the_lower_ends():
 def test_mutation_score_counts_what_no_test_runs_as_missed():
     counts = {"killed": 80, "timeout": 5, "survived": 10, "no_tests": 5, "skipped": 10, "total": 110}
     assert mutation_score(counts) == 0.85
+
+
+HEAVY = ("trl", "matplotlib", "sklearn", "datasets", "evaluate", "pandas", "pyarrow", "onnx", "tensorboard", "trackio")
+
+
+@pytest.fixture(scope="module", params=["embedding", "instruction"])
+def saved_run(request, checkpoint, tmp_path_factory):
+    """A multi-label run of each approach, calibrated."""
+    folder = tmp_path_factory.mktemp(request.param)
+    save_folder(folder, checkpoint, request.param, LabelSpace(["a", "b", "c"], multi_label=True))
+    path = folder / "classification.json"
+    values = {"temperature": [1.5, 0.8, 1.0], "thresholds": [0.4, 0.5, 0.6]}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    return folder
+
+
+def test_predicting_loads_nothing_of_training_or_figures(saved_run):
+    code = (
+        "import sys\n"
+        "from hf_causal_clf import TextClassifier\n"
+        "assert len(TextClassifier.from_pretrained(sys.argv[1]).predict(['the cat', 'a football match'])) == 2\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, saved_run], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "[]"

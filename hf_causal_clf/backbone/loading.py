@@ -25,12 +25,15 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils import logging
 
 from ..cli.logs import expected_weights
+from ..cli.mistakes import report
+from ..cli.packages import missing_packages
 from ..cli.sources import check_source
 from ..runs.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, find_file, read_json
 from .attention import keep_exact_gradients, take_plain_attention
 from .weights import AS_SAVED, BaseWeights, process_device
 
 LM_HEADS = ("lm_head", "embed_out")  # beginnings of the names of weights that a backbone does not have
+_OLDER_TOKENIZERS = ("sentencepiece", "tiktoken")  # packages that read what came before tokenizer.json
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 
 
@@ -225,13 +228,15 @@ def load_tokenizer(source: str | PathLike[str], **hub_kwargs: Any) -> PreTrained
 
     Raises:
         OSError: If there is none.
-        ValueError: If its files are damaged.
+        ValueError: If its files are damaged, or need a package that is not installed.
     """
     try:
         return AutoTokenizer.from_pretrained(str(source), **hub_kwargs)
     except OSError as error:
         raise OSError(f"There is no tokenizer in {str(source)!r}. {error}") from error
     except Exception as error:  # the tokenizers library raises nothing more special
+        if "pip install tiktoken" in str(error):  # said of a file of sentencepiece as well
+            report(missing_packages(_OLDER_TOKENIZERS, f"The tokenizer of {str(source)!r}, without a tokenizer.json,"))
         raise ValueError(
             f"The tokenizer of {str(source)!r} cannot be read ({error}). Its files are missing or damaged: get them "
             "again."

@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 from trl import ModelConfig
 
 from ..cli.mistakes import report
+from ..cli.packages import missing_packages
 from ..cli.sources import missing_folder
 from ..evaluation.metrics import METRICS
 from ..task.labels import LabelSpace
@@ -29,6 +30,12 @@ _LEAST = {
     "per_device_eval_batch_size": 1,
 }
 LOSSES = ("loss", "nll", "brier", "ece")  # metrics that should be small
+_BITSANDBYTES = ("adamw_bnb", "adamw_8bit", "ademamix", "lion", "paged", "rmsprop_bnb")  # so its optimizers begin
+# Trackers that are called as their packages
+_TRACKERS = (
+    *("clearml", "codecarbon", "comet_ml", "dvclive", "mlflow"),
+    *("neptune", "swanlab", "tensorboard", "trackio", "wandb"),
+)
 
 
 def setting(value: Any, text: str, **metadata: Any) -> Any:
@@ -73,8 +80,8 @@ class AdapterModelArguments(ModelConfig):
                 "lora_r must be 1 or more and lora_dropout in [0, 1), got "
                 f"lora_r={self.lora_r} and lora_dropout={self.lora_dropout}."
             )
-        if quantised and find_spec("bitsandbytes") is None:
-            yield "load_in_4bit and load_in_8bit need bitsandbytes: pip install bitsandbytes."
+        if quantised:
+            yield from missing_packages(["bitsandbytes"], "load_in_4bit or load_in_8bit")
         if quantised and not self.use_peft:
             yield "Quantised weights cannot be trained without an adapter: set use_peft to true."
         if self.load_in_4bit and self.dtype == "auto":
@@ -104,9 +111,21 @@ def training_mistakes(arguments: TrainingArguments) -> Iterator[str]:
     for name in ("bf16", "bf16_full_eval"):
         if getattr(arguments, name) and not (arguments.use_cpu or torch.accelerator.is_available()):
             yield f"{name} needs a GPU, and there is none. Leave it out; or set use_cpu to true too, to use the CPU."
+    yield from _missing_packages(arguments)
     metric = str(arguments.metric_for_best_model or "loss").removeprefix("eval_")
     if metric not in ("loss", *METRICS):
         yield f"metric_for_best_model must be loss or one of {list(METRICS)}, got {metric!r}."
+
+
+def _missing_packages(arguments: TrainingArguments) -> Iterator[str]:
+    """Name the packages of the optimizer and of the trackers that are not installed."""
+    optimizer = str(getattr(arguments.optim, "value", arguments.optim))
+    if optimizer.startswith(_BITSANDBYTES):
+        yield from missing_packages(["bitsandbytes"], f"optim {optimizer}")
+    trackers = arguments.report_to or []
+    for name in [trackers] if isinstance(trackers, str) else trackers:
+        if name in _TRACKERS and not (name == "tensorboard" and find_spec("tensorboardX")):
+            yield from missing_packages([name], f"report_to {name}")
 
 
 def settle_best_metric(arguments: TrainingArguments) -> None:

@@ -2,7 +2,10 @@ import json
 import os
 from pathlib import Path
 
-import httpx2
+try:
+    import httpx2  # that of huggingface_hub 2
+except ImportError:
+    import httpx as httpx2
 import hub_client
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
 import json
+import sys
 import weakref
 from pathlib import Path
 
@@ -481,8 +482,8 @@ def test_bad_model_arguments(kwargs, message):
 
 
 def test_4bit_without_bitsandbytes(monkeypatch):
-    monkeypatch.setattr("hf_causal_clf.training.arguments.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="need bitsandbytes: pip install bitsandbytes"):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ValueError, match=r"load_in_8bit needs the package bitsandbytes, .* pip install bitsandbytes$"):
         EmbeddingModelArguments(model_name_or_path="x", load_in_4bit=True)
 
 
