@@ -7,13 +7,22 @@ import textwrap
 from collections.abc import Sequence
 
 WIDTH = 99
+NO_BREAK = "\xa0"
 
 
 def tell(text: str) -> None:
-    """Print a text in the main process, broken into lines of less than 100 characters; a word stays whole."""
+    """Print a text in the main process, broken into lines of less than 100 characters.
+
+    No line is broken within a word, or at a no-break space, which is printed as a space.
+    """
     if int(os.environ.get("RANK", 0)) == 0:
         lines = textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-        print("\n".join(lines), flush=True)
+        print("\n".join(lines).replace(NO_BREAK, " "), flush=True)
+
+
+def unbroken(text: str) -> str:
+    """Return a text that `tell` prints in one line."""
+    return text.replace(" ", NO_BREAK)
 
 
 def beginning(value: object, length: int = 40) -> str:

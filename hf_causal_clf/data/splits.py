@@ -11,7 +11,7 @@ import numpy as np
 from transformers.utils import logging
 
 from ..cli.mistakes import Mistakes, report
-from ..cli.telling import beginning, listed, tell
+from ..cli.telling import beginning, listed, tell, unbroken
 from ..task.labels import LabelSpace
 from .arguments import SPLITS, DataArguments
 from .cutting import cut_missing_splits
@@ -170,7 +170,7 @@ def _tell_documents(splits: dict[str, Dataset], arguments: DataArguments) -> Non
 def _tell_labels(train: Dataset, label_space: LabelSpace) -> None:
     """Say which id stands for which name, and which names may be one label."""
     counts = _count_labels(train["label"])
-    shown = [f"{index} {beginning(name)} ({counts[name]:,})" for index, name in enumerate(label_space.names)]
+    shown = [unbroken(f"{index} {beginning(name)} ({counts[name]:,})") for index, name in enumerate(label_space.names)]
     tell(f"{len(label_space)} labels, each with its id and its training documents: {listed(shown)}")
     alike: dict[str, list[str]] = {}
     for name in label_space.names:
