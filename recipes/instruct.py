@@ -20,17 +20,16 @@ from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import check_processes
 from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.data.arguments import DataArguments
-from hf_causal_clf.data.splits import check_documents, load_data
+from hf_causal_clf.data.splits import check_documents
 from hf_causal_clf.finishing import base_model_of, describe_run, finish_run, measure_run, print_run, save_run
 from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.instruction.trainer import instruction_trainer
 from hf_causal_clf.runs.disk import how_to_go_on
 from hf_causal_clf.training.arguments import PromptArguments, RunArguments
 from hf_causal_clf.training.facts import training_facts
-from hf_causal_clf.training.output_folder import Settings, check_output_folder, is_finished
-from hf_causal_clf.training.pushing import publish, take_over_push
+from hf_causal_clf.training.starting import start_run
 from hf_causal_clf.training.tracking import RunTracking
-from hf_causal_clf.training.train import prepare, train
+from hf_causal_clf.training.train import train
 
 
 def main() -> None:
@@ -38,24 +37,13 @@ def main() -> None:
     types = (DataArguments, InstructionModelArguments, PromptArguments, RunArguments, InstructionTrainingArguments)
     data_args, model_args, prompt_args, run_args, training_args = parse_arguments(types, __doc__, check=check_documents)
 
-    check_output_folder(training_args.output_dir, model_args.model_name_or_path, data_args)
-    # Everything else that can be wrong without the model's weights is found here
     mistakes = Mistakes()
-    with mistakes.noted(), training_args.main_process_first(desc="loading data"):
-        data = load_data(data_args)
     with mistakes.noted():
         template = prompt_args.template(training_args.max_length, run_args.truncation)
-    with mistakes.noted():
-        push = take_over_push(training_args, model_args, run_args)
-    if not mistakes.errors:
-        settings = Settings(data, model_args, prompt_args, run_args, training_args)
-        if is_finished(training_args, settings, overwrite=run_args.overwrite_output_dir):
-            if push:
-                publish(training_args, run_args)
-            return
-    with mistakes.noted():
-        tokenizer = prepare(model_args, training_args)
-    mistakes.report()
+    start = start_run("instruct", data_args, model_args, run_args, training_args, prompt_args, mistakes=mistakes)
+    if start is None:  # it is finished already
+        return
+    data, tokenizer, settings, push = start
     verbalizer = prompt_args.verbalizer(data.label_space)
     template = template.reserving(tokenizer, verbalizer, data.splits["train"]["label"])
     prompt = template.bind(tokenizer, verbalizer)

@@ -25,7 +25,8 @@ from hf_causal_clf.cli.processes import launch_command
 from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.comparison.baselines import tfidf
 from hf_causal_clf.data.arguments import DataArguments
-from hf_causal_clf.data.splits import load_data, normalized, stratified_sample
+from hf_causal_clf.data.sampling import normalized, stratified_sample
+from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.runs.disk import folder_written_aside, write_text
 from hf_causal_clf.runs.measuring import measure
 

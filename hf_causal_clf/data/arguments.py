@@ -10,47 +10,101 @@ from ..cli.sources import missing_folder
 from .wipo import LEVELS, check_wipo
 
 SPLITS = ("train", "validation", "test")
+CUT_FRACTIONS = {"test": 0.2, "validation": 0.1}  # of the training documents, where a split is missing
+TEXT_NAMES = (
+    *("text", "texts", "document", "content", "body", "message", "sentence", "review", "abstract", "description"),
+    *("article", "comment", "question", "query", "utterance", "tweet", "post"),
+)
+LABEL_NAMES = (
+    *("label", "labels", "category", "categories", "class", "classes", "target", "topic", "topics", "intent"),
+    *("sentiment", "emotion", "genre", "tag", "tags"),
+)
 
 
 @dataclass
 class DataArguments:
-    """Which documents to use. Either `dataset_name` or the three files."""
+    """Which documents to use: `train_file`, or `dataset_name`."""
 
     _argument_group_name = "Documents"
 
-    dataset_name: str | None = field(default=None, metadata={"help": "Data set on the Hub, or its folder."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Data set: its id on the Hub, or a folder. In place of train_file."}
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of the data set. Default: its only one."}
+    )
     train_file: str | None = field(
         default=None,
-        metadata={"help": "Training documents: CSV, JSON, JSONL or Parquet, or a folder of WIPO-Alpha XML records."},
+        metadata={
+            "help": "File of the training documents: .csv, .json, .jsonl or .parquet; or a folder of WIPO-Alpha XML "
+            "records. In place of dataset_name."
+        },
     )
-    validation_file: str | None = field(default=None, metadata={"help": "Validation documents."})
-    test_file: str | None = field(default=None, metadata={"help": "Test documents."})
-    text_column: str = field(default="text", metadata={"help": "Column of the document text."})
-    label_column: str = field(
-        default="label", metadata={"help": "Column of the label(s): names, ids or lists of them."}
+    validation_file: str | None = field(
+        default=None,
+        metadata={"help": "File of the validation documents. Default: they are cut from the training documents."},
+    )
+    test_file: str | None = field(
+        default=None,
+        metadata={"help": "File of the test documents. Default: they are cut from the training documents."},
+    )
+    text_column: str | None = field(
+        default=None,
+        metadata={
+            "help": f"Column of the document's text. Default: a column with a known name ({', '.join(TEXT_NAMES[:6])} "
+            "and the like), else the one with long texts where only two columns could be meant."
+        },
+    )
+    label_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the label (a name or an id), or of a list of labels. Default: a column with a known "
+            f"name ({', '.join(LABEL_NAMES[:8])} and the like), else the one whose values repeat where only two "
+            "columns could be meant."
+        },
     )
     id_column: str | None = field(
         default=None, metadata={"help": "Column that identifies a document. Default: its row number in its split."}
     )
-    multi_label: bool = field(default=False, metadata={"help": "Whether a document has any number of labels."})
+    multi_label: bool = field(
+        default=False, metadata={"help": "Whether a document can have several labels, or none. Default: exactly one."}
+    )
     label_delimiter: str | None = field(
-        default=None, metadata={"help": "Text that separates labels in the label column, where they are one string."}
+        default=None,
+        metadata={
+            "help": "Text between the labels of a document, where they are one text, such as ';' (multi-label only). "
+            "Default: they are a list."
+        },
     )
     label_list: list[str] | None = field(
-        default=None, metadata={"help": "All labels, in the order of their ids. Default: those of the training split."}
+        default=None,
+        metadata={"help": "All labels, in the order of their ids. Default: the labels of the training documents."},
     )
     validation_fraction: float | None = field(
-        default=None, metadata={"help": "Share of the training split to set apart for validation, stratified."}
+        default=None,
+        metadata={
+            "help": "Share of the training documents that is cut off for validation, each label in proportion. "
+            f"Default: {CUT_FRACTIONS['validation']} where there is no validation split."
+        },
+    )
+    test_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the training documents that is cut off for the test, each label in proportion, before "
+            f"anything else is drawn. Default: {CUT_FRACTIONS['test']} where there is no test split."
+        },
     )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Use so many training documents only, drawn stratified."}
+        default=None,
+        metadata={"help": "Number of training documents to use, each label in proportion. Default: all."},
     )
     max_validation_samples: int | None = field(
-        default=None, metadata={"help": "Use so many validation documents only.", "aliases": ["--max_eval_samples"]}
+        default=None,
+        metadata={"help": "Number of validation documents to use. Default: all.", "aliases": ["--max_eval_samples"]},
     )
     max_test_samples: int | None = field(
-        default=None, metadata={"help": "Use so many test documents only.", "aliases": ["--max_predict_samples"]}
+        default=None,
+        metadata={"help": "Number of test documents to use. Default: all.", "aliases": ["--max_predict_samples"]},
     )
     ipc_level: str = field(
         default="section",
@@ -60,7 +114,10 @@ class DataArguments:
         default_factory=lambda: ["ti", "ab"],
         metadata={"help": "WIPO-Alpha: texts to join, of ti (title), ab (abstract), cl (claims), txt (description)."},
     )
-    split_seed: int = field(default=42, metadata={"help": "Seed of all of these draws, apart from the training seed."})
+    split_seed: int = field(
+        default=42,
+        metadata={"help": "Seed with which splits are cut and documents drawn. The seed of training is another."},
+    )
 
     def __post_init__(self) -> None:
         report(self._mistakes())
@@ -69,14 +126,15 @@ class DataArguments:
     def _mistakes(self) -> Iterator[str]:
         files = [name for name in (f"{split}_file" for split in SPLITS) if getattr(self, name)]
         if bool(self.dataset_name) == bool(files):
-            yield (
-                "Give either dataset_name or train_file, validation_file and test_file, "
-                + (f"not both (got dataset_name={self.dataset_name!r} and {files})." if files else "but none is given.")
+            yield "Give either dataset_name or train_file, " + (
+                f"not both (got dataset_name={self.dataset_name!r} and {files})." if files else "but none is given."
             )
         elif self.dataset_name and (missing := missing_folder(self.dataset_name, "dataset_name")) is not None:
             yield missing
-        if self.validation_fraction is not None and not 0 < self.validation_fraction < 1:
-            yield f"validation_fraction must be between 0 and 1, got {self.validation_fraction}."
+        for name in ("validation_fraction", "test_fraction"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share < 1:
+                yield f"{name} must be between 0 and 1, got {share}."
         if self.label_delimiter is not None and not self.multi_label:
             yield "label_delimiter is for multi-label tasks: set multi_label to true, or leave it out."
         if not 0 <= self.split_seed < 2**32:

@@ -7,7 +7,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -105,6 +105,28 @@ def load_file(path: Path, columns: Sequence[str]) -> Table:
         if "corresponds to no data" in str(error):  # what `datasets` says of a table without rows
             return Table.from_rows((), columns)
         raise ValueError(f"{str(path)!r} cannot be read as parquet: {error.__cause__ or error}") from error
+
+
+def first_rows(path: Path, columns: Sequence[str], count: int) -> list[dict[str, Any]]:
+    """Read the first rows of a file, with all of its columns.
+
+    Args:
+        path: The file.
+        columns: Names to look for; they decide what is between the cells of a table.
+        count: Number of rows.
+
+    Raises:
+        ValueError: As `load_file`.
+    """
+    if FORMATS[path.suffix] != "parquet":
+        return list(islice(_read(path, columns), count))
+    from pyarrow import ArrowException, parquet
+
+    try:
+        batch = next(parquet.ParquetFile(path).iter_batches(batch_size=count), None)
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as parquet: {error}") from error
+    return [] if batch is None else batch.to_pylist()
 
 
 def stream_file(path: Path, columns: Sequence[str]) -> IterableDataset:
@@ -224,12 +246,17 @@ def _csv_rows(path: Path, encoding: str, columns: Sequence[str]) -> Iterator[dic
 
 
 def _delimiter(path: Path, encoding: str, columns: Sequence[str]) -> str:
-    """The delimiter with which the header has the most of the columns that are needed; at a tie, a comma."""
+    """The delimiter with which the header has the most of the columns that are looked for, then the most columns.
+
+    Case does not count. At a tie, it is a comma.
+    """
     headers = {}
     for delimiter in DELIMITERS:
         with path.open(encoding=encoding, newline="") as file:
             headers[delimiter] = next(csv.reader(file, delimiter=delimiter), [])
-    best = max(headers, key=lambda key: (len(set(columns) & set(headers[key])), len(headers[key])))
+    known = {name.casefold() for name in columns}
+    hits = {key: sum(name.strip().casefold() in known for name in header) for key, header in headers.items()}
+    best = max(headers, key=lambda key: (hits[key], len(headers[key])))
     if best != ",":
         logger.warning_once(f"{str(path)!r} is read with {DELIMITERS[best]} between its cells, as in its header.")
     return best

@@ -3,48 +3,74 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cli.mistakes import Mistakes, report
-from .arguments import SPLITS, DataArguments
-from .files import FORMATS, Table, load_file, open_dataset
+from ..cli.telling import tell
+from .arguments import CUT_FRACTIONS, LABEL_NAMES, SPLITS, TEXT_NAMES, DataArguments
+from .columns import LOOKED_AT, find_columns
+from .files import FORMATS, Table, first_rows, load_file, open_dataset
 from .wipo import read_wipo
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def load_splits(arguments: DataArguments) -> dict[str, Table]:
-    """Read the splits that arguments name, by split; a missing one is an error unless it is cut from training."""
-    cut = arguments.validation_fraction is not None
-    if arguments.dataset_name:
-        available = open_dataset(arguments.dataset_name, arguments.dataset_config)
-        columns = _columns(arguments)
-        found = {split: Table.from_dataset(available[split], columns) for split in SPLITS if split in available}
-        origin, names = f"The data set {arguments.dataset_name!r}", f" It has {sorted(available)}."
-    else:
-        files = {split: getattr(arguments, f"{split}_file") for split in SPLITS}
-        found, mistakes = {}, Mistakes()
-        for split, path in files.items():
-            if path:
-                with mistakes.noted():
-                    found[split] = _load_file(Path(path), arguments)
-        mistakes.report()
-        origin, names = "The data", ""
-    if cut and "validation" in found:
-        raise ValueError(
-            f"{origin} has a validation split, so validation_fraction={arguments.validation_fraction} has nothing to "
-            "do. Leave one of them out."
-        )
-    for split in SPLITS:
-        if split not in found and not (split == "validation" and cut):
-            advice = f"Give {split}_file"
-            if split == "validation":
-                advice += ", or cut it from the training split with validation_fraction, such as 0.1"
-            raise ValueError(f"{origin} has no {split} split, and no other is used in its place.{names} {advice}.")
-    return found
+def load_splits(arguments: DataArguments) -> tuple[dict[str, Table], DataArguments]:
+    """Read the splits that arguments name.
+
+    Returns:
+        The splits that there are, by name; and the arguments, with the columns that were found.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If there is no training split, one is given and to be cut, or one or its columns cannot be read.
+    """
+    return _load_dataset(arguments) if arguments.dataset_name else _load_files(arguments)
+
+
+def _load_dataset(arguments: DataArguments) -> tuple[dict[str, Table], DataArguments]:
+    available = open_dataset(str(arguments.dataset_name), arguments.dataset_config)
+    origin = f"The data set {arguments.dataset_name!r}"
+    advice = f"It has {sorted(available)}. Choose a data set with training documents, or give train_file in its place."
+    _check_splits(available, origin, advice, arguments)
+    others = sorted(set(available) - set(SPLITS))
+    if others and not set(SPLITS) <= set(available):
+        tell(f"The data set has other splits, which are not used: {others}.")
+    train = available["train"]
+    if len(train):
+        arguments = find_columns(arguments, train.column_names, list(train.select(range(min(LOOKED_AT, len(train))))))
+    columns = _columns(arguments)
+    return {name: Table.from_dataset(available[name], columns) for name in SPLITS if name in available}, arguments
+
+
+def _load_files(arguments: DataArguments) -> tuple[dict[str, Table], DataArguments]:
+    files = {split: Path(path) for split in SPLITS if (path := getattr(arguments, f"{split}_file"))}
+    _check_splits(files, "The data", "Give train_file.", arguments)
+    found, mistakes = {}, Mistakes()
+    with mistakes.noted():
+        arguments = _with_columns(files["train"], arguments)
+    for split, path in files.items():
+        if split == "train" and mistakes.errors:
+            continue
+        with mistakes.noted():
+            found[split] = _load_file(path, arguments)
+    mistakes.report()
+    return found, arguments
+
+
+def _check_splits(found: Container[str], origin: str, advice: str, arguments: DataArguments) -> None:
+    if "train" not in found:
+        raise ValueError(f"{origin} has no train split, and no other is used in its place. {advice}")
+    for split in CUT_FRACTIONS:
+        share = getattr(arguments, f"{split}_fraction")
+        if share is not None and split in found:
+            raise ValueError(
+                f"{origin} has a {split} split, so {split}_fraction={share} has nothing to do. Leave one of them out."
+            )
 
 
 def _columns(arguments: DataArguments) -> list[str]:
@@ -52,44 +78,68 @@ def _columns(arguments: DataArguments) -> list[str]:
     return list(dict.fromkeys(name for name in named if name is not None))
 
 
-def _load_file(path: Path, arguments: DataArguments) -> Table:
-    columns = _columns(arguments)
+def _with_columns(path: Path, arguments: DataArguments) -> DataArguments:
+    """Find the columns that are not named in the file of the training documents."""
     if path.is_dir():
-        return Table.from_rows(read_wipo(path, level=arguments.ipc_level, fields=arguments.ipc_fields), columns)
+        text, label = arguments.text_column or "text", arguments.label_column or "label"
+        return replace(arguments, text_column=text, label_column=label)
+    if arguments.text_column and arguments.label_column:
+        return arguments
+    _check_file(path)
+    rows = first_rows(path, (*_columns(arguments), *TEXT_NAMES, *LABEL_NAMES), LOOKED_AT)
+    if not rows:
+        raise ValueError(f"{str(path)!r} has no documents.")
+    return find_columns(arguments, list(dict.fromkeys(name for row in rows for name in row)), rows)
+
+
+def _check_file(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}. Check train_file, validation_file and test_file.")
     if path.suffix not in FORMATS:
         raise ValueError(f"{str(path)!r} has the ending {path.suffix!r}; known are {', '.join(FORMATS)}.")
     if path.stat().st_size == 0:
         raise ValueError(f"{str(path)!r} is empty.")
+
+
+def _load_file(path: Path, arguments: DataArguments) -> Table:
+    columns = _columns(arguments)
+    if path.is_dir():
+        return Table.from_rows(read_wipo(path, level=arguments.ipc_level, fields=arguments.ipc_fields), columns)
+    _check_file(path)
     table = load_file(path, columns)
     if not table.rows:
         raise ValueError(f"{str(path)!r} has no documents.")
     return table
 
 
-def read_rows(raw: Table, split: str, arguments: DataArguments) -> Dataset:
-    """Bring a split into the columns `id`, `text` and `label`, with labels as names."""
+def read_rows(raw: Table, split: str, arguments: DataArguments, given: DataArguments | None = None) -> Dataset:
+    """Bring a split into the columns `id`, `text` and `label`, with labels as names.
+
+    Args:
+        raw: The columns as they were read.
+        split: Name of the split.
+        arguments: With all columns named.
+        given: Arguments as the user gave them. A column that they do not name was found in the training documents.
+
+    Raises:
+        ValueError: If a column is missing, a text is empty, a label is none, or ids are not unique.
+    """
     from datasets import Dataset
 
     if not raw.rows:
         raise ValueError(f"The {split} split has no documents.")
-    columns = {option: getattr(arguments, option) for option in ("text_column", "label_column", "id_column")}
-    report(
-        f"The {split} split has no column {column!r}; it has {list(raw.names)}. Set {option} to one of these."
-        for option, column in columns.items()
-        if column is not None and column not in raw.columns
-    )
-    texts = raw.columns[arguments.text_column]
+    report(_missing_columns(raw, split, arguments, given or arguments))
+    text_column, label_column = str(arguments.text_column), str(arguments.label_column)
+    texts = raw.columns[text_column]
     bad = [row for row, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
     if bad:
         raise ValueError(
-            f"{len(bad)} documents of the {split} split have no text in {arguments.text_column!r} (empty, null or not "
+            f"{len(bad)} documents of the {split} split have no text in {text_column!r} (empty, null or not "
             f"a string); the first are rows {bad[:5]}, counted from 0. Fill them in or remove them."
         )
-    convert = _label_converter(raw.class_names.get(arguments.label_column), arguments)
+    convert = _label_converter(raw.class_names.get(label_column), arguments)
     labels = []
-    for row, value in enumerate(raw.columns[arguments.label_column]):
+    for row, value in enumerate(raw.columns[label_column]):
         try:
             labels.append(convert(value))
         except ValueError as error:
@@ -104,6 +154,22 @@ def read_rows(raw: Table, split: str, arguments: DataArguments) -> Dataset:
             "of them as texts; none may be empty."
         )
     return Dataset.from_dict({"id": list(ids), "text": texts, "label": labels})
+
+
+def _missing_columns(raw: Table, split: str, arguments: DataArguments, given: DataArguments) -> Iterator[str]:
+    for option in ("text_column", "label_column", "id_column"):
+        column = getattr(arguments, option)
+        if column is None or column in raw.columns:
+            continue
+        has = f"it has {list(raw.names)}"
+        if getattr(given, option):
+            yield f"The {split} split has no column {column!r}; {has}. Set {option} to one of these."
+        else:
+            kind = option.removesuffix("_column")
+            yield (
+                f"The {split} split has no column {column!r}, which is the {kind} in the training documents; {has}. "
+                f"Give the columns the same names in all splits."
+            )
 
 
 def _label_converter(own_names: Sequence[str] | None, arguments: DataArguments) -> Callable[[Any], Any]:

@@ -1,10 +1,9 @@
-"""The three splits and their label space: loaded, cut, sampled and checked before a model is loaded."""
+"""The three splits and their label space: loaded, cut, sampled, checked and told before a model is loaded."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +11,20 @@ import numpy as np
 from transformers.utils import logging
 
 from ..cli.mistakes import Mistakes, report
+from ..cli.telling import beginning, listed, tell, unbroken
 from ..evaluation.metrics import label_counts
 from ..task.labels import LabelSpace
 from .arguments import SPLITS, DataArguments
+from .cutting import cut_missing_splits
 from .reading import load_splits, read_rows
+from .sampling import normalized, stratified_sample
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.get_logger(__name__)
+
+_USES = ("training", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -63,42 +67,30 @@ class ClassificationData:
 def load_data(arguments: DataArguments) -> ClassificationData:
     """Load the three splits, find the label space and check everything that can be checked without a model.
 
+    Columns that are not named are found, and splits that are missing cut off the training documents. What was decided
+    is printed.
+
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If a split or column is missing, a text is empty, or labels contradict each other.
     """
-    loaded = load_splits(arguments)
+    given, (loaded, arguments) = arguments, load_splits(arguments)
     splits, mistakes = {}, Mistakes()
     for split, raw in loaded.items():
         with mistakes.noted():
-            splits[split] = read_rows(raw, split, arguments)
+            splits[split] = read_rows(raw, split, arguments, given)
     mistakes.report()
-    own_names = loaded["train"].class_names.get(arguments.label_column)
+    own_names = loaded["train"].class_names.get(str(arguments.label_column))
     label_space = _label_space(splits, arguments.label_list or own_names, arguments)
-    if "validation" not in splits:
-        gold = label_space.encode_batch(splits["train"]["label"])
-        size = min(max(1, round(len(gold) * arguments.validation_fraction)), len(gold) - 1)  # type: ignore[operator]
-        texts = [normalized(text) for text in splits["train"]["text"]]
-        chosen = stratified_split(gold, texts, size, arguments.split_seed)
-        rest = np.setdiff1d(np.arange(len(gold)), chosen)
-        splits["validation"], splits["train"] = splits["train"].select(chosen), splits["train"].select(rest)
-        _say(
-            f"The validation split is {len(chosen):,} of the {len(gold):,} training documents, stratified by label "
-            f"(validation_fraction={arguments.validation_fraction}, split_seed={arguments.split_seed})."
-        )
-        lost = sorted(set(_count_labels(splits["validation"]["label"])) - set(_count_labels(splits["train"]["label"])))
-        if lost:
-            raise ValueError(
-                f"validation_fraction={arguments.validation_fraction} leaves no training document with the labels "
-                f"{lost}. Add documents with them, or give validation_file."
-            )
+    cut_missing_splits(splits, label_space, arguments)
     for split in SPLITS:
         limit = getattr(arguments, f"max_{split}_samples")
         if limit is not None and limit < len(splits[split]):
             gold = label_space.encode_batch(splits[split]["label"])
             splits[split] = splits[split].select(stratified_sample(gold, limit, arguments.split_seed))
     _check_labels_in_use(splits, label_space)
-    _say_labels(splits["train"], label_space)
+    _tell_documents(splits, arguments)
+    _tell_labels(splits["train"], label_space)
     overlap = _overlap(splits)
     for pair, count in overlap.items():
         if count:
@@ -167,23 +159,28 @@ def _check_labels_in_use(splits: dict[str, Dataset], label_space: LabelSpace) ->
             logger.warning(f"No {kind} document in use has these labels: {missing}.")
 
 
-def _say_labels(train: Dataset, label_space: LabelSpace, limit: int = 20) -> None:
-    """Say which id stands for which name."""
+def _tell_documents(splits: dict[str, Dataset], arguments: DataArguments) -> None:
+    counts = [f"{len(splits[split]):,} for {use}" for split, use in zip(SPLITS, _USES, strict=True)]
+    tell(
+        f"Documents: {listed(counts)}. The text is the column {arguments.text_column!r}, the label "
+        f"{arguments.label_column!r}."
+    )
+
+
+def _tell_labels(train: Dataset, label_space: LabelSpace) -> None:
+    """Say which id stands for which name, and which names may be one label."""
     counts = _count_labels(train["label"])
-    shown = [f"{index} {name!r} ({counts[name]:,})" for index, name in enumerate(label_space.names)]
-    shown = shown if len(shown) <= limit else [*shown[: limit // 2], "…", *shown[-limit // 2 :]]
-    _say(f"{len(label_space)} labels, each with its id and its training documents: {', '.join(shown)}")
-
-
-def _say(text: str) -> None:
-    """Print a line once for all processes."""
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(text)
-
-
-def normalized(text: str) -> str:
-    """A text up to case and spacing, by which documents count as the same."""
-    return " ".join(text.casefold().split())
+    shown = [unbroken(f"{index} {beginning(name)} ({counts[name]:,})") for index, name in enumerate(label_space.names)]
+    tell(f"{len(label_space)} labels, each with its id and its training documents: {listed(shown)}")
+    alike: dict[str, list[str]] = {}
+    for name in label_space.names:
+        alike.setdefault(normalized(name), []).append(f"{beginning(name)} ({counts[name]:,})")
+    pairs = [" and ".join(names) for names in alike.values() if len(names) > 1]
+    if pairs:
+        logger.warning(
+            f"Labels that differ by case or spaces alone: {'; '.join(pairs[:10])}. Each is a label of its own. If they "
+            "are one, write it in one way in all files."
+        )
 
 
 def _overlap(splits: dict[str, Dataset]) -> dict[str, int]:
@@ -191,78 +188,3 @@ def _overlap(splits: dict[str, Dataset]) -> dict[str, int]:
     texts = {split: [normalized(text) for text in splits[split]["text"]] for split in SPLITS}
     pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
     return {f"{a}/{b}": sum(text in known for text in texts[b]) for a, b in pairs for known in [set(texts[a])]}
-
-
-def stratified_sample(gold: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Draw row numbers so that labels (or sets of labels) keep their shares, as far as their numbers allow.
-
-    Args:
-        gold: Label ids `(n,)`, or 0/1 `(n, labels)`.
-        size: Number of rows to draw, below `n`.
-        seed: Seed of the draw.
-
-    Returns:
-        Sorted row numbers, int64 `(size,)`.
-    """
-    from sklearn.model_selection import train_test_split
-
-    if not 0 < size < len(gold):
-        raise ValueError(f"Cannot set {size} of {len(gold)} documents apart; at least one must be on either side.")
-    strata = [tuple(row) if isinstance(row, list) else row for row in gold.tolist()]
-    counts = Counter(strata)
-    room = min(size, len(gold) - size)
-    common = [stratum for stratum, count in counts.most_common(room) if count > 1]
-    kept = set(common[: room - 1] if len(common) < len(counts) else common)
-    pooled = [stratum if stratum in kept else "rare" for stratum in strata]
-    if pooled.count("rare") == 1:
-        pooled[pooled.index("rare")] = common[0] if common else "rare"
-    codes = {stratum: code for code, stratum in enumerate(dict.fromkeys(pooled))}
-    groups = [codes[stratum] for stratum in pooled] if len(codes) > 1 and room >= len(codes) else None
-    chosen, _ = train_test_split(np.arange(len(gold)), train_size=size, random_state=seed, stratify=groups)
-    return np.sort(chosen)
-
-
-def stratified_split(gold: np.ndarray, groups: Sequence[Hashable], size: int, seed: int) -> np.ndarray:
-    """Draw row numbers as `stratified_sample` does, and keep the rows of a group together.
-
-    Groups that the draw divides go to one side or the other, large ones first, so that the number of rows, and then
-    those of each label, stay as near to the draw's as can be. Without groups of several rows it is that draw.
-
-    Args:
-        gold: Label ids `(n,)`, or 0/1 `(n, labels)`.
-        groups: Group of each row.
-        size: Number of rows to draw, below `n`. The result differs by half the largest group at most, but for groups
-            with all rows of a label, which are left, and a side that has the smallest group alone.
-        seed: Seed of the draw.
-
-    Returns:
-        Sorted row numbers, int64. Some are drawn and some are left.
-
-    Raises:
-        ValueError: If all rows are one group.
-    """
-    drawn = np.zeros(len(gold), dtype=bool)
-    drawn[stratified_sample(gold, size, seed)] = True
-    members: dict[Hashable, list[int]] = {}
-    for row, group in enumerate(groups):
-        members.setdefault(group, []).append(row)
-    if len(members) == 1:
-        raise ValueError(f"Cannot set {size} of {len(gold)} documents apart: all of them have the same text.")
-    labels = gold.shape[1] if gold.ndim == 2 else int(gold.max()) + 1
-    left = label_counts(gold[~drawn], labels)
-    more, more_labels = 0, np.zeros_like(left)  # rows drawn beyond those of the draw
-    for rows in sorted((np.array(rows) for rows in members.values() if len(rows) > 1), key=len, reverse=True):
-        sides = []
-        for sign, moved in ((-1, rows[drawn[rows]]), (1, rows[~drawn[rows]])):  # all out, or all in
-            change = sign * label_counts(gold[moved], labels)
-            takes_all = bool((left == change)[change > 0].any())  # of a label
-            cost = (takes_all, abs(more + sign * len(moved)), int(abs(more_labels + change).sum()))
-            sides.append((cost, sign * len(moved), change, moved))
-        if all(len(moved) for *_, moved in sides):
-            _, number, change, moved = min(sides, key=lambda side: side[0])
-            drawn[moved] = number > 0
-            more, more_labels, left = more + number, more_labels + change, left - change
-    if drawn.all() or not drawn.any():
-        smallest = min(members.values(), key=len)
-        drawn[smallest] = ~drawn[smallest]
-    return np.flatnonzero(drawn)

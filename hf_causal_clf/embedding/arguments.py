@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
-import torch
 from transformers import TrainingArguments
 
 from ..cli.mistakes import report
 from ..runs.schema import HEAD_INITS, POOLINGS
-from ..training.arguments import AdapterModelArguments, PromptArguments, setting, settle_best_metric, training_mistakes
+from ..training.arguments import AdapterModelArguments, PromptArguments, SharedTrainingArguments, setting
 
 
 @dataclass
@@ -19,24 +18,20 @@ class HeadArguments:
 
     _argument_group_name = "Head"
 
-    pooling: str = field(
-        default="last",
-        metadata={"help": "What the head reads: the 'last' token, or the 'mean' of all.", "choices": list(POOLINGS)},
+    pooling: str = setting(
+        "last", "What the head reads: the 'last' token, or the 'mean' of all tokens.", choices=list(POOLINGS)
     )
-    class_weight: str | None = field(
-        default=None,
-        metadata={
-            "help": "'balanced' weights classes (multi-label: positives) by their inverse frequency in training.",
-            "choices": ["balanced"],
-        },
+    class_weight: str | None = setting(
+        None,
+        "'balanced': rare labels weigh more in the loss (multi-label: rare positives). Default: all documents weigh "
+        "the same.",
+        choices=["balanced"],
     )
-    head_init: str = field(
-        default="random",
-        metadata={
-            "help": "What the head starts from: 'random' weights, or the LM head's rows of the answers ('verbalizer'), "
-            "with each document in the prompt up to the answer.",
-            "choices": list(HEAD_INITS),
-        },
+    head_init: str = setting(
+        "random",
+        "What the head starts from. 'random': random weights. 'verbalizer': the language model's own weights of the "
+        "answers; each document then stands in the prompt, up to the answer.",
+        choices=list(HEAD_INITS),
     )
 
     def __post_init__(self) -> None:
@@ -69,46 +64,31 @@ class HeadArguments:
 class EmbeddingModelArguments(AdapterModelArguments):
     """Model arguments of the embedding-based approach: rank 8, task type of a sequence classifier."""
 
-    lora_r: int = setting(8, "LoRA rank.")
-    lora_alpha: int = setting(16, "LoRA alpha.")
-    lora_task_type: str = setting("SEQ_CLS", "PEFT task type.", choices=["SEQ_CLS"])
+    lora_r: int = setting(8, "Rank of the LoRA adapters.")
+    lora_alpha: int = setting(16, "Scale of the LoRA adapters: what they add is multiplied by lora_alpha / lora_r.")
+    lora_task_type: str = setting("SEQ_CLS", "Task type that PEFT knows.", choices=["SEQ_CLS"])
 
 
 @dataclass
-class EmbeddingTrainingArguments(TrainingArguments):
+class EmbeddingTrainingArguments(SharedTrainingArguments, TrainingArguments):
     """`TrainingArguments` with the embedding-based approach's defaults."""
 
     _argument_group_name = "Training"
 
-    learning_rate: float = setting(1e-4, "The initial learning rate for AdamW.")
-    num_train_epochs: float = setting(20, "Maximum number of epochs; early stopping may end training before.")
-    per_device_train_batch_size: int = setting(8, "Documents per device and step.")
-    optim: str = setting("adamw_8bit", "The optimizer to use.")
-    logging_steps: float = setting(10, "Log every so many update steps; below 1, a share of all steps.")
-    eval_strategy: str = setting("epoch", "When to evaluate: 'no', 'steps' or 'epoch'.")
-    save_strategy: str = setting("epoch", "When to save a checkpoint: 'no', 'steps', 'epoch' or 'best'.")
-    save_total_limit: int | None = setting(2, "Number of checkpoints to keep during training.")
-    load_best_model_at_end: bool = setting(True, "Whether to end with the best checkpoint.")
-    metric_for_best_model: str | None = setting(
-        "f1_macro",
-        "The validation metric that tells which checkpoint is best. Multi-label F1, precision, recall and accuracy are "
-        "at the one threshold that gives the best F1 on the validation documents, not at 0.5.",
-    )
-    greater_is_better: bool | None = setting(None, "Whether that metric should be large. Default: by its name.")
+    num_train_epochs: float = setting(20, "Highest number of epochs. Early stopping can end the training before.")
+    optim: str = setting("adamw_8bit", "The optimizer.")
+    logging_steps: float = setting(10, "Log the loss after this number of steps; below 1: after this share of all.")
     max_length: int | None = setting(
         512,
-        "Maximum number of tokens of a document, special tokens included. With head_init verbalizer, of prompt and "
-        "answer together, as in the instruction-based approach; only the document is shortened to fit.",
+        "Highest number of tokens of a document, with special tokens. With head_init verbalizer: of prompt, document "
+        "and answer together; only the document is cut to fit.",
     )
     length_groups: bool | None = setting(
         None,
-        "Whether to run the rows of a training batch in groups of similar length, so that little is padded, with the "
-        "same gradients. Default: wherever that is safe, so not with FSDP, DeepSpeed or torch_compile.",
+        "Whether to run the documents of a batch in groups of similar length. Less is padded, and the gradients are "
+        "the same. Default: wherever that is safe: not with FSDP, DeepSpeed or torch_compile.",
     )
 
     def __post_init__(self) -> None:
-        report(training_mistakes(self))
-        settle_best_metric(self)
-        if not torch.accelerator.is_available():
-            self.dataloader_pin_memory: bool = False
+        self.check()
         super().__post_init__()

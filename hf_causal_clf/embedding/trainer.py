@@ -18,6 +18,7 @@ from ..task.prompts import PromptEncoder
 from ..task.tokens import warn_of_unknown
 from ..training.arguments import RunArguments
 from ..training.callbacks import evaluation_metrics
+from ..training.outline import tell_outline
 from ..training.processes import sharding
 from ..training.pushing import publish_runs
 from ..training.train import early_stopping
@@ -49,6 +50,8 @@ def embedding_trainer(
         raise ValueError("label_smoothing_factor is for single-label tasks. Leave it out.")
     encoded = {split: _encode(data, split, encoder) for split in ("train", "validation")}
     weight = _verbalizer_weight(encoder, model_arguments) if isinstance(encoder, PromptEncoder) else None
+    lengths = list(encoded["train"]["whole_length"])
+    tell_outline(lengths, encoder.document_budget, len(lengths), training_arguments)
     set_seed(training_arguments.seed)  # the head is random, and has to be the same in all processes
     model: Any = load_with_head(
         model_arguments.model_name_or_path,
@@ -87,7 +90,8 @@ def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder | Pro
     encode_label = data.label_space.encode
 
     def row(example: dict[str, Any]) -> dict[str, Any]:
-        return {"input_ids": encoder.encode(example["text"]), "labels": encode_label(example["label"])}
+        ids = encoder.whole_ids(example["text"])
+        return {"input_ids": encoder.fit(ids), "labels": encode_label(example["label"]), "whole_length": len(ids)}
 
     return rows.map(row, remove_columns=rows.column_names, keep_in_memory=True, desc=f"Tokenizing {split}")
 

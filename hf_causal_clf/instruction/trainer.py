@@ -27,6 +27,7 @@ from ..task.tokens import warn_of_unknown
 from ..task.verbalizer import Verbalizer
 from ..training.arguments import RunArguments
 from ..training.callbacks import evaluation_metrics
+from ..training.outline import sampled_lengths, tell_outline
 from ..training.processes import is_sharded, over_processes
 from ..training.pushing import publish_runs
 from ..training.train import early_stopping
@@ -79,6 +80,10 @@ def instruction_trainer(
     _project_answers_only()
     warn_of_unknown(tokenizer, data.texts("train"))
     collator = VerbalizerCollator(tokenizer, template, verbalizer)
+    texts = data.texts("train")
+    tell_outline(
+        sampled_lengths(collator.encoder, texts), collator.encoder.document_budget, len(texts), training_arguments
+    )
     set_seed(training_arguments.seed)
     model: Any = load_causal_lm(
         model_arguments.model_name_or_path,

@@ -21,6 +21,9 @@ class DocumentEncoder:
         max_length: Maximum number of tokens, special tokens included; `None` for no limit.
         truncation: Where a document that is too long loses text: `"tail"`, `"head"` or `"both"`.
 
+    Attributes:
+        document_budget: Number of tokens of a document that fit; `None` for all.
+
     Raises:
         ValueError: If `max_length` leaves no room for the document.
     """
@@ -37,7 +40,7 @@ class DocumentEncoder:
             raise ValueError(
                 f"max_length={max_length} leaves no room for the document: special tokens alone take {special}."
             )
-        self._budget = None if max_length is None else max_length - special
+        self.document_budget = None if max_length is None else max_length - special
 
     def encode(self, document: str) -> list[int]:
         """Return the token ids of one document.
@@ -45,11 +48,22 @@ class DocumentEncoder:
         Raises:
             ValueError: If there are none.
         """
-        ids = truncate(self._plain.encode(document), self._budget, self.truncation)
-        ids = [*self._before, *ids, *self._after]
-        if not ids:
+        return self.fit(self.whole_ids(document))
+
+    def whole_ids(self, document: str) -> list[int]:
+        """Return the token ids of one document, none cut off and no special tokens around them.
+
+        Raises:
+            ValueError: If a head would have none to read.
+        """
+        ids = self._plain.encode(document)
+        if not ids and not self._before and not self._after:
             raise ValueError(
                 f"The document {document[:60]!r} has no tokens with this tokenizer, so there is nothing to classify. "
                 "Remove it, or use a model whose tokenizer knows its characters."
             )
         return ids
+
+    def fit(self, ids: list[int]) -> list[int]:
+        """Return what `encode` does, from the ids of the whole document."""
+        return [*self._before, *truncate(ids, self.document_budget, self.truncation), *self._after]

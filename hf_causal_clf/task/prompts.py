@@ -130,6 +130,7 @@ class PromptEncoder:
         answer_ids: The same, end of answer included.
         joined_ids: One token-id list a label: delimiter and answer as they follow another label (multi-label).
         empty_ids: Token ids of the answer for a document with no label, end included (multi-label, else empty).
+        document_budget: Number of tokens of a document that fit; `None` for all.
 
     Raises:
         ValueError: If an answer has no tokens, contains a control token or cannot be told from another one, if the
@@ -248,11 +249,17 @@ class PromptEncoder:
             return max(map(len, self.answer_ids))
         return max(len(self.target_ids(self.verbalizer.labels.names)), len(self.empty_ids))
 
-    def document_ids(self, document: str, *, answer_tokens: int = 0) -> list[int]:
-        """Token ids of a document, as plain text, shortened to fit beside an answer of `answer_tokens` too."""
+    def whole_ids(self, document: str) -> list[int]:
+        """Token ids of a document, as plain text, none cut off."""
         document = document.lstrip() if self._trims[0] else document
         document = document.rstrip() if self._trims[1] else document
-        ids = self._plain.encode(self._lead + document, continues=self._continues)
+        return self._plain.encode(self._lead + document, continues=self._continues)
+
+    def document_ids(self, document: str, *, answer_tokens: int = 0) -> list[int]:
+        """Token ids of a document, as plain text, shortened to fit beside an answer of `answer_tokens` too."""
+        return self._shorten(self.whole_ids(document), answer_tokens)
+
+    def _shorten(self, ids: list[int], answer_tokens: int) -> list[int]:
         budget = self.document_budget
         if budget is not None:
             # Known in training alone: only the few documents with longer answers are cut in another place there
@@ -261,9 +268,13 @@ class PromptEncoder:
 
     def prompt_ids(self, document: str, *, answer_tokens: int = 0) -> list[int]:
         """Token ids of the whole prompt, up to the answer slot (see `document_ids`)."""
-        return [*self.prefix_ids, *self.document_ids(document, answer_tokens=answer_tokens), *self.suffix_ids]
+        return self.fit(self.whole_ids(document), answer_tokens=answer_tokens)
 
     encode = prompt_ids  # what a head reads, in place of `DocumentEncoder.encode`
+
+    def fit(self, ids: list[int], *, answer_tokens: int = 0) -> list[int]:
+        """Token ids of the whole prompt, from those of the whole document."""
+        return [*self.prefix_ids, *self._shorten(ids, answer_tokens), *self.suffix_ids]
 
     def target_ids(self, value: Label | Iterable[Label]) -> list[int]:
         """Token ids of the gold answer, end included (see `LabelSpace.encode` for `value`)."""

@@ -36,6 +36,7 @@ _TRACKERS = (
     *("clearml", "codecarbon", "comet_ml", "dvclive", "mlflow"),
     *("neptune", "swanlab", "tensorboard", "trackio", "wandb"),
 )
+DEFAULT_OUTPUT = "runs/{name}/{approach}"  # filled in when the documents are known
 
 
 def setting(value: Any, text: str, **metadata: Any) -> Any:
@@ -51,16 +52,17 @@ class AdapterModelArguments(ModelConfig):
 
     dtype: str | None = setting(
         "bfloat16",
-        "Data type of the base model's weights, and of the computation where they are quantised.",
+        "Data type of the base model's weights. Where they are quantised: data type to compute in.",
         choices=["auto", "bfloat16", "float16", "float32"],
     )
-    use_peft: bool = setting(True, "Whether to train LoRA adapters instead of all weights.")
+    use_peft: bool = setting(True, "Whether to train LoRA adapters, and keep the base model's weights as they are.")
     lora_target_modules: list[str] | None = setting(
         None,
-        "Modules that get an adapter. Default: q, k, v, o, gate, up and down; all linear layers if named otherwise.",
+        "Modules that get an adapter. Default: the projections q, k, v, o, gate, up and down; in a model without these "
+        "names, all linear layers.",
     )
     use_bnb_nested_quant: bool = setting(
-        True, "Whether to quantise the quantisation constants too (double quantisation)."
+        True, "With load_in_4bit: whether to quantise the scales of the quantised weights as well."
     )
 
     def __post_init__(self) -> None:
@@ -135,33 +137,66 @@ def settle_best_metric(arguments: TrainingArguments) -> None:
 
 
 @dataclass
+class SharedTrainingArguments:
+    """The defaults that both approaches set in the arguments of their trainer: list it before the trainer's class."""
+
+    output_dir: str | None = setting(
+        DEFAULT_OUTPUT,
+        "Folder of the finished run. By default {name} is the name of train_file or of the data set, and {approach} is "
+        "embed or instruct.",
+    )
+    learning_rate: float = setting(1e-4, "Highest learning rate, at the end of the warm-up.")
+    per_device_train_batch_size: int = setting(8, "Documents per device and step in training.")
+    eval_strategy: str = setting("epoch", "When to measure on the validation documents: 'no', 'steps' or 'epoch'.")
+    save_strategy: str = setting("epoch", "When to save a checkpoint: 'no', 'steps', 'epoch' or 'best'.")
+    save_total_limit: int | None = setting(2, "Number of checkpoints to keep during training.")
+    load_best_model_at_end: bool = setting(
+        True, "Whether the finished run is the best checkpoint, and not the last one."
+    )
+    metric_for_best_model: str | None = setting(
+        "f1_macro",
+        "Metric of the validation documents that tells which checkpoint is best. Multi-label: F1, precision, recall "
+        "and accuracy are measured at the one threshold with the best F1, not at 0.5.",
+    )
+    greater_is_better: bool | None = setting(
+        None, "Whether a larger metric_for_best_model is better. Default: its name decides."
+    )
+
+    def check(self) -> None:
+        """Check what can be wrong, and settle what depends on the machine; before the trainer's class does its own.
+
+        Raises:
+            ValueError: For settings with which training would fail after the model is loaded, or teach nothing.
+        """
+        assert isinstance(self, TrainingArguments)
+        report(training_mistakes(self))
+        settle_best_metric(self)
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False
+
+
+@dataclass
 class RunArguments:
     """What both approaches share beside data, model and training arguments."""
 
     _argument_group_name = "Run"
 
-    truncation: str = field(
-        default="tail",
-        metadata={
-            "help": "Where a document longer than max_length loses text: at its 'tail', its 'head', or at 'both' ends "
-            "(which keeps the middle).",
-            "choices": list(TRUNCATION_SIDES),
-        },
+    truncation: str = setting(
+        "tail",
+        "Where a document that is too long for max_length loses text: at its 'tail', its 'head', or at 'both' ends "
+        "(the middle stays).",
+        choices=list(TRUNCATION_SIDES),
     )
-    early_stopping_patience: int = field(
-        default=3,
-        metadata={"help": "Stop after so many evaluations without a better validation metric; 0 never stops early."},
+    early_stopping_patience: int = setting(
+        3, "Stop after this number of evaluations without a better metric_for_best_model. 0: never stop early."
     )
-    overwrite_output_dir: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether to train where output_dir has a finished run, and to replace its files when the new one "
-            "is whole."
-        },
+    overwrite_output_dir: bool = setting(
+        False,
+        "Whether to train again where output_dir has a finished run. Its files are replaced when the new run is "
+        "finished.",
     )
-    hub_base_model: str | None = field(
-        default=None,
-        metadata={"help": "With push_to_hub: Hub id of the base model, where model_name_or_path is a folder."},
+    hub_base_model: str | None = setting(
+        None, "With push_to_hub: Hub id of the base model, needed where model_name_or_path is a folder."
     )
 
     def __post_init__(self) -> None:
@@ -176,22 +211,19 @@ class PromptArguments:
 
     _argument_group_name = "Prompt"
 
-    instruction: str | None = field(
-        default=None,
-        metadata={
-            "help": "Instruction before every document; {labels}, {delimiter} and {empty_answer} are filled in. "
-            "Default: a short one with the label list."
-        },
+    instruction: str | None = setting(
+        None,
+        "Text before each document. {labels}, {delimiter} and {empty_answer} in it are filled in. Default: a short "
+        "instruction with the list of the labels.",
     )
-    use_chat_template: bool = field(
-        default=False, metadata={"help": "Whether to use the tokenizer's chat template instead of plain text."}
+    use_chat_template: bool = setting(
+        False, "Whether to write the prompt with the tokenizer's chat template. Default: plain text."
     )
-    answers: str | None = field(
-        default=None,
-        metadata={"help": "Answer text of each label that is not answered with its name: a mapping (YAML), or JSON."},
+    answers: str | None = setting(
+        None, "Answers that are not the label's name: a mapping from label to text, in YAML or JSON. Default: none."
     )
-    answer_delimiter: str = field(default=", ", metadata={"help": "Text between the labels of a multi-label answer."})
-    empty_answer: str = field(default="none", metadata={"help": "Answer for a document with no label (multi-label)."})
+    answer_delimiter: str = setting(", ", "Multi-label: text between two labels of an answer.")
+    empty_answer: str = setting("none", "Multi-label: answer for a document without any label.")
 
     def __post_init__(self) -> None:
         if not isinstance(self.answer_delimiter, str) or not isinstance(self.empty_answer, str):

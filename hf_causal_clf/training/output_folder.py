@@ -30,7 +30,7 @@ from ..runs.files import (
     UNFINISHED_FOLDER,
     read_json,
 )
-from .checkpoints import is_checkpoint_name, remove_traces, whole_checkpoints
+from .checkpoints import is_checkpoint_name, remove_traces
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -151,45 +151,48 @@ def documents_content(data: ClassificationData) -> str:
     return fingerprint([data.label_space.to_dict(), rows])
 
 
-def is_finished(training: TrainingArguments, settings: Settings, *, overwrite: bool) -> bool:
-    """Whether the output folder has the run that is asked for, finished; says so.
+def finish_what_was_cut_off(training: TrainingArguments) -> bool:
+    """Lock the output folder, and carry through what an interruption has cut off of an earlier run's end.
 
-    Locks the folder, and carries through what an interruption has cut off of an earlier run's end. All processes have
-    to call it.
+    All processes have to call it.
 
-    Args:
-        training: For the output folder, and whether to go on from a checkpoint.
-        settings: What is asked for.
-        overwrite: Whether to train again.
+    Returns:
+        Whether there was anything to do, so that the folder has a finished run now.
 
     Raises:
-        ValueError: If it has a finished run with other settings, and is not to be overwritten.
+        OSError: If nothing can be written there.
+        ValueError: If another process has the folder, or a file that no run wrote would be replaced.
     """
     from accelerate.utils import broadcast_object_list
 
-    output = Path(training.output_dir)
     carried = [False]
     if training.process_index == 0:
-        lock_folder(output)
-        carried = [put_in_place(output)]
-    carried = broadcast_object_list(carried)
+        lock_folder(str(training.output_dir))
+        carried = [put_in_place(Path(str(training.output_dir)))]
+    return broadcast_object_list(carried)[0]
+
+
+def is_finished(output: Path, settings: Settings, *, replaced: bool = False) -> bool:
+    """Whether an output folder has the run that is asked for, finished.
+
+    Args:
+        output: The folder.
+        settings: What is asked for.
+        replaced: Whether a run with other settings may be replaced.
+
+    Raises:
+        ValueError: If there is a finished run with other settings, which may not be replaced.
+    """
     earlier = read_manifest(output)
-    resuming = str(training.resume_from_checkpoint).lower() not in ("none", "false") and whole_checkpoints(output)
-    if not earlier["files"] or ((overwrite or resuming) and not carried[0]):
+    if not earlier["files"]:
         return False
     differences = _differences(earlier["settings"], settings.to_dict())
-    if not differences:
-        print(
-            f"This run is already finished in {output}, with the same settings and documents. Nothing is done; "
-            "--overwrite_output_dir true trains it again."
+    if differences and not replaced:
+        raise ValueError(
+            f"output_dir {str(output)!r} has a finished run with other settings ({differences}). Choose another "
+            "output_dir, or replace that run with --overwrite_output_dir true."
         )
-        return True
-    if overwrite or resuming:
-        return False
-    raise ValueError(
-        f"output_dir {str(output)!r} has a finished run with other settings ({differences}). Choose another "
-        "output_dir, or replace that run with --overwrite_output_dir true."
-    )
+    return not differences
 
 
 def unfinished_folder(output: Path) -> Path:

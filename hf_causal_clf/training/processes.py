@@ -85,9 +85,14 @@ def check_launch(arguments: TrainingArguments) -> None:
     """Check that a training is shared out as `accelerate launch` was asked to, which accelerate passes over in silence.
 
     Raises:
-        ValueError: If processes do not know of each other, or FSDP is asked for where it is not done or with an
-            optimizer that it cannot have.
+        ValueError: If one process sees several GPUs, processes do not know of each other, or FSDP is asked for where it
+            is not done or with an optimizer that it cannot have.
     """
+    if arguments.n_gpu > 1:
+        raise ValueError(
+            f"One process sees {arguments.n_gpu} GPUs. Start one process for each with accelerate launch --multi_gpu, "
+            "or show it one with CUDA_VISIBLE_DEVICES=0."
+        )
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if arguments.world_size < started:
         raise ValueError(unaware(started))

@@ -6,14 +6,14 @@ results of the finished run go into the same TensorBoard folder and the same tra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import PartialState
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.integrations import TensorBoardCallback, TrackioCallback
+from transformers.integrations import TensorBoardCallback, TrackioCallback, get_reporting_integration_callbacks
 
 from ..runs.files import FIGURES_FOLDER
 
@@ -70,6 +70,14 @@ class RunTracking(TrainerCallback):
             _send_to_tensorboard(self._tensorboard.logging_dir, scalars, figure, self._step)
         if self._trackio_run is not None:
             _send_to_trackio(self._trackio_run, self._trackio_options, scalars, figure, self._step)
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise a `ValueError` for experiment trackers that the `Trainer` does not know or that are not installed."""
+    try:
+        get_reporting_integration_callbacks(names)
+    except ValueError as error:  # names those that it does not know
+        raise ValueError(f"report_to: {error}") from error
 
 
 def _send_to_tensorboard(folder: str, scalars: Mapping[str, float], figure: Path, step: int) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_causal_clf.data.arguments import DataArguments
-from hf_causal_clf.data.splits import load_data, stratified_sample, stratified_split
+from hf_causal_clf.data.sampling import stratified_sample, stratified_split
+from hf_causal_clf.data.splits import load_data
 
 examples = settings(max_examples=150, deadline=None, derandomize=True)
 WORDS = ["The Cat", "the  cat", "a\tbank", "A bank", "Straße", "STRASSE", "mat", "film", "won", "fell"]

@@ -9,7 +9,8 @@ from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from sklearn.utils.class_weight import compute_class_weight
 
 from hf_causal_clf.data.arguments import DataArguments
-from hf_causal_clf.data.splits import load_data, stratified_sample
+from hf_causal_clf.data.sampling import stratified_sample
+from hf_causal_clf.data.splits import load_data
 
 
 def arguments(tmp_path, rows=None, **kwargs):
@@ -189,8 +190,11 @@ MISTAKES = {
     "no label column": ({}, {"label_column": "topic"}, "Set label_column to one of these"),
     "label list contradicts": ({}, {"label_list": ["sport", "tech"]}, r"label_list does not list: \['business'\]"),
     "id beyond the list": ({"train": [*relabel(make_rows(3), lambda _: 0), *one(label=7)]}, {"label_list": ["a", "b"]}, "label id 7 is not one of the 2 labels"),
-    "no validation": ({"validation": None}, {}, "has no validation split, and no other is used in its place.*validation_fraction"),
-    "no test": ({"test": None}, {}, "has no test split, and no other is used in its place"),
+    "no training": ({"train": None}, {}, "has no train split, and no other is used in its place. Give train_file"),
+    "test fraction and split": ({}, {"test_fraction": 0.1}, "has a test split, so test_fraction=0.1 has nothing to do"),
+    "fractions of everything": ({"validation": None, "test": None}, {"test_fraction": 0.5, "validation_fraction": 0.5}, "test_fraction=0.5 and validation_fraction=0.5 leave no training document"),
+    "one document": ({"train": one(), "validation": None, "test": None}, {"label_list": ["sport", "tech"]}, "A test split cannot be cut off 1 training documents"),
+    "a document for each label": ({"train": [*one("sport", "a"), *one("tech", "b")], "validation": None, "test": None}, {}, "test_fraction=0.2 leaves no training document with the labels"),
     "fraction and split": ({}, {"validation_fraction": 0.1}, "Leave one of them out"),
     "list in single-label": ({"train": relabel(make_rows(6), lambda label: [label])}, {}, "set multi_label to true"),
     "string in multi-label": ({}, {"multi_label": True}, "are not a list. For one string, set label_delimiter"),

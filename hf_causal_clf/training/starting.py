@@ -1,0 +1,116 @@
+"""How both recipes start: the output folder, the documents, and everything that can be wrong without the weights."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from ..cli.mistakes import Mistakes
+from ..cli.telling import tell
+from ..data.arguments import DataArguments
+from ..data.splits import ClassificationData, load_data
+from .arguments import DEFAULT_OUTPUT, RunArguments
+from .output_folder import Settings, check_output_folder, finish_what_was_cut_off, is_finished
+from .pushing import publish, take_over_push
+from .resuming import is_resuming
+from .train import prepare
+
+if TYPE_CHECKING:
+    from trl import ModelConfig
+
+
+class Start(NamedTuple):
+    """What a recipe goes on with.
+
+    Attributes:
+        data: The documents.
+        tokenizer: The base model's.
+        settings: What makes this run another than the next.
+        push: Whether the finished run is to be published.
+    """
+
+    data: ClassificationData
+    tokenizer: PreTrainedTokenizerBase
+    settings: Settings
+    push: bool
+
+
+def start_run(
+    approach: str,
+    data_args: DataArguments,
+    model_args: ModelConfig,
+    run_args: RunArguments,
+    training_args: TrainingArguments,
+    *others: Any,
+    mistakes: Mistakes,
+) -> Start | None:
+    """Check all that can be wrong without the model's weights, and load the documents and the tokenizer.
+
+    Args:
+        approach: Name of the recipe, for the default of `output_dir`.
+        data_args: Where the documents are.
+        model_args: The base model.
+        run_args: What the approaches share.
+        training_args: The training; its `output_dir` is filled in.
+        others: All other arguments of the run.
+        mistakes: Those that were found before. All are told together.
+
+    Returns:
+        `None` where the run that is asked for is finished already. It is published then, if that is asked for.
+
+    Raises:
+        OSError: If a file or a model is missing, or nothing can be written into the output folder.
+        ValueError: If arguments, documents or model are wrong, or the output folder has another run.
+    """
+    settle_output_dir(training_args, data_args, approach)
+    check_output_folder(str(training_args.output_dir), model_args.model_name_or_path, data_args)
+    with mistakes.noted(), training_args.main_process_first(desc="loading data"):
+        data = load_data(data_args)
+    with mistakes.noted():
+        push = take_over_push(training_args, model_args, run_args)
+    if not mistakes.errors:
+        settings = Settings(data, model_args, run_args, training_args, *others)
+        if _is_done(training_args, settings, overwrite=run_args.overwrite_output_dir):
+            if push:
+                publish(training_args, run_args)
+            return None
+    with mistakes.noted():
+        tokenizer = prepare(model_args, training_args)
+    mistakes.report()
+    return Start(data, tokenizer, settings, push)
+
+
+def settle_output_dir(training_args: TrainingArguments, data_args: DataArguments, approach: str) -> None:
+    """Name the output folder after the documents and the approach, where it is not given, and say so."""
+    if training_args.output_dir == DEFAULT_OUTPUT:
+        training_args.output_dir = DEFAULT_OUTPUT.format(name=_name(data_args), approach=approach)
+        tell(f"output_dir is not given: this run goes to {training_args.output_dir}.")
+
+
+def _name(data_args: DataArguments) -> str:
+    """Name of the documents, in letters that any file system takes."""
+    path = Path(os.path.abspath(data_args.dataset_name or data_args.train_file or ""))
+    name = path.name if data_args.dataset_name else path.stem
+    letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()  # an accent is left out
+    return re.sub(r"[^A-Za-z0-9_]+", "-", letters).strip("-") or "documents"
+
+
+def _is_done(training_args: TrainingArguments, settings: Settings, *, overwrite: bool) -> bool:
+    """Whether there is nothing to train: the run that is asked for is finished, and not to be trained again."""
+    output = Path(str(training_args.output_dir))
+    carried_through = finish_what_was_cut_off(training_args)
+    again = overwrite or is_resuming(training_args)
+    if again and not carried_through:
+        return False
+    done = is_finished(output, settings, replaced=again)
+    if done:
+        tell(
+            f"This run is already finished in {output}, with the same settings and documents. Nothing is done; "
+            "--overwrite_output_dir true trains it again."
+        )
+    return done
