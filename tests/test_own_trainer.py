@@ -74,7 +74,6 @@ def test_the_snippets_of_the_readme_run(number, checkpoint, tmp_path):
     torch.save(Poison(), tmp_path / "own" / "training_args.bin")
     model, encoder = names["trainer"].model, names.get("encoder") or names["collator"].encoder
     expected = check_same(model, encoder, tmp_path / "own")
-    np.testing.assert_allclose(names["classifier"].predict_proba(TEXTS), expected, atol=1e-5)
     if number == 0:
         loaded = CausalLMForLastTokenClassification.from_pretrained(tmp_path / "own")
         np.testing.assert_allclose(in_memory(loaded, encoder), expected, atol=1e-5)
