@@ -14,10 +14,10 @@ from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, Prompt
 from hf_causal_clf.backbone.attention import PLAIN_ATTENTION
 from hf_causal_clf.backbone.settings import lora_target_modules
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments
-from hf_causal_clf.embedding.collator import DocumentEncoder
 from hf_causal_clf.evaluation.calibration import Calibration
 from hf_causal_clf.finishing import base_model_of, describe_run
 from hf_causal_clf.instruction.arguments import InstructionModelArguments
+from hf_causal_clf.task.documents import DocumentEncoder
 
 LABELS = LabelSpace(["a", "b", "c"])
 TEXTS = ["the cat", "the football match and the shares in the bank " * 3, "cat", "a mat and a film about phones"]

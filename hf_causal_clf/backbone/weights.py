@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig
 
+from ..cli.mistakes import report
+from ..cli.packages import missing_packages
+
 
 @dataclass(frozen=True)
 class BaseWeights:
@@ -26,7 +29,13 @@ class BaseWeights:
     device_map: Any = None
 
     def kwargs(self) -> dict[str, Any]:
-        """Return the keyword arguments of `from_pretrained`."""
+        """Return the keyword arguments of `from_pretrained`.
+
+        Raises:
+            ValueError: If the weights are quantised and bitsandbytes is missing.
+        """
+        if self.quantization_config is not None:
+            report(missing_packages(["bitsandbytes"], "A quantised model"))
         device_map = self.device_map
         if device_map is None and self.quantization_config is not None:  # quantised where they stay
             device_map = {"": process_device()}

@@ -19,9 +19,8 @@ from types import NoneType, UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from transformers.hf_argparser import string_to_bool
+from transformers.hf_argparser import HfArgumentParser, string_to_bool
 from transformers.utils.logging import log_levels, set_verbosity
-from trl import TrlParser
 
 from .mistakes import Mistakes, raised_here
 from .short_help import short_help
@@ -148,8 +147,8 @@ class _ShortHelp(Action):
         parser.exit()
 
 
-class _Parser(TrlParser):
-    """TRL's parser; a value that is not allowed is noted, and the rest is parsed all the same."""
+class _Parser(HfArgumentParser):
+    """transformers' parser; a value that is not allowed is noted, and the rest is parsed all the same."""
 
     def __init__(self, types: Sequence[type], mistakes: Mistakes, description: str | None) -> None:
         layout = {"description": description, "formatter_class": RawDescriptionHelpFormatter}
@@ -158,6 +157,12 @@ class _Parser(TrlParser):
         self.add_argument("--help-all", "--help_all", action="help", help="Show all options.")
         self.mistakes = mistakes
         self.wrong: set[str] = set()
+
+    def take_defaults(self, values: dict[str, Any]) -> None:
+        """Take values in the place of defaults; an option that has one need not be given."""
+        for action in self._actions:
+            if action.dest in values:
+                action.default, action.required = values[action.dest], False
 
     def error(self, message: str) -> NoReturn:
         """Raise a `ValueError` in place of printing the usage, which lists all arguments, and an exit."""
@@ -192,7 +197,7 @@ def parse_arguments(
     *,
     check: Callable[[Sequence[Any], Mistakes], None] | None = None,
 ) -> tuple[Any, ...]:
-    """Parse `--config file.yaml` and the command line, which overrides it, with TRL's parser.
+    """Parse `--config file.yaml` and the command line, which overrides it, with transformers' parser.
 
     Args:
         types: Argument dataclasses.
@@ -217,7 +222,7 @@ def parse_arguments(
     if "--config" in args:
         position = args.index("--config")
         values, parser.wrong = read_arguments("".join(args[position + 1 : position + 2]), types, mistakes)
-        parser.set_defaults_with_config(**values)
+        parser.take_defaults(values)
         del args[position : position + 2]
     given, unknown = parser.parse_known_args(args)
     with mistakes.noted():

@@ -1,6 +1,7 @@
 """Packages that are missing are named with the command that installs them, before a model is loaded."""
 
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -8,9 +9,10 @@ from pathlib import Path
 import pytest
 import tiny
 from conftest import run_as_main
-from transformers import trainer_optimizer
+from transformers import BitsAndBytesConfig, trainer_optimizer
 
 from hf_causal_clf.backbone.loading import load_tokenizer
+from hf_causal_clf.backbone.weights import BaseWeights
 from hf_causal_clf.cli.packages import EXTRAS, missing_packages
 from hf_causal_clf.embedding.arguments import EmbeddingTrainingArguments
 from hf_causal_clf.instruction.arguments import InstructionTrainingArguments
@@ -107,3 +109,24 @@ def test_the_quickstart(without, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"needs the package gguf, .*: pip install 'hf_causal_clf\[quickstart\]'$"):
         run_as_main(ROOT / "recipes" / "quickstart.py")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_quantised_run_without_bitsandbytes(without):
+    weights = BaseWeights(quantization_config=BitsAndBytesConfig(load_in_4bit=True))
+    without("bitsandbytes")
+    with pytest.raises(
+        ValueError, match=r"^A quantised model needs the package bitsandbytes, .* pip install bitsandbytes$"
+    ):
+        weights.kwargs()
+
+
+def test_the_prediction_recipe_loads_nothing_of_training_or_figures():
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['predict.py', '--help']\n"
+        "try:\n    runpy.run_path('recipes/predict.py', run_name='__main__')\n"
+        "except SystemExit:\n    pass\n"
+        "print([name for name in ('trl', 'peft', 'matplotlib', 'sklearn', 'evaluate') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr

@@ -143,9 +143,10 @@ def test_what_accelerate_passes_over_is_said(kind, processes, optim, message, mo
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     state = SimpleNamespace(distributed_type=DistributedType(kind))
     sharded = {"fsdp": "", "deepspeed": None}  # by accelerate launch, not by the arguments
-    training = SimpleNamespace(world_size=processes, distributed_state=state, optim=OptimizerNames(optim), **sharded)
+    own = {"n_gpu": 0, "world_size": processes, "distributed_state": state, "optim": OptimizerNames(optim)}
+    training = SimpleNamespace(**own, **sharded)
     with pytest.raises(ValueError, match=message):
         check_launch(training)
     state = SimpleNamespace(distributed_type=DistributedType.FSDP)
-    training = SimpleNamespace(world_size=2, distributed_state=state, optim="adamw_torch", **sharded)
+    training = SimpleNamespace(n_gpu=0, world_size=2, distributed_state=state, optim="adamw_torch", **sharded)
     check_launch(training)

@@ -5,10 +5,10 @@ from test_train import embedding_arguments
 from transformers import Trainer, TrainingArguments
 
 from hf_causal_clf.embedding.arguments import HeadArguments
-from hf_causal_clf.embedding.collator import DocumentEncoder
 from hf_causal_clf.embedding.trainer import embedding_trainer
 from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.instruction.trainer import instruction_trainer
+from hf_causal_clf.task.documents import DocumentEncoder
 from hf_causal_clf.training.arguments import PromptArguments, RunArguments
 from hf_causal_clf.training.outline import planned_steps, sampled_lengths, tell_outline
 from hf_causal_clf.training.train import prepare
