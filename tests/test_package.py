@@ -1,6 +1,10 @@
+import ast
 import json
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 from minimum_versions import minimum_versions
@@ -9,6 +13,8 @@ from test_classifier import save_folder
 
 import hf_causal_clf
 from hf_causal_clf import LabelSpace
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_import_is_light():
@@ -89,3 +95,31 @@ def test_predicting_loads_nothing_of_training_or_figures(saved_run):
     done = subprocess.run([sys.executable, "-c", code, saved_run], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip() == "[]"
+
+
+def imported_packages():
+    """Every package that the code of the package, its recipes and its command imports."""
+    files = [*ROOT.glob("hf_causal_clf/**/*.py"), *ROOT.glob("recipes/**/*.py"), ROOT / "hf_causal_clf_command.py"]
+    names = set()
+    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
+
+
+def test_what_is_imported_is_declared_and_the_other_way_round():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {
+        name: lines for name, lines in project["optional-dependencies"].items() if name not in ("test", "quality")
+    }
+    base, optional = (
+        {re.match(r"[\w-]+", line)[0].replace("-", "_") for line in lines}
+        for lines in (project["dependencies"], [line for lines in extras.values() for line in lines])
+    )
+    names = {"sklearn": "scikit_learn", "yaml": "pyyaml"}
+    imported = {names.get(name, name) for name in imported_packages()}
+    own = {"hf_causal_clf", "benchmarks"}  # the second are the parts of recipes/benchmark.py
+    assert imported - base - optional == own | {"tensorboardX"}  # which the Trainer takes as well
+    assert base - imported == {"bitsandbytes"}  # through transformers

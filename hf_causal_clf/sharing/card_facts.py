@@ -224,7 +224,7 @@ def _batch(run: FinishedRun) -> Rows:
         return []
     size, steps = (given[key] for key in keys)
     processes = run.facts.get("hardware", {}).get("processes", 1)
-    parts = [f"{size} a device"]
+    parts = [f"{size} per device"]
     parts += [f"{steps} accumulation steps"] if steps > 1 else []
     parts += [f"{processes} processes"] if processes > 1 else []
     product = f" ({' × '.join(parts)})" if len(parts) > 1 else ""
