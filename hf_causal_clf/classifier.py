@@ -78,7 +78,7 @@ class TextClassifier:
         Args:
             pretrained_model_name_or_path: `output_dir` of a run, or a Hub repository pushed from one.
             calibrated: Whether to apply the temperature and the thresholds that were fitted on validation documents.
-            batch_size: Documents a forward pass.
+            batch_size: Documents per forward pass.
             dtype: Data type of the base model's weights; `"auto"` takes that of training.
             quantization_config: Quantisation of the base model's weights; `"auto"` takes that of training, `None` none.
             device_map: As in transformers; by default the model goes to the GPU, where there is one.

@@ -45,7 +45,7 @@ from hf_causal_clf.runs.results import Results, read_results
 from hf_causal_clf.runs.run import Run
 from hf_causal_clf.training.arguments import PromptArguments
 from hf_causal_clf.training.checkpoints import whole_checkpoints
-from hf_causal_clf.training.output_folder import check_places
+from hf_causal_clf.training.output_folder import check_places, documents_content, read_manifest
 
 
 def main() -> None:
@@ -158,6 +158,9 @@ def reuse(name: str, folder: Path, data: ClassificationData) -> Entry:
         rows = align(list(data.splits["test"]["id"]), results.ids)
         if not np.array_equal(results.gold[rows], data.gold("test")):
             raise ValueError("It has other gold labels for the same ids.")
+        settings = read_manifest(folder)["settings"] or {}
+        if settings.get("test", tested := documents_content(data, ("test",))) != tested:  # earlier runs do not say
+            raise ValueError("It was tested on documents with other texts.")
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"Run {name!r} cannot be reused from {str(folder)!r}. {error}") from error
     described = (folder / CLASSIFICATION_FILE).is_file()

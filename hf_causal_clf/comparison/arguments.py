@@ -12,10 +12,10 @@ from typing import Any
 from ..cli.mistakes import report
 from ..cli.sources import missing_folder
 from ..data.arguments import DataArguments
+from ..runs.schema import APPROACHES
 from ..task.tokens import TRUNCATION_SIDES
 from .registry import BASELINES
 
-APPROACHES = ("embedding", "instruction")
 F1_AVERAGES = ("macro", "micro")
 _TITLES = [baseline.title for baseline in BASELINES.values()]
 _TAKEN = {"seed", "output_dir", "config", "resume_from_checkpoint", "overwrite_output_dir"}

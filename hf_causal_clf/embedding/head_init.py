@@ -28,7 +28,7 @@ def verbalizer_head(
 
     Args:
         output_embeddings: Weight of the LM head, `(vocabulary, hidden)`.
-        answer_ids: One token-id list a label, end of answer included, as `PromptEncoder.answer_ids`.
+        answer_ids: One token-id list per label, end of answer included, as `PromptEncoder.answer_ids`.
         end_tokens: Number of tokens of the end of answer.
 
     Returns:

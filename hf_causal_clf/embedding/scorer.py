@@ -22,7 +22,7 @@ class HeadScorer:
         model: Model with a head.
         tokenizer: Its tokenizer.
         encoder: Turns a document into the token ids that the head was trained on.
-        batch_size: Documents a forward pass.
+        batch_size: Documents per forward pass.
     """
 
     approach = "embedding"

@@ -71,23 +71,21 @@ class WholeTrie:
 class LabelScorer:
     """Scores all labels of a document in one forward pass over the trie of their answers.
 
-    Settings hold from the first scoring on, all but `batch_size`.
-
     Args:
         model: Causal language model, also wrapped by PEFT.
         tokenizer: Its tokenizer.
         template: Prompt template.
         verbalizer: Labels and their answer texts.
-        batch_size: Documents a forward pass.
+        batch_size: Documents per forward pass.
         min_coverage: Multi-label: share of the probability of all valid answers that the search must find.
-        max_expansions: Multi-label: number of partial answers a document that the search may expand.
+        max_expansions: Multi-label: number of partial answers per document that the search may expand.
         max_error: Single-label: how much a probability may change, at the most, for leaving out answers that cannot
             matter, where the answers are many (more than 64 tokens to run for each document); 0 for none. It is kept in
             every data type, before any temperature. The rounding of the model's own forward pass, which depends on what
             is run together, comes on top, at 0 as well: below 1e-5 in float32, up to 0.13 in bfloat16 (SmolLM2-135M).
 
     Attributes:
-        answer_ids: One token-id list a label, end of answer included.
+        answer_ids: One token-id list per label, end of answer included.
     """
 
     approach = "instruction"
@@ -113,14 +111,21 @@ class LabelScorer:
         self.max_error = max_error
         self.answer_ids = self.encoder.answer_ids
         self._forward = TreeForward(model)
+        self._chosen: tuple[tuple[float, int, float], Scoring] | None = None
 
     @cached_property
     def _whole_trie(self) -> WholeTrie:
         return WholeTrie(self.answer_ids)
 
-    @cached_property
+    @property
     def _scoring(self) -> Scoring:
-        """How `logits` are found: chosen at the first use, and its tries built once."""
+        """How `logits` are found; chosen, and its tries built, once for the settings as they are."""
+        settings = (self.min_coverage, self.max_expansions, self.max_error)
+        if self._chosen is None or self._chosen[0] != settings:
+            self._chosen = settings, self._choose()
+        return self._chosen[1]
+
+    def _choose(self) -> Scoring:
         if self.verbalizer.labels.multi_label:
             return LabelSetSearch(self._forward, self.encoder, self.min_coverage, self.max_expansions)
         if self.max_error > 0 and self._forward.one_pass and len(self._whole_trie.root_trie) > _LARGE_TRIE:

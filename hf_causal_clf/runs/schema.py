@@ -126,8 +126,8 @@ def _from_version_1(data: dict[str, Any], source: str) -> dict[str, Any]:
     template = data["prompt_template"]
     if isinstance(template, dict) and template.get("use_chat_template"):
         logger.warning_once(
-            f"{source} was written by an earlier version, which made other token ids of a chat template with some "
-            "tokenizers: the probabilities may differ from those that were measured. To mend that, train the run again."
+            f"{source} was written by an earlier version. The first of them made other token ids of a chat template "
+            "with some tokenizers: if predictions are not those in predictions.parquet, train the run again."
         )
     return data
 

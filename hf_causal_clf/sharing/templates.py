@@ -10,8 +10,6 @@ from .markdown import code, escape, fenced, table
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-TEMPLATES = ("base.md", "comparison.md", "embedding.md", "instruction.md")
-
 
 def template_folder() -> Path:
     """Return the folder of the templates: in the package where it is installed, else at the top of the repository."""

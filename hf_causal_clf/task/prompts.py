@@ -126,9 +126,9 @@ class PromptEncoder:
         suffix_ids: Token ids between the document and the answer slot.
         end_ids: Token ids that end an answer: one, or as many as the chat template writes up to its control token.
         end_id: The last of them, at which generation stops.
-        first_ids: One token-id list a label: the answer as it follows the prompt, without its end.
+        first_ids: One token-id list per label: the answer as it follows the prompt, without its end.
         answer_ids: The same, end of answer included.
-        joined_ids: One token-id list a label: delimiter and answer as they follow another label (multi-label).
+        joined_ids: One token-id list per label: delimiter and answer as they follow another label (multi-label).
         empty_ids: Token ids of the answer for a document with no label, end included (multi-label, else empty).
         document_budget: Number of tokens of a document that fit; `None` for all.
 

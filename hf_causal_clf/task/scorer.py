@@ -13,7 +13,7 @@ class Scorer(Protocol):
 
     Attributes:
         approach: `"embedding"` or `"instruction"`.
-        batch_size: Documents a forward pass.
+        batch_size: Documents per forward pass.
     """
 
     approach: str

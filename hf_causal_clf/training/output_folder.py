@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import MISSING, fields
 from enum import Enum
@@ -16,9 +17,11 @@ from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from transformers.utils import logging
+
 from ..backbone.identity import fingerprint
 from ..backbone.settings import model_identity
-from ..data.arguments import DataArguments
+from ..data.arguments import SPLITS, DataArguments
 from ..data.splits import ClassificationData
 from ..runs.disk import lock_folder, write_json
 from ..runs.files import (
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
     from trl import ModelConfig
 
+logger = logging.get_logger(__name__)
+
+_STARTED_FILE = "settings.json"  # of a training that goes on
 # Where a run is kept, what it reports to and how it is started: the same run with others
 _NO_SETTINGS = {"output_dir", "model_name_or_path", "model_revision", "overwrite_output_dir", "resume_from_checkpoint"}
 _NO_SETTINGS |= {"report_to"}
@@ -132,6 +138,7 @@ class Settings:
 
     def __init__(self, data: ClassificationData, model_arguments: ModelConfig, *arguments: Any) -> None:
         self._data = documents_content(data)
+        self._test = documents_content(data, ("test",))
         self._model = model_arguments
         self._arguments: dict[str, Any] = {}
         parts = (model_arguments, *arguments)
@@ -142,12 +149,13 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return them as JSON, without any path."""
-        return {"arguments": self._arguments, "model": fingerprint(model_identity(self._model)), "data": self._data}
+        model = fingerprint(model_identity(self._model))
+        return {"arguments": self._arguments, "model": model, "data": self._data, "test": self._test}
 
 
-def documents_content(data: ClassificationData) -> str:
-    """SHA-256 of labels and documents, wherever they are from."""
-    rows = {split: [list(part[column]) for column in ("id", "text", "label")] for split, part in data.splits.items()}
+def documents_content(data: ClassificationData, splits: Sequence[str] = SPLITS) -> str:
+    """SHA-256 of labels and documents of some splits, wherever they are from."""
+    rows = {split: [list(data.splits[split][column]) for column in ("id", "text", "label")] for split in splits}
     return fingerprint([data.label_space.to_dict(), rows])
 
 
@@ -193,6 +201,35 @@ def is_finished(output: Path, settings: Settings, *, replaced: bool = False) -> 
             "output_dir, or replace that run with --overwrite_output_dir true."
         )
     return not differences
+
+
+def note_settings(output: Path, settings: Settings, *, resuming: bool) -> None:
+    """Note what a training is started with, or check that the one to go on with was started with the same.
+
+    Other arguments, such as more epochs, are warned of only.
+
+    Args:
+        output: The output folder.
+        settings: What is asked for.
+        resuming: Whether to go on from a checkpoint there.
+
+    Raises:
+        ValueError: If its documents or its base model are others.
+    """
+    path, now = output / UNFINISHED_FOLDER / _STARTED_FILE, settings.to_dict()
+    if resuming and path.is_file():
+        before = read_json(path)
+        if any(before[part] != now[part] for part in ("data", "model")):
+            raise ValueError(
+                f"The checkpoints in {str(output)!r} are of a training with {_differences(before, now)}. Go on with "
+                "what it was started with, or choose another output_dir."
+            )
+        changed = _differences(before, now)
+        if changed:
+            logger.warning(f"The training in {output} goes on with other settings: {changed}.")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, now)
 
 
 def unfinished_folder(output: Path) -> Path:

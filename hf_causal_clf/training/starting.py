@@ -15,7 +15,7 @@ from ..cli.telling import tell
 from ..data.arguments import DataArguments
 from ..data.splits import ClassificationData, load_data
 from .arguments import DEFAULT_OUTPUT, RunArguments
-from .output_folder import Settings, check_output_folder, finish_what_was_cut_off, is_finished
+from .output_folder import Settings, check_output_folder, finish_what_was_cut_off, is_finished, note_settings
 from .pushing import publish, take_over_push
 from .resuming import is_resuming
 from .train import prepare
@@ -82,6 +82,11 @@ def start_run(
     with mistakes.noted():
         tokenizer = prepare(model_args, training_args)
     mistakes.report()
+    if training_args.process_index == 0:
+        checkpoint = training_args.resume_from_checkpoint
+        output = Path(str(training_args.output_dir))
+        resuming = checkpoint is not None and Path(checkpoint).resolve().parent == output.resolve()
+        note_settings(output, settings, resuming=resuming)
     return Start(data, tokenizer, settings, push)
 
 

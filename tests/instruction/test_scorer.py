@@ -165,6 +165,17 @@ def test_a_search_that_ends_early_says_how_much_it_covered(tokenizer, caplog):
     assert not caplog.text
 
 
+def test_settings_that_change_count_from_the_next_call_on(tokenizer, caplog):
+    scorer = make_scorer(tiny.make_causal_lm("llama", len(tokenizer)), tokenizer, multi_label=True, max_expansions=1)
+    scorer.logits(TEXTS)
+    scorer.max_expansions, scorer.min_coverage = 10**4, 0.9999
+    caplog.clear()
+    _, uncovered = scorer.marginals(TEXTS)
+    assert (uncovered <= 1e-4).all()
+    scorer.logits(TEXTS)
+    assert not caplog.text
+
+
 def test_probabilities_of_unlikely_labels_do_not_vanish(tokenizer, monkeypatch):
     """Answers of many tokens have log-probabilities far below those that a float32 power can hold."""
     scorer = make_scorer(tiny.make_causal_lm("llama", len(tokenizer)), tokenizer)

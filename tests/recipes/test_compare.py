@@ -356,6 +356,10 @@ def test_finished_runs_are_reused(finished, compare, tmp_path):
 UNFIT = {
     "fewer test documents": (make_rows(11, 200), "not tested on the same documents: 11 against 17|17 against 11"),
     "other gold labels": (make_rows(17, 201), "other gold labels"),
+    "other texts": (
+        [{**row, "text": f"{row['text']} more"} for row in make_rows(17, 200)],
+        "documents with other texts",
+    ),
 }
 
 

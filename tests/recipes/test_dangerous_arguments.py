@@ -241,6 +241,26 @@ def test_a_finished_run_is_trained_again_where_that_is_asked_for(place, monkeypa
     assert speeds[0] != speeds[1]
 
 
+def test_a_checkpoint_is_gone_on_with_on_the_same_documents_only(place, monkeypatch, caplog):
+    """Else test documents of today could be training documents of the checkpoint."""
+
+    def stop(*args, **kwargs):
+        raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr("hf_causal_clf.finishing.save_run", stop)
+        run_recipe("embed", command("embed", "run", **ONE_EPOCH), patch)
+    before, resume = snapshot(place / "run"), {"resume_from_checkpoint": "true"}
+    write_jsonl(place / "data" / "train.jsonl", make_rows(12, 400))
+    with pytest.raises(ValueError, match=r"checkpoints in 'run' are of a training with other documents\. Go on with"):
+        run_recipe("embed", command("embed", "run", **ONE_EPOCH, **resume), monkeypatch)
+    assert snapshot(place / "run") == before
+    write_jsonl(place / "data" / "train.jsonl", make_rows(12))
+    run_recipe("embed", command("embed", "run", num_train_epochs="2", **resume), monkeypatch)
+    assert "goes on with other settings: num_train_epochs was 1.0, is 2.0." in caplog.text
+    assert json.loads(Path("run/metrics.json").read_text())["training"]["epochs"] == 2
+
+
 class TestInterruptedEnd:
     """A run replaces another: wherever that is cut off, one of the two is whole or becomes so at the next start."""
 

@@ -102,7 +102,7 @@ def test_chat_templates_of_version_1_are_warned_of_once(schema_version, chat, ca
     if schema_version == 1 and chat:
         (warning,) = said
         assert warning.startswith(
-            "1-True/classification.json was written by an earlier version, which made other token"
+            "1-True/classification.json was written by an earlier version. The first of them made"
         )
         assert warning.endswith("train the run again.")
     else:

@@ -22,7 +22,7 @@ from hf_causal_clf.evaluation.metrics import document_nll, f1_per_label
 from hf_causal_clf.evaluation.significance import f1_interval, is_correct, mean_interval
 from hf_causal_clf.runs.results import read_results
 from hf_causal_clf.sharing.card import render_card
-from hf_causal_clf.sharing.templates import TEMPLATES, template_folder
+from hf_causal_clf.sharing.templates import template_environment, template_folder
 from hf_causal_clf.training.arguments import PromptArguments
 from hf_causal_clf.training.facts import base_licence
 
@@ -388,8 +388,10 @@ def test_a_folder_without_a_finished_run_is_named(tmp_path):
         render_card(tmp_path)
 
 
-def test_all_templates_are_listed():
-    assert {path.name for path in template_folder().glob("*.md")} == {*TEMPLATES, "README.md"}
+def test_each_template_is_found():
+    names = {"base.md", "comparison.md", "embedding.md", "instruction.md"}
+    assert {path.name for path in template_folder().glob("*.md")} == names | {"README.md"}
+    assert names <= set(template_environment().list_templates())
 
 
 def test_templates_are_found_in_an_installed_package(tmp_path, monkeypatch):
