@@ -247,9 +247,10 @@ def test_a_checkpoint_is_gone_on_with_on_the_same_documents_only(place, monkeypa
     def stop(*args, **kwargs):
         raise Stop
 
-    with monkeypatch.context() as patch, pytest.raises(Stop):
+    with monkeypatch.context() as patch:
         patch.setattr("hf_causal_clf.finishing.save_run", stop)
-        run_recipe("embed", command("embed", "run", **ONE_EPOCH), patch)
+        with pytest.raises(Stop):
+            run_recipe("embed", command("embed", "run", **ONE_EPOCH), patch)
     before, resume = snapshot(place / "run"), {"resume_from_checkpoint": "true"}
     write_jsonl(place / "data" / "train.jsonl", make_rows(12, 400))
     with pytest.raises(ValueError, match=r"checkpoints in 'run' are of a training with other documents\. Go on with"):
