@@ -141,3 +141,46 @@ def test_the_same_names_are_needed_in_all_splits(tmp_path):
         ValueError, match="test split has no column 'Body', which is the text in the training documents"
     ):
         load_data(DataArguments(train_file=train, test_file=test))
+
+
+def test_names_further_down_are_names_too(tmp_path):
+    rows = [{"text": f"document {index}", "kind": "ab"[index % 2]} for index in range(1200)]
+    path = write_jsonl(tmp_path / "topic.jsonl", [*rows[:1100], *({**row, "topic": "x"} for row in rows[1100:])])
+    with pytest.raises(ValueError, match="Row 0 of the train split, counted from 0: the label is missing"):
+        load_data(DataArguments(train_file=path))
+    path = write_jsonl(tmp_path / "unknown.jsonl", [*rows[:1100], *({**row, "Art": "x"} for row in rows[1100:])])
+    with pytest.raises(ValueError, match=r"no column is for sure the label.*'kind' \('a'\), 'Art' \('x'\)"):
+        load_data(DataArguments(train_file=path))
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_column_that_was_found_may_be_written_in_another_case_in_the_other_files(tmp_path, ending):
+    files = {}
+    for split, (text, label) in {
+        "train": ("Text", "Label"),
+        "validation": ("text", "label"),
+        "test": ("TEXT", "Label"),
+    }.items():
+        table = Dataset.from_list([{text: row["text"], label: row["label"]} for row in make_rows(9)])
+        files[f"{split}_file"] = str(tmp_path / f"{split}.{ending}")
+        {"csv": table.to_csv, "parquet": table.to_parquet}.get(ending, table.to_json)(files[f"{split}_file"])
+    data = load_data(DataArguments(**files))
+    for split in data.splits:
+        assert list(zip(data.texts(split), data.splits[split]["label"])) == [
+            (row["text"], row["label"]) for row in make_rows(9)
+        ]
+    with pytest.raises(
+        ValueError, match=r"test split has no column 'Text'; it has \['TEXT', 'Label'\]. Set text_column"
+    ):
+        load_data(DataArguments(**files, text_column="Text"))
+
+
+def test_of_two_columns_that_differ_by_case_none_is_taken(tmp_path):
+    train = write_jsonl(
+        tmp_path / "train.jsonl", [{"Text": row["text"], "label": row["label"]} for row in make_rows(9)]
+    )
+    test = write_jsonl(tmp_path / "test.jsonl", [{"text": "a", "TEXT": "b", "label": "sport"}])
+    with pytest.raises(
+        ValueError, match="test split has no column 'Text', which is the text in the training documents"
+    ):
+        load_data(DataArguments(train_file=train, test_file=test))
