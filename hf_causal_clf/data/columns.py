@@ -73,6 +73,17 @@ def well_known(names: Sequence[str], known: Sequence[str], other: str | None = N
     return [known[0]] if known[0] in first else first or found
 
 
+def find_text_column(names: Sequence[str], trained: str | None) -> str | None:
+    """Return the text column of documents without labels, or `None` where it is not clear which one it is.
+
+    Args:
+        names: Names of all columns.
+        trained: Text column of the documents that the classifier was trained with, if that is known.
+    """
+    known = [trained] if trained in names else well_known(names, TEXT_NAMES)
+    return known[0] if len(known) == 1 else None
+
+
 def plain_name(name: str) -> str:
     """Return a column's name as it is compared: without case and spaces around it."""
     return name.strip().casefold()

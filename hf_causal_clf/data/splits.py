@@ -34,11 +34,13 @@ class ClassificationData:
         label_space: Label names and kind of task.
         splits: `train`, `validation` and `test`, with the columns `id`, `text` and `label` (a name, or a list of them).
         overlap: Number of documents of the second split of a pair whose text is in the first as well.
+        text_column: Column that the texts were read from; `None` where they were not read from one.
     """
 
     label_space: LabelSpace
     splits: dict[str, Dataset]
     overlap: dict[str, int]
+    text_column: str | None = None
 
     def texts(self, split: str) -> list[str]:
         """Return the documents of a split."""
@@ -94,7 +96,8 @@ def load_data(arguments: DataArguments) -> ClassificationData:
     for pair, count in overlap.items():
         if count:
             logger.warning(f"{pair}: {count} documents of the second split are in the first, so metrics are too good.")
-    return ClassificationData(label_space, {split: splits[split] for split in SPLITS}, overlap)
+    ordered = {split: splits[split] for split in SPLITS}
+    return ClassificationData(label_space, ordered, overlap, arguments.text_column)
 
 
 def check_documents(parsed: Sequence[Any], mistakes: Mistakes) -> None:

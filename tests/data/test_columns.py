@@ -103,6 +103,7 @@ def test_columns_of_a_table_are_found_whatever_is_between_its_cells(tmp_path, de
     rows = [(f"T{index}", row["text"], row["label"]) for index, row in enumerate(make_rows(60))]
     path = write_csv(tmp_path / "tickets.csv", [("Ticket", "Message", "Category"), *rows], delimiter)
     data = load_data(DataArguments(train_file=path))
+    assert data.text_column == "Message"
     assert data.label_space.names == ("business", "sport", "tech")
     assert sorted(text for split in data.splits for text in data.texts(split)) == sorted(row[1] for row in rows)
     said = " ".join(capsys.readouterr().out.split())
