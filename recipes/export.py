@@ -190,7 +190,7 @@ def set_padding(tokenizer: Any, run: Run, embeddings: int) -> None:
         raise SystemExit(
             f"The run's tokenizer ends documents with its padding token {tokenizer.pad_token!r}, which stock classes "
             "do not read, and has no special token left to pad with. Give the base model's tokenizer a pad_token of "
-            "its own, resize the model's embeddings to it, and Train again; or use TextClassifier, which needs none."
+            "its own, resize the model's embeddings to it, and train again; or use TextClassifier, which needs none."
         )
     tokenizer.pad_token = min(unused)[-1]
     logger.warning(

@@ -27,6 +27,8 @@ from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import check_processes, process_state
 from hf_causal_clf.cli.sources import missing_folder
 from hf_causal_clf.cli.starting import run_script
+from hf_causal_clf.data.arguments import TEXT_NAMES
+from hf_causal_clf.data.columns import find_text_column
 from hf_causal_clf.data.files import FORMATS, open_dataset, stream_file
 from hf_causal_clf.runs.files import read_json
 from hf_causal_clf.runs.run import Run
@@ -59,7 +61,13 @@ class PredictArguments:
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
     dataset_split: str = field(default="test", metadata={"help": "Split of the data set."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the data set."})
-    text_column: str = field(default="text", metadata={"help": "Column of the document text."})
+    text_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the document text. Default: the one that the run was trained with, else a column with a "
+            f"known name ({', '.join(TEXT_NAMES[:6])} and the like)."
+        },
+    )
     id_column: str | None = field(
         default=None,
         metadata={"help": "Column that identifies a document: texts or whole numbers. Default: its row number."},
@@ -112,8 +120,8 @@ def main() -> None:
     (arguments,) = parse_arguments((PredictArguments,), __doc__)
     state = process_state()
     output = Path(arguments.output_dir)
-    total = check_documents(arguments)
     run = Run.read(arguments.model_name_or_path, revision=arguments.model_revision)
+    total = check_documents(arguments, run.training.get("text_column"))
     with state.main_process_first():
         if state.is_main_process:
             settings = {"labels": list(run.label_space.names), **{name: getattr(arguments, name) for name in SETTINGS}}
@@ -159,10 +167,10 @@ def pin(arguments: PredictArguments, output: Path) -> None:
     arguments.dataset_revision = pinned(content["documents"]) or arguments.dataset_revision
 
 
-def stream(arguments: PredictArguments) -> Any:
-    """Open the documents without loading them."""
+def stream(arguments: PredictArguments, *columns: str | None) -> Any:
+    """Open the documents without loading them; `columns` are looked for beside those that are named."""
     if arguments.test_file:
-        named = (arguments.text_column, arguments.id_column)
+        named = (arguments.text_column, arguments.id_column, *columns)
         return stream_file(Path(arguments.test_file), [name for name in named if name is not None])
     assert arguments.dataset_name is not None
     name, config = arguments.dataset_name, arguments.dataset_config
@@ -176,18 +184,22 @@ def documents(arguments: PredictArguments) -> Iterator[tuple[Any, Any]]:
         yield row if arguments.id_column is None else example[arguments.id_column], example[arguments.text_column]
 
 
-def check_documents(arguments: PredictArguments) -> int | None:
+def check_documents(arguments: PredictArguments, trained: str | None) -> int | None:
     """Check that there are documents with the columns that are asked for, before anything is written.
+
+    Args:
+        arguments: Which documents. Their `text_column` is filled in.
+        trained: Text column of the documents that the run was trained with, if that is known.
 
     Returns:
         Their number, for the remaining time; `None` where only reading a remote data set would tell.
 
     Raises:
-        ValueError: If they cannot be read, there are none, or a column is missing.
+        ValueError: If they cannot be read, there are none, a column is missing, or it is not clear which is the text.
     """
     source = arguments.test_file or arguments.dataset_name
     try:
-        data = stream(arguments)
+        data = stream(arguments, *((trained, *TEXT_NAMES) if arguments.text_column is None else ()))
         first = next(iter(data), None)
         known = (data.info.splits or {}).get(arguments.dataset_split)
         total = known.num_examples if known is not None else None
@@ -197,6 +209,13 @@ def check_documents(arguments: PredictArguments) -> int | None:
         raise ValueError(named) from error
     if first is None:
         raise ValueError(f"{source!r} has no documents. Check test_file or dataset_name.")
+    if arguments.text_column is None:
+        arguments.text_column = find_text_column(list(first), trained)
+        if arguments.text_column is None:
+            raise ValueError(
+                f"It is not clear which column of {source!r} is the text; it has {list(first)}. Set text_column to one "
+                "of these."
+            )
     for option in ("text_column", "id_column"):
         column = getattr(arguments, option)
         if column is not None and column not in first:

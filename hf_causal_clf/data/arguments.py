@@ -59,8 +59,8 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Column of the label (a name or an id), or of a list of labels. Default: a column with a known "
-            f"name ({', '.join(LABEL_NAMES[:8])} and the like), else the one whose values repeat where only two "
-            "columns could be meant."
+            f"name ({', '.join(LABEL_NAMES[:8])} and the like), else the one whose values repeat and are no numbers, "
+            "where only two columns could be meant."
         },
     )
     id_column: str | None = field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,7 @@ def find_columns(arguments: DataArguments, names: Sequence[str], rows: Sequence[
 
     Well-known names come first, compared without case; `text` and `label` themselves before all others. Where no name
     is known and only two columns could be meant, the one whose values repeat is the label, and the one with longer,
-    distinct texts the text.
+    distinct texts the text. A column of numbers is a label by its name alone: it may as well be a year or a length.
 
     Args:
         arguments: Where the documents are.
@@ -36,11 +37,11 @@ def find_columns(arguments: DataArguments, names: Sequence[str], rows: Sequence[
     if arguments.text_column and arguments.label_column:
         return arguments
     text, label = arguments.text_column, arguments.label_column
-    texts = [text] if text else _well_known(names, TEXT_NAMES, label)
-    labels = [label] if label else _well_known(names, LABEL_NAMES, text)
+    texts = [text] if text else well_known(names, TEXT_NAMES, label)
+    labels = [label] if label else well_known(names, LABEL_NAMES, text)
     if len(texts) <= 1 and len(labels) <= 1:
         taken = {*texts, *labels}
-        values = {name: [row[name] for row in rows if row.get(name) is not None] for name in names}
+        values = {name: [row[name] for row in rows if not _is_empty(row.get(name))] for name in names}
         free = [
             name
             for name in names
@@ -59,15 +60,42 @@ def find_columns(arguments: DataArguments, names: Sequence[str], rows: Sequence[
     raise ValueError(_question(names, rows, texts, labels))
 
 
-def _well_known(names: Sequence[str], known: Sequence[str], other: str | None) -> list[str]:
-    if known[0] in names and known[0] != other:
-        return [known[0]]
-    return [name for name in names if name.strip().casefold() in known and name != other]
+def well_known(names: Sequence[str], known: Sequence[str], other: str | None = None) -> list[str]:
+    """Return the columns whose names are well known; those with the first of the known names alone, if there are any.
+
+    Args:
+        names: Names of all columns.
+        known: Names to look for, in lower case.
+        other: Column that is something else.
+    """
+    found = [name for name in names if plain_name(name) in known and name != other]
+    first = [name for name in found if plain_name(name) == known[0]]
+    return [known[0]] if known[0] in first else first or found
+
+
+def find_text_column(names: Sequence[str], trained: str | None) -> str | None:
+    """Return the text column of documents without labels, or `None` where it is not clear which one it is.
+
+    Args:
+        names: Names of all columns.
+        trained: Text column of the documents that the classifier was trained with, if that is known.
+    """
+    known = [trained] if trained in names else well_known(names, TEXT_NAMES)
+    return known[0] if len(known) == 1 else None
+
+
+def plain_name(name: str) -> str:
+    """Return a column's name as it is compared: without case and spaces around it."""
+    return name.strip().casefold()
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _is_id(name: str, values: Sequence[Any]) -> bool:
     """Whether a column numbers the documents, by its name or because each has another short code."""
-    plain = name.strip().casefold()
+    plain = plain_name(name)
     if plain in _ID_NAMES or plain.endswith(_ID_ENDINGS) or plain.startswith("unnamed:"):
         return True
     codes = [str(value) for value in values if isinstance(value, str | int)]
@@ -76,11 +104,17 @@ def _is_id(name: str, values: Sequence[Any]) -> bool:
 
 
 def _repeats(values: Sequence[Any]) -> bool:
-    """Whether values are those of a label: names, numbers or lists of them, on average each at least twice."""
-    whole = all(
-        isinstance(value, str | int | list) or (isinstance(value, float) and value % 1 == 0) for value in values
-    )
-    return whole and 2 * len(set(map(_hashable, values))) <= len(values)
+    """Whether values are those of a label: several names or lists, on average each at least twice."""
+    if not all(isinstance(value, str | list) for value in values) or all(_is_number(value) for value in values):
+        return False
+    return 2 <= len(set(map(_hashable, values))) <= len(values) / 2
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 def _are_texts(values: Sequence[Any]) -> bool:

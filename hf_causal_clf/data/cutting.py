@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..cli.telling import tell
+from ..evaluation.metrics import label_counts
 from ..task.labels import LabelSpace
 from .arguments import CUT_FRACTIONS, DataArguments
 from .sampling import normalized, stratified_split
@@ -30,6 +32,7 @@ def cut_missing_splits(splits: dict[str, Dataset], label_space: LabelSpace, argu
         ValueError: If a split would have no document, or training none with a label.
     """
     total = len(splits["train"])
+    source = Path(arguments.train_file).name if arguments.train_file else "the training split"
     shares = {split: share for split, share in _shares(arguments).items() if split not in splits}
     if sum(shares.values()) >= 1:
         raise ValueError(
@@ -51,7 +54,7 @@ def cut_missing_splits(splits: dict[str, Dataset], label_space: LabelSpace, argu
         rest = np.setdiff1d(np.arange(len(splits["train"])), chosen)
         splits[split], splits["train"] = splits["train"].select(chosen), splits["train"].select(rest)
         tell(
-            f"The {split} split is {len(chosen):,} of the {total:,} training documents, stratified by label "
+            f"The {split} split is {len(chosen):,} of the {total:,} documents of {source}, stratified by label "
             f"({split}_fraction={share}{'' if given else ', the default'}; split_seed={arguments.split_seed})."
         )
 
@@ -73,8 +76,8 @@ def _draw(train: Dataset, size: int, label_space: LabelSpace, seed: int, split: 
 def _lost_labels(train: Dataset, chosen: np.ndarray, label_space: LabelSpace) -> list[str]:
     """Labels with documents of which all are drawn."""
     gold = label_space.encode_batch(train["label"])
-    hot = gold if gold.ndim == 2 else np.eye(len(label_space), dtype=np.int64)[gold]
-    lost = (hot.sum(axis=0) > 0) & (hot.sum(axis=0) == hot[chosen].sum(axis=0))
+    counts, drawn = (label_counts(rows, len(label_space)) for rows in (gold, gold[chosen]))
+    lost = (counts > 0) & (counts == drawn)
     return [name for name, all_drawn in zip(label_space.names, lost, strict=True) if all_drawn]
 
 

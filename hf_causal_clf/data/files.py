@@ -107,26 +107,41 @@ def load_file(path: Path, columns: Sequence[str]) -> Table:
         raise ValueError(f"{str(path)!r} cannot be read as parquet: {error.__cause__ or error}") from error
 
 
-def first_rows(path: Path, columns: Sequence[str], count: int) -> list[dict[str, Any]]:
-    """Read the first rows of a file, with all of its columns.
+def first_look(path: Path, columns: Sequence[str], count: int) -> tuple[list[str], list[dict[str, Any]]]:
+    """Read the names of all columns of a file, and its first rows.
 
     Args:
         path: The file.
         columns: Names to look for; they decide what is between the cells of a table.
         count: Number of rows.
 
+    Returns:
+        The names; and the rows, with those further down that are the first with one of the names.
+
     Raises:
         ValueError: As `load_file`.
     """
-    if FORMATS[path.suffix] != "parquet":
-        return list(islice(_read(path, columns), count))
+    if FORMATS[path.suffix] == "parquet":
+        return _first_look_at_parquet(path, count)
+    found = _read(path, columns)
+    rows = list(islice(found, count))
+    names = dict.fromkeys(name for row in rows for name in row)
+    for row in found if FORMATS[path.suffix] == "json" else ():  # a table names all of its columns in its header
+        if not row.keys() <= names.keys():
+            rows.append(row)
+            names.update(dict.fromkeys(row))
+    return list(names), rows
+
+
+def _first_look_at_parquet(path: Path, count: int) -> tuple[list[str], list[dict[str, Any]]]:
     from pyarrow import ArrowException, parquet
 
     try:
-        batch = next(parquet.ParquetFile(path).iter_batches(batch_size=count), None)
+        file = parquet.ParquetFile(path)
+        batch = next(file.iter_batches(batch_size=count), None)
     except (ArrowException, OSError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as parquet: {error}") from error
-    return [] if batch is None else batch.to_pylist()
+    return file.schema_arrow.names, [] if batch is None else batch.to_pylist()
 
 
 def stream_file(path: Path, columns: Sequence[str]) -> IterableDataset:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..cli.mistakes import Mistakes, report
 from ..cli.telling import tell
 from .arguments import CUT_FRACTIONS, LABEL_NAMES, SPLITS, TEXT_NAMES, DataArguments
-from .columns import LOOKED_AT, find_columns
-from .files import FORMATS, Table, first_rows, load_file, open_dataset
+from .columns import LOOKED_AT, find_columns, plain_name
+from .files import FORMATS, Table, first_look, load_file, open_dataset
 from .wipo import read_wipo
 
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ def _load_dataset(arguments: DataArguments) -> tuple[dict[str, Table], DataArgum
 def _load_files(arguments: DataArguments) -> tuple[dict[str, Table], DataArguments]:
     files = {split: Path(path) for split in SPLITS if (path := getattr(arguments, f"{split}_file"))}
     _check_splits(files, "The data", "Give train_file.", arguments)
-    found, mistakes = {}, Mistakes()
+    given, found, mistakes = arguments, {}, Mistakes()
     with mistakes.noted():
         arguments = _with_columns(files["train"], arguments)
     for split, path in files.items():
         if split == "train" and mistakes.errors:
             continue
         with mistakes.noted():
-            found[split] = _load_file(path, arguments)
+            found[split] = _load_file(path, arguments, given)
     mistakes.report()
     return found, arguments
 
@@ -86,10 +86,10 @@ def _with_columns(path: Path, arguments: DataArguments) -> DataArguments:
     if arguments.text_column and arguments.label_column:
         return arguments
     _check_file(path)
-    rows = first_rows(path, (*_columns(arguments), *TEXT_NAMES, *LABEL_NAMES), LOOKED_AT)
+    names, rows = first_look(path, (*_columns(arguments), *TEXT_NAMES, *LABEL_NAMES), LOOKED_AT)
     if not rows:
         raise ValueError(f"{str(path)!r} has no documents.")
-    return find_columns(arguments, list(dict.fromkeys(name for row in rows for name in row)), rows)
+    return find_columns(arguments, names, rows)
 
 
 def _check_file(path: Path) -> None:
@@ -101,7 +101,7 @@ def _check_file(path: Path) -> None:
         raise ValueError(f"{str(path)!r} is empty.")
 
 
-def _load_file(path: Path, arguments: DataArguments) -> Table:
+def _load_file(path: Path, arguments: DataArguments, given: DataArguments) -> Table:
     columns = _columns(arguments)
     if path.is_dir():
         return Table.from_rows(read_wipo(path, level=arguments.ipc_level, fields=arguments.ipc_fields), columns)
@@ -109,7 +109,28 @@ def _load_file(path: Path, arguments: DataArguments) -> Table:
     table = load_file(path, columns)
     if not table.rows:
         raise ValueError(f"{str(path)!r} has no documents.")
-    return table
+    renamed = _written_otherwise(table, arguments, given)
+    if not renamed:
+        return table
+    table = load_file(path, [*columns, *renamed])
+    return replace(
+        table,
+        columns={renamed.get(name, name): values for name, values in table.columns.items()},
+        class_names={renamed.get(name, name): names for name, names in table.class_names.items()},
+    )
+
+
+def _written_otherwise(table: Table, arguments: DataArguments, given: DataArguments) -> dict[str, str]:
+    """Map the names that columns have here to those that were found in the training documents, in another case."""
+    renamed = {}
+    for option in ("text_column", "label_column"):
+        column = getattr(arguments, option)
+        if column is None or getattr(given, option) or column in table.names:
+            continue
+        alike = [name for name in table.names if plain_name(name) == plain_name(column)]
+        if len(alike) == 1 and alike[0] not in table.columns:
+            renamed[alike[0]] = column
+    return renamed
 
 
 def read_rows(raw: Table, split: str, arguments: DataArguments, given: DataArguments | None = None) -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,11 +34,13 @@ class ClassificationData:
         label_space: Label names and kind of task.
         splits: `train`, `validation` and `test`, with the columns `id`, `text` and `label` (a name, or a list of them).
         overlap: Number of documents of the second split of a pair whose text is in the first as well.
+        text_column: Column that the texts were read from; `None` where they were not read from one.
     """
 
     label_space: LabelSpace
     splits: dict[str, Dataset]
     overlap: dict[str, int]
+    text_column: str | None = None
 
     def texts(self, split: str) -> list[str]:
         """Return the documents of a split."""
@@ -95,7 +96,8 @@ def load_data(arguments: DataArguments) -> ClassificationData:
     for pair, count in overlap.items():
         if count:
             logger.warning(f"{pair}: {count} documents of the second split are in the first, so metrics are too good.")
-    return ClassificationData(label_space, {split: splits[split] for split in SPLITS}, overlap)
+    ordered = {split: splits[split] for split in SPLITS}
+    return ClassificationData(label_space, ordered, overlap, arguments.text_column)
 
 
 def check_documents(parsed: Sequence[Any], mistakes: Mistakes) -> None:
@@ -112,11 +114,11 @@ def check_documents(parsed: Sequence[Any], mistakes: Mistakes) -> None:
 
 def _label_space(splits: dict[str, Dataset], given: Sequence[str] | None, arguments: DataArguments) -> LabelSpace:
     """Labels in the order given, else those of the training split, checked against all splits."""
-    found = {split: _count_labels(data["label"]) for split, data in splits.items()}
+    found = {split: _names(data["label"]) for split, data in splits.items()}
     names: Sequence[str] = given or sorted(found["train"], key=_numbers_first)
     told = []
-    for split, counts in found.items():
-        unknown = sorted(set(counts) - set(names))
+    for split, labels in found.items():
+        unknown = sorted(labels - set(names))
         if unknown:
             source = "label_list does not list" if arguments.label_list else "the training split does not have"
             hint = " A number as text, as in every CSV file, is a name and no id." if _are_digits(unknown) else ""
@@ -124,7 +126,7 @@ def _label_space(splits: dict[str, Dataset], given: Sequence[str] | None, argume
                 f"The {split} split has labels that {source}: {unknown}. Add training documents for them, remove these "
                 f"documents, or correct the labels.{hint if arguments.label_list else ''}"
             )
-        untrained = sorted(set(counts) - set(found["train"]))
+        untrained = sorted(labels - found["train"])
         if untrained and not unknown:
             told.append(f"The {split} split has labels that no training document has: {untrained}.")
     report(told)
@@ -135,8 +137,8 @@ def _label_space(splits: dict[str, Dataset], given: Sequence[str] | None, argume
     return LabelSpace(names, multi_label=arguments.multi_label)
 
 
-def _count_labels(values: Any) -> Counter[str]:
-    return Counter(label for value in values for label in (value if isinstance(value, list) else [value]))
+def _names(values: Iterable[Any]) -> set[str]:
+    return {label for value in values for label in (value if isinstance(value, list) else [value])}
 
 
 def _are_digits(names: Iterable[str]) -> bool:
@@ -148,12 +150,12 @@ def _numbers_first(name: str) -> tuple[int, int, str]:
 
 
 def _check_labels_in_use(splits: dict[str, Dataset], label_space: LabelSpace) -> None:
-    counts = _count_labels(splits["train"]["label"])
-    if len(counts) < 2:
-        raise ValueError(f"The training documents in use have the single label {sorted(counts)}. Use more of them.")
     for split in SPLITS:
-        found = _count_labels(splits[split]["label"])
-        missing = [name for name in label_space.names if name not in found]
+        counts = label_counts(label_space.encode_batch(splits[split]["label"]), len(label_space))
+        used = [name for name, count in zip(label_space.names, counts, strict=True) if count]
+        if split == "train" and len(used) < 2:
+            raise ValueError(f"The training documents in use have the single label {used}. Use more of them.")
+        missing = [name for name in label_space.names if name not in used]
         if missing:
             kind = {"train": "training"}.get(split, split)
             logger.warning(f"No {kind} document in use has these labels: {missing}.")
@@ -169,7 +171,8 @@ def _tell_documents(splits: dict[str, Dataset], arguments: DataArguments) -> Non
 
 def _tell_labels(train: Dataset, label_space: LabelSpace) -> None:
     """Say which id stands for which name, and which names may be one label."""
-    counts = _count_labels(train["label"])
+    found = label_counts(label_space.encode_batch(train["label"]), len(label_space))
+    counts = dict(zip(label_space.names, found.tolist(), strict=True))
     shown = [unbroken(f"{index} {beginning(name)} ({counts[name]:,})") for index, name in enumerate(label_space.names)]
     tell(f"{len(label_space)} labels, each with its id and its training documents: {listed(shown)}")
     alike: dict[str, list[str]] = {}

@@ -142,8 +142,9 @@ class SharedTrainingArguments:
 
     output_dir: str | None = setting(
         DEFAULT_OUTPUT,
-        "Folder of the finished run. By default {name} is the name of train_file or of the data set, and {approach} is "
-        "embed or instruct.",
+        "Folder of the finished run. By default {name} is the name of train_file (with its folder's, where it is a "
+        "word such as train or data) or of the data set (with its owner and configuration), and {approach} is embed or "
+        "instruct.",
     )
     learning_rate: float = setting(1e-4, "Highest learning rate, at the end of the warm-up.")
     per_device_train_batch_size: int = setting(8, "Documents per device and step in training.")
@@ -169,6 +170,8 @@ class SharedTrainingArguments:
             ValueError: For settings with which training would fail after the model is loaded, or teach nothing.
         """
         assert isinstance(self, TrainingArguments)
+        if self.output_dir is None:
+            self.output_dir = DEFAULT_OUTPUT  # the trainer's own default would be the same for all runs
         report(training_mistakes(self))
         settle_best_metric(self)
         if not torch.accelerator.is_available():

@@ -59,6 +59,8 @@ def training_facts(
         "hardware": _hardware(trainer),
         "versions": _versions(),
     }
+    if data.text_column is not None:
+        facts["text_column"] = data.text_column
     dataset = data_arguments.dataset_name
     if dataset and not os.path.exists(dataset) and is_hub_id(dataset):
         facts["dataset"] = {"id": dataset}

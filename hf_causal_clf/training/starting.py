@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import unicodedata
@@ -22,6 +23,8 @@ from .train import prepare
 
 if TYPE_CHECKING:
     from trl import ModelConfig
+
+_PLAIN_NAMES = ("train", "training", "data", "dataset", "documents")  # as many files are called
 
 
 class Start(NamedTuple):
@@ -98,11 +101,20 @@ def settle_output_dir(training_args: TrainingArguments, data_args: DataArguments
 
 
 def _name(data_args: DataArguments) -> str:
-    """Name of the documents, in letters that any file system takes."""
-    path = Path(os.path.abspath(data_args.dataset_name or data_args.train_file or ""))
-    name = path.name if data_args.dataset_name else path.stem
-    letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()  # an accent is left out
-    return re.sub(r"[^A-Za-z0-9_]+", "-", letters).strip("-") or "documents"
+    """Name of the documents, in letters that any file system takes; with a mark where letters are left out."""
+    given = data_args.dataset_name or data_args.train_file or ""
+    if data_args.dataset_name and not os.path.isdir(given):
+        parts = given.split("/")
+    else:
+        path = Path(os.path.abspath(given))
+        name = path.name if data_args.dataset_name else path.stem
+        parts = [path.parent.name, name] if name.casefold() in _PLAIN_NAMES else [name]
+    name = "-".join(filter(None, [*parts, data_args.dataset_config]))
+    letters = unicodedata.normalize("NFKD", name)  # an accent becomes a character of its own
+    plain = re.sub(r"[^A-Za-z0-9_]+", "-", re.sub(r"[^\x00-\x7f]", "", letters)).strip("-")
+    if plain and not any(letter.isalnum() and not letter.isascii() for letter in letters):
+        return plain
+    return f"{plain or 'documents'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _is_done(training_args: TrainingArguments, settings: Settings, *, overwrite: bool) -> bool:

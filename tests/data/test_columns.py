@@ -31,7 +31,13 @@ def found(columns, **given):
         ({"Meldung": LONG, "Art": "abab"}, {}, ("Meldung", "Art")),
         ({"Art": "abab", "Meldung": LONG}, {}, ("Meldung", "Art")),
         ({"Art": [["a"], ["a"], ["b"], ["b"]], "Meldung": LONG}, {}, ("Meldung", "Art")),
-        ({"Art": [0.0, 1.0, 0.0, 1.0], "Meldung": LONG}, {}, ("Meldung", "Art")),
+        ({"Art": ["1", "1", "b", "b"], "Meldung": LONG}, {}, ("Meldung", "Art")),
+        ({"Art": "abab", "Meldung": LONG, "leer": ["", " ", "", ""]}, {}, ("Meldung", "Art")),
+        ({"Meldung": LONG, "topic": [2020.0, 2021.0, 2020.0, 2021.0]}, {}, ("Meldung", "topic")),
+        ({"text": LONG, "label": "0000"}, {}, ("text", "label")),
+        ({"Text": LONG, "Summary": LONG, "Description": LONG, "Label": "abab"}, {}, ("Text", "Label")),
+        ({"TEXT": LONG, "Body": LONG, " LABEL": "abab", "Topic": "aabb"}, {}, ("TEXT", " LABEL")),
+        ({"Text": LONG, "text": LONG, "Label": "aabb", "label": "abab"}, {}, ("text", "label")),
         ({"": "0123", "ticket_id": LONG, "Meldung": LONG, "Art": "abab"}, {}, ("Meldung", "Art")),
         ({"ticket": ["T1", "T2", "T3", "T4"], "Meldung": LONG, "Art": "abab"}, {}, ("Meldung", "Art")),
         ({"leer": [None] * 4, "Meldung": LONG, "Art": "abab"}, {}, ("Meldung", "Art")),
@@ -64,6 +70,16 @@ def test_columns_are_found(columns, given, expected):
         ({"Meldung": LONG, "Preis": [1.5, 2.5, 1.5, 2.5]}, {}, "for sure the text and no column is for sure the label"),
         ({"one": LONG, "two": LONG, "Art": "abab"}, {}, "for sure the text and no column is for sure the label"),
         ({"text": LONG}, {}, "no column is for sure the label"),
+        ({"text": LONG, "year": [2020, 2021, 2020, 2021]}, {}, r"no column is for sure the label.*'year' \(2020\)"),
+        ({"text": LONG, "year": ["2020", "2021", "2020", "2021"]}, {}, "no column is for sure the label"),
+        ({"text": LONG, "len": [1.0, 2.0, 1.0, 2.0]}, {}, "no column is for sure the label"),
+        ({"text": LONG, "len": ["1.5", "-2", "1.5", "-2"]}, {}, "no column is for sure the label"),
+        ({"text": LONG, "spam": [True, False, True, False]}, {}, "no column is for sure the label"),
+        ({"Meldung": LONG, "Jahr": [2020, 2021, 2020, 2021]}, {}, "no column is for sure the label"),
+        ({"text": LONG, "lang": ["en"] * 4}, {}, "no column is for sure the label"),
+        ({"text": LONG, "notes": [""] * 4}, {}, "no column is for sure the label"),
+        ({"text": LONG, "lang": ["en", "", "en", " "]}, {}, "no column is for sure the label"),
+        ({"Text": LONG, "TEXT": LONG, "label": "abab"}, {}, r"could be the text: \['Text', 'TEXT'\]"),
     ],
 )
 def test_several_candidates_are_a_question_and_no_guess(columns, given, message):
@@ -87,6 +103,7 @@ def test_columns_of_a_table_are_found_whatever_is_between_its_cells(tmp_path, de
     rows = [(f"T{index}", row["text"], row["label"]) for index, row in enumerate(make_rows(60))]
     path = write_csv(tmp_path / "tickets.csv", [("Ticket", "Message", "Category"), *rows], delimiter)
     data = load_data(DataArguments(train_file=path))
+    assert data.text_column == "Message"
     assert data.label_space.names == ("business", "sport", "tech")
     assert sorted(text for split in data.splits for text in data.texts(split)) == sorted(row[1] for row in rows)
     said = " ".join(capsys.readouterr().out.split())
@@ -123,5 +140,48 @@ def test_the_same_names_are_needed_in_all_splits(tmp_path):
     test = write_csv(tmp_path / "test.csv", [("text", "Topic"), ("a", "sport")])
     with pytest.raises(
         ValueError, match="test split has no column 'Body', which is the text in the training documents"
+    ):
+        load_data(DataArguments(train_file=train, test_file=test))
+
+
+def test_names_further_down_are_names_too(tmp_path):
+    rows = [{"text": f"document {index}", "kind": "ab"[index % 2]} for index in range(1200)]
+    path = write_jsonl(tmp_path / "topic.jsonl", [*rows[:1100], *({**row, "topic": "x"} for row in rows[1100:])])
+    with pytest.raises(ValueError, match="Row 0 of the train split, counted from 0: the label is missing"):
+        load_data(DataArguments(train_file=path))
+    path = write_jsonl(tmp_path / "unknown.jsonl", [*rows[:1100], *({**row, "Art": "x"} for row in rows[1100:])])
+    with pytest.raises(ValueError, match=r"no column is for sure the label.*'kind' \('a'\), 'Art' \('x'\)"):
+        load_data(DataArguments(train_file=path))
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_column_that_was_found_may_be_written_in_another_case_in_the_other_files(tmp_path, ending):
+    files = {}
+    for split, (text, label) in {
+        "train": ("Text", "Label"),
+        "validation": ("text", "label"),
+        "test": ("TEXT", "Label"),
+    }.items():
+        table = Dataset.from_list([{text: row["text"], label: row["label"]} for row in make_rows(9)])
+        files[f"{split}_file"] = str(tmp_path / f"{split}.{ending}")
+        {"csv": table.to_csv, "parquet": table.to_parquet}.get(ending, table.to_json)(files[f"{split}_file"])
+    data = load_data(DataArguments(**files))
+    for split in data.splits:
+        assert list(zip(data.texts(split), data.splits[split]["label"])) == [
+            (row["text"], row["label"]) for row in make_rows(9)
+        ]
+    with pytest.raises(
+        ValueError, match=r"test split has no column 'Text'; it has \['TEXT', 'Label'\]. Set text_column"
+    ):
+        load_data(DataArguments(**files, text_column="Text"))
+
+
+def test_of_two_columns_that_differ_by_case_none_is_taken(tmp_path):
+    train = write_jsonl(
+        tmp_path / "train.jsonl", [{"Text": row["text"], "label": row["label"]} for row in make_rows(9)]
+    )
+    test = write_jsonl(tmp_path / "test.jsonl", [{"text": "a", "TEXT": "b", "label": "sport"}])
+    with pytest.raises(
+        ValueError, match="test split has no column 'Text', which is the text in the training documents"
     ):
         load_data(DataArguments(train_file=train, test_file=test))

@@ -27,8 +27,9 @@ def test_by_default_a_tenth_and_a_fifth_are_cut(tmp_path, source, capsys):
     )
     out = capsys.readouterr().out
     said = " ".join(out.split())
-    assert "test split is 18 of the 90 training documents, stratified by label (test_fraction=0.2, the default; split_seed=42)" in said  # fmt: skip
-    assert "validation split is 9 of the 90 training documents, stratified by label (validation_fraction=0.1, the default; split_seed=42)" in said  # fmt: skip
+    place = "train.jsonl" if source == "file" else "the training split"
+    assert f"test split is 18 of the 90 documents of {place}, stratified by label (test_fraction=0.2, the default; split_seed=42)" in said  # fmt: skip
+    assert f"validation split is 9 of the 90 documents of {place}, stratified by label (validation_fraction=0.1, the default; split_seed=42)" in said  # fmt: skip
     assert all(len(line) < 100 for line in out.splitlines())
 
 

@@ -278,6 +278,47 @@ def test_on_the_hub_it_goes_on_with_the_same_commits_only(job, tmp_path, monkeyp
         predict(monkeypatch, {**options, "dataset_revision": data, "model_revision": run})
 
 
+@pytest.mark.parametrize("delimiter", [",", ";"])
+@pytest.mark.parametrize(
+    ("names", "trained", "expected"),
+    [
+        (("ticket", "kind"), "ticket", "ticket"),
+        (("text", "ticket"), "ticket", "ticket"),
+        (("text", "kind"), "ticket", "text"),
+        (("Body", "kind"), None, "Body"),
+        (("body", "text"), None, "text"),
+    ],
+)
+def test_the_text_is_the_column_of_training_or_one_with_a_known_name(
+    job, tmp_path, monkeypatch, names, trained, expected, delimiter
+):
+    rows, options = job
+    note(tmp_path / "run", trained)
+    lines = [[row["text"] if name == expected else "x" for name in names] for row in rows]
+    table = tmp_path / "tickets.csv"
+    keys = ["key", *(row["key"] for row in rows)]
+    table.write_text("".join(delimiter.join([key, *cells]) + "\n" for key, cells in zip(keys, [names, *lines])))
+    predict(monkeypatch, {**options, "test_file": str(table)})
+    check(rows, tmp_path, str(tmp_path / "cache"))
+    assert json.loads((tmp_path / "out" / "_prediction.json").read_text())["text_column"] == expected
+
+
+def note(run, text_column):
+    """Write into a run which column it was trained with."""
+    path = run / "classification.json"
+    found = json.loads(path.read_text())
+    found["training"] = {} if text_column is None else {"text_column": text_column}
+    path.write_text(json.dumps(found))
+
+
+def test_a_folder_that_was_begun_with_the_column_named_is_gone_on_with(job, tmp_path, monkeypatch, capsys):
+    predict(monkeypatch, {**job[1], "text_column": "text"})
+    (tmp_path / "out" / "shard-000003.parquet").unlink()
+    predict(monkeypatch, job[1])
+    assert "going on at row 15\n" in capsys.readouterr().out
+    check(job[0], tmp_path, str(tmp_path / "cache"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -15,9 +15,20 @@ from hf_causal_clf.training.starting import settle_output_dir
     [
         ({"train_file": "data/tickets.csv"}, "tickets"),
         ({"train_file": "Anfragen März (neu).2025.jsonl"}, "Anfragen-Marz-neu-2025"),
-        ({"train_file": "数据.csv"}, "documents"),
-        ({"dataset_name": "fancyzhx/ag_news"}, "ag_news"),
+        ({"train_file": "数据.csv"}, "documents-5440f742"),
+        ({"train_file": "票.csv"}, "documents-f7f6ebe8"),
+        ({"train_file": "票 A.csv"}, "A-c1a053b9"),
+        ({"train_file": "-.csv"}, "documents-3973e022"),
+        ({"train_file": "../reviews/train.csv"}, "reviews-train"),
+        ({"train_file": "Train.jsonl"}, "documents-Train"),
+        ({"train_file": "a/data.csv"}, "a-data"),
+        ({"dataset_name": "fancyzhx/ag_news"}, "fancyzhx-ag_news"),
+        ({"dataset_name": "org/glue", "dataset_config": "sst2"}, "org-glue-sst2"),
+        ({"dataset_name": "other/glue", "dataset_config": "cola"}, "other-glue-cola"),
+        ({"dataset_name": "imdb"}, "imdb"),
         ({"dataset_name": "{folder}/my news/"}, "my-news"),
+        ({"dataset_name": "{folder}/my news", "dataset_config": "en"}, "my-news-en"),
+        ({"dataset_name": "{folder}/news/data"}, "news-data"),
     ],
 )
 @pytest.mark.parametrize(
@@ -27,6 +38,7 @@ def test_by_default_the_output_folder_is_named_after_the_documents(
     tmp_path, monkeypatch, capsys, given, name, kind, approach
 ):
     (tmp_path / "my news").mkdir()
+    (tmp_path / "news" / "data").mkdir(parents=True)
     (tmp_path / "documents" / "a").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "documents")
     data = DataArguments(**{key: value.format(folder=tmp_path) for key, value in given.items()})
@@ -34,6 +46,15 @@ def test_by_default_the_output_folder_is_named_after_the_documents(
     settle_output_dir(arguments, data, approach)
     assert arguments.output_dir == f"runs/{name}/{approach}"
     assert capsys.readouterr().out == f"output_dir is not given: this run goes to runs/{name}/{approach}.\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "approach"), [(EmbeddingTrainingArguments, "embed"), (InstructionTrainingArguments, "instruct")]
+)
+def test_no_output_folder_is_the_default(kind, approach):
+    arguments = kind(output_dir=None)
+    settle_output_dir(arguments, DataArguments(train_file="tickets.csv"), approach)
+    assert arguments.output_dir == f"runs/tickets/{approach}"
 
 
 def test_an_output_folder_that_is_given_stays(tmp_path, capsys):

@@ -184,6 +184,7 @@ def test_embedding_run(checkpoint, files, tmp_path):
     assert saved["approach"] == "embedding"
     assert saved["label_space"] == {"names": ["business", "sport", "tech"], "multi_label": False}
     assert saved["truncation"] == {"max_length": 32, "side": "tail"}
+    assert saved["training"]["text_column"] == "text"
 
 
 def test_embedding_run_multi_label_with_all_the_options(checkpoint, multi_label_files, tmp_path):
