@@ -135,7 +135,9 @@ def fill_in(arguments: argparse.Namespace) -> None:
 
     if arguments.config_file is not None or (os.path.isfile(default_config_file) and not arguments.cpu):
         return
-    devices = 0 if arguments.cpu else torch.accelerator.device_count()
+    chosen = [number for number in (arguments.gpu_ids or "all").split(",") if number]
+    seen = torch.accelerator.device_count() if chosen == ["all"] else len(chosen)
+    devices = 0 if arguments.cpu else seen
     defaults = {"num_processes": max(devices, 1), "num_machines": 1, "mixed_precision": "no", "dynamo_backend": "no"}
     for name, value in defaults.items():
         if getattr(arguments, name) is None:

@@ -103,6 +103,11 @@ def filled(words=(), devices=0, monkeypatch=None):
     [
         ([], 0, 1, 8),
         ([], 2, 2, 4),
+        (["--gpu_ids", "0"], 4, 1, 8),
+        (["--gpu_ids", "0,2"], 4, 2, 4),
+        (["--gpu_ids", "all"], 4, 4, 2),
+        (["--gpu_ids", "0", "--num_processes", "2"], 4, 2, 4),
+        (["--gpu_ids", "0,1", "--cpu"], 4, 1, 8),
         (["--cpu"], 2, 1, 8),
         (["--cpu", "--num_processes", "4"], 0, 4, 2),
         (["--cpu", "--num_processes", "16"], 0, 16, 1),
