@@ -88,6 +88,12 @@ def test_a_file_that_is_not_there():
         parse_arguments(TYPES["embed"], args=["--config", "nowhere.yaml"])
 
 
+@pytest.mark.parametrize("line", ["--config a.yaml --config b.yaml", "--config=a.yaml --config b.yaml --seed 1"])
+def test_two_configuration_files_are_refused(line):
+    with pytest.raises(ValueError, match=r"^--config is given twice: a.yaml, b.yaml\. Give one file\.$"):
+        parse_arguments(TYPES["embed"], args=line.split())
+
+
 def test_answers_from_yaml_and_from_json(tmp_path):
     base = "model_name_or_path: m\ntrain_file: t\n"
     for text in ("answers: {a: alpha, b: beta}\n", 'answers: \'{"a": "alpha", "b": "beta"}\'\n'):
