@@ -21,9 +21,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 from hf_causal_clf.cli.logs import hide_by_name
-from hf_causal_clf.comparison.plan import RECIPES
-from hf_causal_clf.comparison.report import write_learning_curves, write_report
-from hf_causal_clf.comparison.running import run_baseline
 
 hide_by_name()
 
@@ -33,9 +30,18 @@ from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import launch_command
 from hf_causal_clf.cli.starting import children_ignore_interrupts, run_script
 from hf_causal_clf.comparison.arguments import ComparisonArguments
-from hf_causal_clf.comparison.plan import STATE_FILE, ComparisonState, is_comparison, read_config, write_config
+from hf_causal_clf.comparison.plan import (
+    RECIPES,
+    STATE_FILE,
+    ComparisonState,
+    is_comparison,
+    read_config,
+    write_config,
+)
 from hf_causal_clf.comparison.ranking import Entry, compare_runs
 from hf_causal_clf.comparison.registry import BASELINES
+from hf_causal_clf.comparison.report import write_learning_curves, write_report
+from hf_causal_clf.comparison.running import run_baseline
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import ClassificationData, check_documents, load_data
 from hf_causal_clf.evaluation.significance import align
