@@ -1,6 +1,9 @@
-"""Which approach, on your data? Trains or reuses runs on the same split, adds baselines, tests the differences.
+r"""Which approach, on your data? Trains or reuses runs on the same split, adds baselines, tests the differences.
 
-    hf-causal-clf compare --config recipes/configs/compare/bbc_news.yaml [--seeds 42 43 44 …]
+    hf-causal-clf compare --model_name_or_path HuggingFaceTB/SmolLM2-135M --train_file tickets.csv --output_dir report \
+        --runs '{"embed": {"approach": "embedding"}, "instruct": {"approach": "instruction"}}' [--seeds 42 43 44 …]
+
+Arguments may stand in a YAML file instead (--config FILE.yaml), runs as a mapping.
 
 Writes report.md, report.json and figures to output_dir. Started again, it goes on where it stopped; a finished run is
 trained again only if its settings or the data have changed. Each run is started with accelerate launch on one process.

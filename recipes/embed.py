@@ -1,9 +1,9 @@
 """Fine-tune a decoder-only language model as a text classifier, embedding-based: a linear head on the last token.
 
-    hf-causal-clf embed --config recipes/configs/quickstart/embed.yaml [--learning_rate 5e-4 …]
+    hf-causal-clf embed --model_name_or_path HuggingFaceTB/SmolLM2-135M --train_file tickets.csv [--lora_r 16 …]
 
-In a clone, `accelerate launch recipes/embed.py` is the same. Every argument goes into the YAML file or on the
-command line, which wins. TextClassifier.from_pretrained(output_dir) reads the finished run.
+In a clone, `accelerate launch recipes/embed.py` is the same. Every argument goes on the command line or into a YAML
+file (--config FILE.yaml); the command line wins. TextClassifier.from_pretrained(output_dir) reads the finished run.
 """
 
 from dataclasses import replace

@@ -1,9 +1,9 @@
 """Fine-tune a decoder-only language model as a text classifier, instruction-based: the label is the answer to a prompt.
 
-    hf-causal-clf instruct --config recipes/configs/quickstart/instruct.yaml [--lora_r 32 …]
+    hf-causal-clf instruct --model_name_or_path HuggingFaceTB/SmolLM2-135M --train_file tickets.csv [--lora_r 32 …]
 
-In a clone, `accelerate launch recipes/instruct.py` is the same. Every argument goes into the YAML file or on the
-command line, which wins. TextClassifier.from_pretrained(output_dir) reads the finished run.
+In a clone, `accelerate launch recipes/instruct.py` is the same. Every argument goes on the command line or into a YAML
+file (--config FILE.yaml); the command line wins. TextClassifier.from_pretrained(output_dir) reads the finished run.
 """
 
 import os

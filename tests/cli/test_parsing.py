@@ -1,6 +1,8 @@
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+from transformers import TrainingArguments
 from transformers.utils import logging
 
 from hf_causal_clf import LabelSpace
@@ -190,3 +192,13 @@ def test_mixed_precision_without_a_gpu_says_what_to_do(kind, monkeypatch, tmp_pa
             kind(**options, **{name: True})
     assert kind(**options, bf16=True, use_cpu=True).bf16
     assert not kind(**options).fp16
+
+
+@pytest.mark.parametrize("kind", [EmbeddingTrainingArguments, InstructionTrainingArguments])
+def test_only_the_help_of_these_options_is_the_packages_own(kind):
+    for name in ("resume_from_checkpoint", "push_to_hub", "hub_model_id"):
+        own, stock = kind.__dataclass_fields__[name], TrainingArguments.__dataclass_fields__[name]
+        assert get_type_hints(kind)[name] == get_type_hints(TrainingArguments)[name]
+        assert own.default == stock.default
+        assert {**own.metadata, "help": None} == {**stock.metadata, "help": None}
+        assert own.metadata["help"] != stock.metadata["help"]
