@@ -89,14 +89,14 @@ def start(name: str, words: Sequence[str]) -> None:
     from accelerate.commands import launch
 
     parser = launch.launch_command_parser()
-    launching, options = told_apart(words, parser)
-    arguments = parser.parse_args([*launching, script, *options])
-    fill_in(arguments)
     # accelerate's own waits for a child: SIGTERM would end the launcher alone, and every exit code become 1
     launch.simple_launcher = _start_simply
     try:
+        launching, options = told_apart(words, parser)
+        arguments = parser.parse_args([*launching, script, *options])
+        fill_in(arguments)
         sys.exit(exit_code(lambda: launch.launch_command(arguments)))
-    except (ValueError, FileNotFoundError) as error:  # options that contradict each other, a file that is not there
+    except (ValueError, FileNotFoundError) as error:  # wrong values, options that contradict each other, no such file
         print(error, file=sys.stderr)
         sys.exit(MISTAKE)
 
@@ -110,6 +110,9 @@ def told_apart(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[l
 
     Returns:
         The launcher's and the recipe's. A name that both know is the recipe's.
+
+    Raises:
+        ValueError: If an option of the launcher has a value that it does not take.
     """
     known = {name: action for action in parser._actions for name in action.option_strings}
     launching: list[str] = []
@@ -122,10 +125,46 @@ def told_apart(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[l
             options.append(word)
             continue
         launching.append(word)
-        if known[name].nargs != 0 and "=" not in word:
-            launching += rest[:1]
-            del rest[:1]
+        given = [word.partition("=")[2]] if "=" in word else []
+        if known[name].nargs != 0 and not given and rest and not re.match(r"-\D", rest[0]):
+            given = [rest.pop(0)]
+            launching += given
+        check_value(name, known[name], given)
     return launching, options
+
+
+def check_value(name: str, option: argparse.Action, given: Sequence[str]) -> None:
+    """Check the value of an option of `accelerate launch`, whose parser would print the whole usage.
+
+    Args:
+        name: The option's name.
+        option: What the parser knows of it.
+        given: Its value, if it has one.
+
+    Raises:
+        ValueError: If it does not take that value, or misses one.
+    """
+    right, kinds = bool(given), {"int": "a whole number", "float": "a number", "str": "a text", "None": "a text"}
+    if option.nargs == 0:
+        allowed, right = "no value", not given
+    elif option.choices is not None:
+        allowed, right = f"one of {', '.join(option.choices)}", right and given[0] in option.choices
+    else:
+        allowed = kinds.get(getattr(option.type, "__name__", "None"), "true or false")
+        right = right and _reads(option.type, given[0])
+    if name in ("--num_processes", "--num_machines"):
+        allowed, right = "a whole number from 1", right and int(given[0]) >= 1
+    if not right:
+        got = repr(given[0]) if given else "none"
+        raise ValueError(f"{name}, an option of accelerate launch, takes {allowed}, got {got}.")
+
+
+def _reads(kind: Any, value: str) -> bool:
+    """Whether the type of an option takes a value."""
+    try:
+        return kind is None or kind(value) is not None
+    except (ValueError, argparse.ArgumentTypeError):
+        return False
 
 
 def fill_in(arguments: argparse.Namespace) -> None:
@@ -135,7 +174,9 @@ def fill_in(arguments: argparse.Namespace) -> None:
 
     if arguments.config_file is not None or (os.path.isfile(default_config_file) and not arguments.cpu):
         return
-    devices = 0 if arguments.cpu else torch.accelerator.device_count()
+    chosen = [number for number in (arguments.gpu_ids or "all").split(",") if number]
+    seen = torch.accelerator.device_count() if chosen == ["all"] else len(chosen)
+    devices = 0 if arguments.cpu else seen
     defaults = {"num_processes": max(devices, 1), "num_machines": 1, "mixed_precision": "no", "dynamo_backend": "no"}
     for name, value in defaults.items():
         if getattr(arguments, name) is None:

@@ -1,6 +1,9 @@
-"""Which approach, on your data? Trains or reuses runs on the same split, adds baselines, tests the differences.
+r"""Which approach, on your data? Trains or reuses runs on the same split, adds baselines, tests the differences.
 
-    hf-causal-clf compare --config recipes/configs/compare/bbc_news.yaml [--seeds 42 43 44 …]
+    hf-causal-clf compare --model_name_or_path HuggingFaceTB/SmolLM2-135M --train_file tickets.csv --output_dir report \
+        --runs '{"embed": {"approach": "embedding"}, "instruct": {"approach": "instruction"}}' [--seeds 42 43 44 …]
+
+Arguments may stand in a YAML file instead (--config FILE.yaml), runs as a mapping.
 
 Writes report.md, report.json and figures to output_dir. Started again, it goes on where it stopped; a finished run is
 trained again only if its settings or the data have changed. Each run is started with accelerate launch on one process.
@@ -21,9 +24,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 from hf_causal_clf.cli.logs import hide_by_name
-from hf_causal_clf.comparison.plan import RECIPES
-from hf_causal_clf.comparison.report import write_learning_curves, write_report
-from hf_causal_clf.comparison.running import run_baseline
 
 hide_by_name()
 
@@ -33,11 +33,20 @@ from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import launch_command
 from hf_causal_clf.cli.starting import children_ignore_interrupts, run_script
 from hf_causal_clf.comparison.arguments import ComparisonArguments
-from hf_causal_clf.comparison.plan import STATE_FILE, ComparisonState, is_comparison, read_config, write_config
+from hf_causal_clf.comparison.plan import (
+    RECIPES,
+    STATE_FILE,
+    ComparisonState,
+    is_comparison,
+    read_config,
+    write_config,
+)
 from hf_causal_clf.comparison.ranking import Entry, compare_runs
 from hf_causal_clf.comparison.registry import BASELINES
+from hf_causal_clf.comparison.report import write_learning_curves, write_report
+from hf_causal_clf.comparison.running import run_baseline
 from hf_causal_clf.data.arguments import DataArguments
-from hf_causal_clf.data.splits import ClassificationData, check_documents, load_data
+from hf_causal_clf.data.splits import ClassificationData, load_data, note_document_mistakes
 from hf_causal_clf.evaluation.significance import align
 from hf_causal_clf.runs.disk import lock_folder, naming_full_disk
 from hf_causal_clf.runs.files import CLASSIFICATION_FILE, MANIFEST_FILE
@@ -52,7 +61,7 @@ def main() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SystemExit("Start this script once, without accelerate launch: it launches each run itself.")
     types = (ComparisonArguments, DataArguments, PromptArguments)
-    arguments, data_args, prompt_args = parse_arguments(types, __doc__, check=check_documents)
+    arguments, data_args, prompt_args = parse_arguments(types, __doc__, check=note_document_mistakes)
     output = Path(arguments.output_dir)
     check_comparison_folder(output, arguments, data_args)
     lock_folder(output)

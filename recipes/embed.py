@@ -1,9 +1,9 @@
 """Fine-tune a decoder-only language model as a text classifier, embedding-based: a linear head on the last token.
 
-    hf-causal-clf embed --config recipes/configs/quickstart/embed.yaml [--learning_rate 5e-4 …]
+    hf-causal-clf embed --model_name_or_path HuggingFaceTB/SmolLM2-135M --train_file tickets.csv [--lora_r 16 …]
 
-In a clone, `accelerate launch recipes/embed.py` is the same. Every argument goes into the YAML file or on the
-command line, which wins. TextClassifier.from_pretrained(output_dir) reads the finished run.
+In a clone, `accelerate launch recipes/embed.py` is the same. Every argument goes on the command line or into a YAML
+file (--config FILE.yaml); the command line wins. TextClassifier.from_pretrained(output_dir) reads the finished run.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import check_processes
 from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.data.arguments import DataArguments
-from hf_causal_clf.data.splits import check_documents
+from hf_causal_clf.data.splits import note_document_mistakes
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
 from hf_causal_clf.embedding.trainer import embedding_trainer
 from hf_causal_clf.finishing import base_model_of, describe_run, finish_run, measure_run, print_run, save_run
@@ -38,7 +38,7 @@ def main() -> None:
         EmbeddingTrainingArguments,
     )
     data_args, model_args, head_args, prompt_args, run_args, training_args = parse_arguments(
-        types, __doc__, check=check_documents
+        types, __doc__, check=note_document_mistakes
     )
 
     mistakes = Mistakes()

@@ -1,9 +1,9 @@
 """Fine-tune a decoder-only language model as a text classifier, instruction-based: the label is the answer to a prompt.
 
-    hf-causal-clf instruct --config recipes/configs/quickstart/instruct.yaml [--lora_r 32 …]
+    hf-causal-clf instruct --model_name_or_path HuggingFaceTB/SmolLM2-135M --train_file tickets.csv [--lora_r 32 …]
 
-In a clone, `accelerate launch recipes/instruct.py` is the same. Every argument goes into the YAML file or on the
-command line, which wins. TextClassifier.from_pretrained(output_dir) reads the finished run.
+In a clone, `accelerate launch recipes/instruct.py` is the same. Every argument goes on the command line or into a YAML
+file (--config FILE.yaml); the command line wins. TextClassifier.from_pretrained(output_dir) reads the finished run.
 """
 
 import os
@@ -20,7 +20,7 @@ from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import check_processes
 from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.data.arguments import DataArguments
-from hf_causal_clf.data.splits import check_documents
+from hf_causal_clf.data.splits import note_document_mistakes
 from hf_causal_clf.finishing import base_model_of, describe_run, finish_run, measure_run, print_run, save_run
 from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.instruction.trainer import instruction_trainer
@@ -35,7 +35,9 @@ from hf_causal_clf.training.train import train
 def main() -> None:
     check_processes()
     types = (DataArguments, InstructionModelArguments, PromptArguments, RunArguments, InstructionTrainingArguments)
-    data_args, model_args, prompt_args, run_args, training_args = parse_arguments(types, __doc__, check=check_documents)
+    data_args, model_args, prompt_args, run_args, training_args = parse_arguments(
+        types, __doc__, check=note_document_mistakes
+    )
 
     mistakes = Mistakes()
     with mistakes.noted():

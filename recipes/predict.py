@@ -83,7 +83,7 @@ class PredictArguments:
     shard_size: int = field(
         default=1000,
         metadata={
-            "help": "Documents a shard; what a kill can cost at most. It decides which documents share a batch, and so "
+            "help": "Documents per shard; a kill costs at most one. The size decides which documents share a batch, and so "
             "how bfloat16 rounds."
         },
     )

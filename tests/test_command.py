@@ -91,6 +91,41 @@ def test_options_are_told_apart_wherever_they_stand(words, launching):
     assert sorted(found + options) == sorted(words.split())
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--num_processes", "--num_processes, an option of accelerate launch, takes a whole number from 1, got none."),
+        ("--num_processes two", "takes a whole number from 1, got 'two'."),
+        ("--num-processes=two", "--num_processes, an option of accelerate launch, takes a whole number from 1, got 't"),
+        ("--num_processes 0", "takes a whole number from 1, got '0'."),
+        ("--num_machines -1", "takes a whole number from 1, got '-1'."),
+        ("--num_processes --train_file x", "takes a whole number from 1, got none."),
+        ("--num_processes -h", "takes a whole number from 1, got none."),
+        ("--machine_rank first", "takes a whole number, got 'first'."),
+        ("--rdzv_conf", "takes a text, got none."),
+        ("--mixed_precision fp1 --seed 1", "takes one of no, fp16, bf16, fp8, got 'fp1'."),
+        ("--cpu=true", "--cpu, an option of accelerate launch, takes no value, got 'true'."),
+        ("--fp8_pad_inner_dim maybe", "takes true or false, got 'maybe'."),
+    ],
+)
+def test_a_wrong_value_of_the_launcher_is_told(words, message):
+    with pytest.raises(ValueError, match="an option of accelerate launch") as raised:
+        command.told_apart(words.split(), launch_command_parser())
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("words", ["--num_processes", "--num_processes two", "--num_processes --train_file x"])
+def test_a_wrong_value_of_the_launcher_is_one_line(words, monkeypatch, capsys):
+    monkeypatch.setattr("accelerate.commands.launch.simple_launcher", None)  # put back at the end
+    with pytest.raises(SystemExit) as end:
+        command.start("embed", words.split())
+    assert end.value.code == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("--num_processes, an option of accelerate launch, takes a whole number from 1, got ")
+    assert told.err.count("\n") == 1
+
+
 def filled(words=(), devices=0, monkeypatch=None):
     parsed = launch_command_parser().parse_args([*words, "recipe.py"])
     monkeypatch.setattr("torch.accelerator.device_count", lambda: devices)
@@ -103,6 +138,11 @@ def filled(words=(), devices=0, monkeypatch=None):
     [
         ([], 0, 1, 8),
         ([], 2, 2, 4),
+        (["--gpu_ids", "0"], 4, 1, 8),
+        (["--gpu_ids", "0,2"], 4, 2, 4),
+        (["--gpu_ids", "all"], 4, 4, 2),
+        (["--gpu_ids", "0", "--num_processes", "2"], 4, 2, 4),
+        (["--gpu_ids", "0,1", "--cpu"], 4, 1, 8),
         (["--cpu"], 2, 1, 8),
         (["--cpu", "--num_processes", "4"], 0, 4, 2),
         (["--cpu", "--num_processes", "16"], 0, 16, 1),

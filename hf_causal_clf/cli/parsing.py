@@ -14,6 +14,7 @@ from argparse import (
 )
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
@@ -211,7 +212,8 @@ def parse_arguments(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If arguments are unknown or given twice in the file, or values are not allowed; a line for each.
+        ValueError: If arguments are unknown or given twice in the file, values are not allowed, or there are two
+            files; a line for each.
     """
     mistakes = Mistakes()
     parser = _Parser(types, mistakes, description)
@@ -219,6 +221,9 @@ def parse_arguments(
         parser.add_argument("--log_level", default=SUPPRESS, choices=list(log_levels), help="What is logged.")
     args = list(sys.argv[1:] if args is None else args)
     args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
+    if args.count("--config") > 1:
+        paths = [path for word, path in pairwise(args) if word == "--config"]
+        raise ValueError(f"--config is given twice: {', '.join(paths)}. Give one file.")
     if "--config" in args:
         position = args.index("--config")
         values, parser.wrong = read_arguments("".join(args[position + 1 : position + 2]), types, mistakes)

@@ -45,7 +45,7 @@ def unaware(started: int) -> str:
     """Say that processes do not know of each other, and how to start them for the CPU."""
     return (
         f"{started} processes were started for GPUs, but there are none, so each would work alone. Start them for the "
-        f"CPU: {_command(started)}"
+        f"CPU: {recipe_command(f'--cpu --num_processes {started}')}"
     )
 
 
@@ -63,9 +63,11 @@ def check_processes() -> None:
     if launched and not several and os.environ.get("MASTER_ADDR") == "127.0.0.1":  # of several machines, another
         raise ValueError(
             "accelerate launch was asked for several processes and has started one, as it does without GPUs for them "
-            f"and without MPI. For several on the CPU: {_command(2)}. For one, leave num_processes out."
+            f"and without MPI. For several on the CPU: {recipe_command('--cpu --num_processes 2')}. For one, leave "
+            "num_processes out."
         )
 
 
-def _command(processes: int) -> str:
-    return f"hf-causal-clf {Path(sys.argv[0]).stem} --cpu --num_processes {processes} …"
+def recipe_command(options: str) -> str:
+    """Return the command that starts this recipe with options of `accelerate launch`, to be shown."""
+    return f"hf-causal-clf {Path(sys.argv[0]).stem} {options} …"

@@ -36,10 +36,11 @@ def short_help(parser: ArgumentParser, types: Sequence[type]) -> str:
     groups: dict[str, list[str]] = {}
     hidden = 0
     for kind in types:
-        hints, own = get_type_hints(kind), _own_fields(kind)
+        hints = get_type_hints(kind)
+        own, stock = _fields_set(kind, stock=False), _fields_set(kind, stock=True)
         title = getattr(kind, "_argument_group_name", "Options")
         for name in (item.name for item in fields(kind) if item.init):
-            group = title if name in own else _GROUP_OF.get(name)
+            group = title if name in own - stock else _GROUP_OF.get(name, title if name in own else None)
             action = actions[name]
             if group is None:
                 hidden += 1
@@ -52,9 +53,9 @@ def short_help(parser: ArgumentParser, types: Sequence[type]) -> str:
     return "\n\n".join([*parts, more]).rstrip()
 
 
-def _own_fields(kind: type) -> set[str]:
-    """Names of the fields that a class sets which is not of transformers or TRL."""
-    classes = [each for each in kind.__mro__ if each.__module__.partition(".")[0] not in ("transformers", "trl")]
+def _fields_set(kind: type, *, stock: bool) -> set[str]:
+    """Names of the fields that a class sets which is, or is not, of transformers or TRL."""
+    classes = [each for each in kind.__mro__ if (each.__module__.partition(".")[0] in ("transformers", "trl")) == stock]
     return {name for each in classes for name in get_annotations(each)}
 
 

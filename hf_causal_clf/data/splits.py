@@ -100,7 +100,7 @@ def load_data(arguments: DataArguments) -> ClassificationData:
     return ClassificationData(label_space, ordered, overlap, arguments.text_column)
 
 
-def check_documents(parsed: Sequence[Any], mistakes: Mistakes) -> None:
+def note_document_mistakes(parsed: Sequence[Any], mistakes: Mistakes) -> None:
     """Note what is wrong with the documents that arguments name.
 
     Args:

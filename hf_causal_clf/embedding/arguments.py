@@ -80,8 +80,8 @@ class EmbeddingTrainingArguments(SharedTrainingArguments, TrainingArguments):
     logging_steps: float = setting(10, "Log the loss after this number of steps; below 1: after this share of all.")
     max_length: int | None = setting(
         512,
-        "Highest number of tokens of a document, with special tokens. With head_init verbalizer: of prompt, document "
-        "and answer together; only the document is cut to fit.",
+        "Highest number of tokens of a document, with special tokens. With head_init verbalizer: of prompt and "
+        "document together, without an answer; only the document is cut to fit.",
     )
     length_groups: bool | None = setting(
         None,

@@ -119,6 +119,9 @@ def stage_run(folder: Path, aside: Path, repo_id: str, base: tuple[str | None, s
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     run = Run.read(aside)
+    # Of a file without a heading, the name of its text column is a document
+    run = replace(run, training={name: fact for name, fact in run.training.items() if name != "text_column"})
+    run.write(aside)
     adapter = aside / ADAPTER_CONFIG_FILE
     if base is None and not adapter.is_file():  # a full model needs no base
         name = run.base_model.name_or_path

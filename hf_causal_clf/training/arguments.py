@@ -162,6 +162,16 @@ class SharedTrainingArguments:
     greater_is_better: bool | None = setting(
         None, "Whether a larger metric_for_best_model is better. Default: its name decides."
     )
+    resume_from_checkpoint: str | None = setting(
+        None,
+        "Go on with a run that did not finish: true for the last checkpoint in output_dir, or a checkpoint's folder.",
+    )
+    push_to_hub: bool = setting(
+        False, "Whether to push the finished run to the Hub: at the end, in one commit, without the checkpoints."
+    )
+    hub_model_id: str | None = setting(
+        None, "With push_to_hub: id of the repository. Default: the name of the folder output_dir."
+    )
 
     def check(self) -> None:
         """Check what can be wrong, and settle what depends on the machine; before the trainer's class does its own.

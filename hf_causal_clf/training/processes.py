@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..cli.processes import unaware
+from ..cli.processes import recipe_command, unaware
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
@@ -90,8 +90,9 @@ def check_launch(arguments: TrainingArguments) -> None:
     """
     if arguments.n_gpu > 1:
         raise ValueError(
-            f"One process sees {arguments.n_gpu} GPUs. Start one process for each with accelerate launch --multi_gpu, "
-            "or show it one with CUDA_VISIBLE_DEVICES=0."
+            f"One process sees {arguments.n_gpu} GPUs. For a process on each: "
+            f"{recipe_command(f'--num_processes {arguments.n_gpu}')}. For one GPU: "
+            f"{recipe_command('--num_processes 1 --gpu_ids 0')}, or CUDA_VISIBLE_DEVICES=0 before the command."
         )
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if arguments.world_size < started:

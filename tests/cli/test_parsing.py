@@ -1,13 +1,15 @@
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+from transformers import TrainingArguments
 from transformers.utils import logging
 
 from hf_causal_clf import LabelSpace
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.comparison.arguments import ComparisonArguments
 from hf_causal_clf.data.arguments import DataArguments
-from hf_causal_clf.data.splits import check_documents
+from hf_causal_clf.data.splits import note_document_mistakes
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
 from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.training.arguments import PromptArguments, RunArguments
@@ -88,6 +90,12 @@ def test_a_file_that_is_not_there():
         parse_arguments(TYPES["embed"], args=["--config", "nowhere.yaml"])
 
 
+@pytest.mark.parametrize("line", ["--config a.yaml --config b.yaml", "--config=a.yaml --config b.yaml --seed 1"])
+def test_two_configuration_files_are_refused(line):
+    with pytest.raises(ValueError, match=r"^--config is given twice: a.yaml, b.yaml\. Give one file\.$"):
+        parse_arguments(TYPES["embed"], args=line.split())
+
+
 def test_answers_from_yaml_and_from_json(tmp_path):
     base = "model_name_or_path: m\ntrain_file: t\n"
     for text in ("answers: {a: alpha, b: beta}\n", 'answers: \'{"a": "alpha", "b": "beta"}\'\n'):
@@ -155,7 +163,7 @@ def test_mistakes_of_the_documents_are_told_with_those_of_the_arguments(tmp_path
     line = [f"--train_file={tmp_path}/train.jsonl", "--validation_file", "nowhere.jsonl", "--test_file", "test.txt"]
     line += ["--lora_r", "0", "--model_name_or_path", "m"]
     with pytest.raises(ValueError, match="nowhere") as raised:
-        parse_arguments(TYPES["embed"], args=line, check=check_documents)
+        parse_arguments(TYPES["embed"], args=line, check=note_document_mistakes)
     assert len(str(raised.value).splitlines()) == 3
     for part in ("lora_r must be 1 or more", "no file 'nowhere.jsonl'", "There is no file 'test.txt'"):
         assert part in str(raised.value)
@@ -184,3 +192,13 @@ def test_mixed_precision_without_a_gpu_says_what_to_do(kind, monkeypatch, tmp_pa
             kind(**options, **{name: True})
     assert kind(**options, bf16=True, use_cpu=True).bf16
     assert not kind(**options).fp16
+
+
+@pytest.mark.parametrize("kind", [EmbeddingTrainingArguments, InstructionTrainingArguments])
+def test_only_the_help_of_these_options_is_the_packages_own(kind):
+    for name in ("resume_from_checkpoint", "push_to_hub", "hub_model_id"):
+        own, stock = kind.__dataclass_fields__[name], TrainingArguments.__dataclass_fields__[name]
+        assert get_type_hints(kind)[name] == get_type_hints(TrainingArguments)[name]
+        assert own.default == stock.default
+        assert {**own.metadata, "help": None} == {**stock.metadata, "help": None}
+        assert own.metadata["help"] != stock.metadata["help"]

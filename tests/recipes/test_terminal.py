@@ -36,6 +36,15 @@ def test_a_run_writes_progress_and_what_concerns_the_user(recipe, checkpoint, fi
     assert any(CONCERNS_THE_USER.match(line) for line in lines)
 
 
+@pytest.mark.parametrize("recipe", ["compare", "embed", "export", "instruct", "predict", "quickstart"])
+def test_messages_are_hidden_before_what_says_them_is_imported(recipe):
+    """bitsandbytes says one when it is imported, and so in each process that a comparison starts."""
+    body = (ROOT / "recipes" / f"{recipe}.py").read_text().partition("\nhide_by_name()\n")
+    assert body[1]
+    before = re.findall(r"^(?:from|import) ([\w.]+)", body[0], re.MULTILINE)
+    assert {name for name in before if name.split(".")[0] not in sys.stdlib_module_names} == {"hf_causal_clf.cli.logs"}
+
+
 def records(name, function):
     """Messages that reach the handlers of a logger while a function runs."""
     found = []

@@ -411,8 +411,11 @@ def test_only_decoders_are_taken(files, tmp_path, config):
 def test_several_gpus_in_one_process_are_refused(checkpoint, files, tmp_path, monkeypatch):
     _, model_arguments, arguments = embedding_arguments(checkpoint, tmp_path, files)
     monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
-    with pytest.raises(ValueError, match="One process sees 2 GPUs"):
+    monkeypatch.setattr(sys, "argv", ["recipes/embed.py"])
+    with pytest.raises(ValueError, match="One process sees 2 GPUs") as raised:
         prepare(model_arguments, arguments)
+    for advice in ("embed --num_processes 2 …", "embed --num_processes 1 --gpu_ids 0 …", "CUDA_VISIBLE_DEVICES=0"):
+        assert advice in str(raised.value)
 
 
 def test_label_smoothing_is_for_single_label(checkpoint, multi_label_files, tmp_path):
