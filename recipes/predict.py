@@ -83,8 +83,8 @@ class PredictArguments:
     shard_size: int = field(
         default=1000,
         metadata={
-            "help": "Documents per shard; a kill costs at most one. The size decides which documents share a batch, and so "
-            "how bfloat16 rounds."
+            "help": "Documents per shard; a kill costs at most one. The size decides which documents share a batch, "
+            "and so how bfloat16 rounds."
         },
     )
     dtype: str = field(default="auto", metadata={"help": "Data type of the base model's weights; auto: of training."})

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import hub_client
@@ -20,6 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, TextClassifier
 from hf_causal_clf.backbone.batching import pad
+from hf_causal_clf.runs.run import Run
 from hf_causal_clf.sharing.hub import push_run
 from hf_causal_clf.task.documents import DocumentEncoder
 
@@ -111,6 +113,8 @@ def test_nothing_but_what_others_need_is_published(hub, checkpoint, tmp_path, mo
     monkeypatch.setenv("SOME_TOKEN", "hf_planted_secret_token")
     save_folder(tmp_path / "run", checkpoint, "instruction")
     finish(tmp_path / "run")
+    run = Run.read(tmp_path / "run")
+    replace(run, training={**run.training, "text_column": SECRET}).write(tmp_path / "run")
     push_run(tmp_path / "run", REPO, base_model=BASE)
     names = set(hub.files(REPO))
     assert {
