@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from os import PathLike
@@ -36,7 +37,7 @@ from .runs.files import (
     PREDICTIONS_FILE,
     read_json,
 )
-from .runs.measuring import Metrics, generation_metrics, majority_metrics, measure
+from .runs.measuring import Metrics, calibrating_silently, generation_metrics, majority_metrics, measure
 from .runs.results import write_results
 from .runs.run import BaseModel, Prompt, Run, Truncation
 from .runs.summary import print_metrics
@@ -198,7 +199,8 @@ def measure_run(folder: Path, data: ClassificationData, training: dict[str, floa
             f"Training diverged (train_loss={training['train_loss']}): the saved model gives no numbers. Lower "
             "learning_rate."
         )
-    calibration, metrics = measure(data, logits)
+    with nullcontext() if PartialState().is_main_process else calibrating_silently():
+        calibration, metrics = measure(data, logits)
     if classifier.approach == "instruction":
         answers = over_processes(classifier.generate, data.texts("test"))
         metrics["test"] |= generation_metrics(answers, data.gold("test"), data.label_space)

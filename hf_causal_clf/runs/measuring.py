@@ -6,6 +6,8 @@ Knows the matrix of logits, whichever approach or baseline it comes from.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -49,11 +51,18 @@ def majority_logits(data: ClassificationData) -> dict[str, np.ndarray]:
 
 def majority_metrics(data: ClassificationData) -> dict[str, float]:
     """Metrics of the majority baseline on the test documents, calibrated like a run: its row in a report."""
+    with calibrating_silently():  # what cannot be fitted has been said of the run
+        return measure(data, majority_logits(data))[1]["test"]
+
+
+@contextmanager
+def calibrating_silently() -> Iterator[None]:
+    """Keep from the log what cannot be fitted, where it has been said already or another process says it."""
     said = logging.getLogger(fit_calibration.__module__)
     level = said.level
-    said.setLevel(logging.ERROR)  # what cannot be fitted has been said of the run
+    said.setLevel(logging.ERROR)
     try:
-        return measure(data, majority_logits(data))[1]["test"]
+        yield
     finally:
         said.setLevel(level)
 

@@ -68,6 +68,7 @@ def test_two_processes_end_as_one(recipe, checkpoint, files, tmp_path, monkeypat
     done = launch(recipe, arguments(recipe, checkpoint, files, tmp_path / "two", **half))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("TextClassifier.from_pretrained") == 1
+    assert done.stderr.count("validation documents are too few to calibrate on") == 1
     assert steps(tmp_path / "two") == steps(tmp_path / "one") == 12
     assert {path.name for path in (tmp_path / "two").iterdir()} == RUN_FILES
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
