@@ -59,7 +59,7 @@ def main() -> None:
 
     trainer = embedding_trainer(data, tokenizer, encoder, model_args, training_args, head_args, run_args)
     tracking = RunTracking(trainer)
-    training = train(trainer)
+    training = train(trainer, settings.to_dict())
 
     facts = training_facts(trainer, data, data_args, model_args, prompt)
     run = describe_run(encoder, base_model_of(model_args), data.label_space, pooling=head_args.pooling, training=facts)

@@ -52,7 +52,7 @@ def main() -> None:
 
     trainer = instruction_trainer(data, tokenizer, template, verbalizer, model_args, training_args, run_args)
     tracking = RunTracking(trainer)
-    training = train(trainer)
+    training = train(trainer, settings.to_dict())
 
     facts = training_facts(trainer, data, data_args, model_args, prompt)
     run = describe_run(prompt, base_model_of(model_args), data.label_space, pooling=None, training=facts)

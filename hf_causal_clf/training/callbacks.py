@@ -40,8 +40,9 @@ class RunCheckpoints(TrainerCallback):
     that are not logged yet would be missing in a run that goes on from a checkpoint.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, settings: dict[str, Any] | None = None) -> None:
         self.trainer = trainer
+        self.settings = settings
         self.limit = trainer.args.save_total_limit
         trainer.args.save_total_limit = None
 
@@ -61,7 +62,7 @@ class RunCheckpoints(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask for the loss where a checkpoint, an evaluation or the end comes, and note that the checkpoint is ours."""
         if control.should_save and state.is_world_process_zero:
-            note_checkpoint(args.output_dir, state.global_step)
+            note_checkpoint(args.output_dir, state.global_step, self.settings)
         if control.should_save or control.should_evaluate or control.should_training_stop:
             control.should_log = True
 
@@ -71,7 +72,7 @@ class RunCheckpoints(TrainerCallback):
         """Remove the oldest checkpoints beyond `save_total_limit`; never the best and the one just saved."""
         if not state.is_world_process_zero:
             return
-        note_checkpoint(args.output_dir, state.global_step)  # an evaluation may have asked for it
+        note_checkpoint(args.output_dir, state.global_step, self.settings)  # an evaluation may have asked for it
         if not self.limit or self.limit < 1:
             return
         found = own_checkpoints(args.output_dir)

@@ -6,6 +6,7 @@ import re
 import shutil
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import logging
 
@@ -15,7 +16,7 @@ from ..runs.files import UNFINISHED_FOLDER, read_json
 logger = logging.get_logger(__name__)
 
 STATE_FILE = "trainer_state.json"  # the last file of a checkpoint that a trainer writes
-_SAVED_FILE = "saved.json"  # the numbers of the checkpoints that starts in this folder saved
+_SAVED_FILE = "saved.json"  # numbers of the checkpoints that starts in this folder saved, and their settings
 _CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
 
 
@@ -50,11 +51,17 @@ def whole_checkpoints(folder: str | PathLike[str]) -> list[Path]:
     return whole
 
 
-def note_checkpoint(folder: str | PathLike[str], step: int) -> None:
-    """Note that a checkpoint is a run's own, before it is saved."""
+def note_checkpoint(folder: str | PathLike[str], step: int, settings: dict[str, Any] | None = None) -> None:
+    """Note that a checkpoint is a run's own, before it is saved, and what the run is trained with, if that is known."""
     unfinished = Path(folder) / UNFINISHED_FOLDER
     unfinished.mkdir(parents=True, exist_ok=True)
-    write_json(unfinished / _SAVED_FILE, {"steps": sorted({*_saved_steps(folder), step})})
+    write_json(unfinished / _SAVED_FILE, {"steps": sorted({*_saved_steps(folder), step}), "settings": settings})
+
+
+def noted_settings(folder: str | PathLike[str]) -> dict[str, Any] | None:
+    """Return what the checkpoints of a run were trained with; `None` if that is not known."""
+    path = Path(folder) / UNFINISHED_FOLDER / _SAVED_FILE
+    return read_json(path).get("settings") if path.is_file() else None
 
 
 def own_checkpoints(folder: str | PathLike[str]) -> list[Path]:

@@ -33,7 +33,7 @@ from ..runs.files import (
     UNFINISHED_FOLDER,
     read_json,
 )
-from .checkpoints import is_checkpoint_name, remove_traces
+from .checkpoints import is_checkpoint_name, noted_settings, remove_traces
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-_STARTED_FILE = "settings.json"  # of a training that goes on
 # Where a run is kept, what it reports to and how it is started: the same run with others
 _NO_SETTINGS = {"output_dir", "model_name_or_path", "model_revision", "overwrite_output_dir", "resume_from_checkpoint"}
 _NO_SETTINGS |= {"report_to"}
@@ -203,33 +202,23 @@ def is_finished(output: Path, settings: Settings, *, replaced: bool = False) -> 
     return not differences
 
 
-def note_settings(output: Path, settings: Settings, *, resuming: bool) -> None:
-    """Note what a training is started with, or check that the one to go on with was started with the same.
+def check_resuming(output: Path, settings: Settings) -> None:
+    """Check that the training to go on with had the same documents and base model.
 
     Other arguments, such as more epochs, are warned of only.
 
-    Args:
-        output: The output folder.
-        settings: What is asked for.
-        resuming: Whether to go on from a checkpoint there.
-
     Raises:
-        ValueError: If its documents or its base model are others.
+        ValueError: If they are others.
     """
-    path, now = output / UNFINISHED_FOLDER / _STARTED_FILE, settings.to_dict()
-    if resuming and path.is_file():
-        before = read_json(path)
-        if any(before[part] != now[part] for part in ("data", "model")):
-            raise ValueError(
-                f"The checkpoints in {str(output)!r} are of a training with {_differences(before, now)}. Go on with "
-                "what it was started with, or choose another output_dir."
-            )
-        changed = _differences(before, now)
-        if changed:
-            logger.warning(f"The training in {output} goes on with other settings: {changed}.")
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, now)
+    before, now = noted_settings(output), settings.to_dict()
+    changed = _differences(before, now) if before else ""
+    if before and any(before[part] != now[part] for part in ("data", "model")):
+        raise ValueError(
+            f"The checkpoints in {str(output)!r} are of a training with {changed}. Go on with what it was started "
+            "with, or choose another output_dir."
+        )
+    if changed:
+        logger.warning(f"The training in {output} goes on with other settings: {changed}.")
 
 
 def unfinished_folder(output: Path) -> Path:

@@ -16,7 +16,7 @@ from ..cli.telling import tell
 from ..data.arguments import DataArguments
 from ..data.splits import ClassificationData, load_data
 from .arguments import DEFAULT_OUTPUT, RunArguments
-from .output_folder import Settings, check_output_folder, finish_what_was_cut_off, is_finished, note_settings
+from .output_folder import Settings, check_output_folder, check_resuming, finish_what_was_cut_off, is_finished
 from .pushing import publish, take_over_push
 from .resuming import is_resuming
 from .train import prepare
@@ -85,11 +85,9 @@ def start_run(
     with mistakes.noted():
         tokenizer = prepare(model_args, training_args)
     mistakes.report()
-    if training_args.process_index == 0:
-        checkpoint = training_args.resume_from_checkpoint
-        output = Path(str(training_args.output_dir))
-        resuming = checkpoint is not None and Path(checkpoint).resolve().parent == output.resolve()
-        note_settings(output, settings, resuming=resuming)
+    checkpoint, output = training_args.resume_from_checkpoint, Path(str(training_args.output_dir))
+    if checkpoint is not None and Path(checkpoint).resolve().parent == output.resolve():
+        check_resuming(output, settings)
     return Start(data, tokenizer, settings, push)
 
 

@@ -74,14 +74,18 @@ def _check_context(max_length: int | None, config: PreTrainedConfig) -> None:
         raise ValueError(f"max_length={max_length} is beyond the model's context of {context} tokens. Lower it.")
 
 
-def train(trainer: Trainer) -> dict[str, float]:
+def train(trainer: Trainer, settings: dict[str, Any] | None = None) -> dict[str, float]:
     """Train, and return what `metrics.json` says of training.
+
+    Args:
+        trainer: The trainer.
+        settings: What makes this run another than the next, for its checkpoints.
 
     Raises:
         ValueError: If the checkpoint to go on from is of another model or adapter.
     """
     trainer.add_callback(TrainingClock())
-    trainer.add_callback(RunCheckpoints(trainer))
+    trainer.add_callback(RunCheckpoints(trainer, settings))
     trained, total = _count_parameters(trainer.model)  # before FSDP shards it: packed 4-bit weights lose their count
     checkpoint = trainer.args.resume_from_checkpoint
     try:

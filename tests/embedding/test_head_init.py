@@ -139,8 +139,8 @@ def test_a_saved_run_predicts_as_the_model_that_was_trained(
 ):
     trained = {}
 
-    def train_and_keep(trainer):
-        metrics = train(trainer)
+    def train_and_keep(trainer, settings):
+        metrics = train(trainer, settings)
         logits = trainer.predict(trainer.eval_dataset).predictions
         probabilities = to_probabilities(logits, multi_label=multi_label)
         trained.update(probabilities=probabilities, rows=list(trainer.eval_dataset))
