@@ -13,14 +13,16 @@ from hf_causal_clf.runs.run import Run
 @pytest.mark.parametrize(
     "source", ["./nope", "../nope", "/nope/model", "~/nope", "runs/quickstart/embed", "runs/", ".hidden", "a b/c"]
 )
-def test_what_can_only_be_a_folder_is_told_as_one(source):
+def test_what_can_only_be_a_folder_is_told_as_one(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a clone may have runs
     assert missing_folder(source).startswith(f"There is no folder {source!r}, and a Hub id has the form user/name.")
     with pytest.raises(OSError, match="There is no folder"):
         check_source(source, "config.json")
 
 
 @pytest.mark.parametrize("source", ["gpt2", "user/name", "user/name-1.5_b", "runs/mine"])
-def test_what_may_be_a_hub_id_passes(source):
+def test_what_may_be_a_hub_id_passes(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert missing_folder(source) is None
 
 
