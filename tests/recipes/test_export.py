@@ -162,7 +162,9 @@ def test_a_document_may_end_in_an_unknown_character_where_that_is_the_padding(tm
 def test_where_every_special_token_is_in_use_an_export_is_refused(tmp_path, monkeypatch):
     tokenizer = framed_tokenizer("<|endoftext|> <|im_start|> $A <|im_end|>")
     save_folder(tmp_path / "run", tiny.save_checkpoint(tmp_path / "base", "llama", tokenizer), "embedding")
-    with pytest.raises(SystemExit, match=r"ends documents with its padding token '<\|im_end\|>'.*pad_token.*train again"):
+    with pytest.raises(
+        SystemExit, match=r"ends documents with its padding token '<\|im_end\|>'.*pad_token.*train again"
+    ):
         export(monkeypatch, tmp_path / "run", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "run"]
 
