@@ -82,6 +82,7 @@ def describe_run(
         pooling=pooling,
         head_init=None if pooling is None else head_init,
         prompt=prompt,
+        document_suffix=None if isinstance(encoder, PromptEncoder) else encoder.suffix,
         training=training or {},
     )
 

@@ -93,6 +93,7 @@ class Run:
         pooling: `"last"` or `"mean"` (embedding-based), else `None`.
         head_init: `"random"` or `"verbalizer"`: what the head started from (embedding-based), else `None`.
         prompt: Template and answers; `None` for a head that reads documents as they are.
+        document_suffix: Text after each document that a head reads without a prompt; `None` for none.
         training: What only the training knew (`training_facts`), for the card; empty for a run that does not have it.
         version: Version of this package that trained it.
     """
@@ -106,6 +107,7 @@ class Run:
     pooling: str | None = None
     head_init: str | None = None
     prompt: Prompt | None = None
+    document_suffix: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -176,6 +178,7 @@ class Run:
             pooling=data["pooling"],
             head_init=data["head_init"],
             prompt=prompt,
+            document_suffix=data["document_suffix"],
             training=data["training"],
         )
 
@@ -190,6 +193,7 @@ class Run:
             "head_init": self.head_init,
             "prompt_template": None if prompt is None else prompt.template.to_dict(),
             "verbalizer": None if prompt is None else prompt.verbalizer.to_dict(),
+            "document_suffix": self.document_suffix,
             "label_space": self.label_space.to_dict(),
             "problem_type": self.label_space.problem_type,
             "truncation": {"max_length": self.truncation.max_length, "side": self.truncation.side},

@@ -14,7 +14,7 @@ from ..task.tokens import TRUNCATION_SIDES
 
 logger = logging.get_logger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPROACHES = ("embedding", "instruction")
 POOLINGS = ("last", "mean")
 HEAD_INITS = ("random", "verbalizer")
@@ -72,6 +72,7 @@ _ENTRIES: dict[str, Kind] = {
     "verbalizer.answers": _ANSWERS,
     "verbalizer.delimiter": _TEXT,
     "verbalizer.empty_answer": _TEXT,
+    "document_suffix": _or_null(_TEXT),
     "label_space": _OBJECT,
     "label_space.names": _TEXTS,
     "label_space.multi_label": _FLAG,
@@ -89,6 +90,7 @@ _ENTRIES: dict[str, Kind] = {
     "training": _OBJECT,
 }
 _MAY_LACK = ("prompt_template.answer_tokens",)
+_NEW_IN_3: dict[str, Any] = {"document_suffix": None}
 
 
 def current(data: dict[str, Any], source: str) -> dict[str, Any]:
@@ -103,10 +105,12 @@ def current(data: dict[str, Any], source: str) -> dict[str, Any]:
     """
     version = data.get("schema_version")
     if version == 1:
-        data = _from_version_1(data, source)
+        data = _from_version_2(_from_version_1(data, source))
+    elif version == 2:
+        data = _from_version_2(data)
     elif version != SCHEMA_VERSION:
         raise ValueError(
-            f"{source} has schema version {version!r}, but this version of hf_causal_clf reads 1 and "
+            f"{source} has schema version {version!r}, but this version of hf_causal_clf reads 1 to "
             f"{SCHEMA_VERSION}. Install the version of hf_causal_clf that wrote it."
         )
     if data.get("approach") not in APPROACHES:
@@ -122,7 +126,7 @@ def _from_version_1(data: dict[str, Any], source: str) -> dict[str, Any]:
     """Fill in what version 1 left out where a run has none of it."""
     heads = {"embedding": "random"}  # before they could start from the labels' own words, no run said how they did
     absent = dict.fromkeys(("pooling", *_PROMPT)) | {"head_init": heads.get(str(data.get("approach"))), "training": {}}
-    data = {**absent, **data, "schema_version": SCHEMA_VERSION}
+    data = {**absent, **data}
     template = data["prompt_template"]
     if isinstance(template, dict) and template.get("use_chat_template"):
         logger.warning_once(
@@ -130,6 +134,11 @@ def _from_version_1(data: dict[str, Any], source: str) -> dict[str, Any]:
             "with some tokenizers: if predictions are not those in predictions.parquet, train the run again."
         )
     return data
+
+
+def _from_version_2(data: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what no run of version 2 had."""
+    return {**_NEW_IN_3, **data, "schema_version": SCHEMA_VERSION}
 
 
 def _check_entries(data: dict[str, Any], source: str) -> None:

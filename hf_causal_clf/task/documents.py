@@ -20,6 +20,7 @@ class DocumentEncoder:
         tokenizer: The backbone's tokenizer.
         max_length: Maximum number of tokens, special tokens included; `None` for no limit.
         truncation: Where a document that is too long loses text: `"tail"`, `"head"` or `"both"`.
+        suffix: Text after each document, which is never cut. A head that reads the last token reads its end then.
 
     Attributes:
         document_budget: Number of tokens of a document that fit; `None` for all.
@@ -28,17 +29,27 @@ class DocumentEncoder:
         ValueError: If `max_length` leaves no room for the document.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None, truncation: str = "tail") -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int | None,
+        truncation: str = "tail",
+        *,
+        suffix: str | None = None,
+    ) -> None:
         check_truncation(max_length, truncation)
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.truncation = truncation
+        self.suffix = suffix
         self._plain = PlainTokenizer(tokenizer)
-        self._before, self._after = special_frame(tokenizer)
+        self._before, after = special_frame(tokenizer)
+        self._after = [*(self._plain.encode(suffix, continues=True) if suffix else []), *after]
         special = len(self._before) + len(self._after)
         if max_length is not None and max_length <= special:
+            around = "special tokens and document_suffix" if suffix else "special tokens"
             raise ValueError(
-                f"max_length={max_length} leaves no room for the document: special tokens alone take {special}."
+                f"max_length={max_length} leaves no room for the document: {around} alone take {special}."
             )
         self.document_budget = None if max_length is None else max_length - special
 

@@ -132,13 +132,14 @@ def write_run(folder: Path, description: dict, documents: int = 240, figures: tu
 def embedding_description() -> dict:
     names = ["business", "entertainment", "politics", "sport", "tech"]
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "hf_causal_clf_version": "0.1.0",
         "approach": "embedding",
         "pooling": "last",
         "head_init": "random",
         "prompt_template": None,
         "verbalizer": None,
+        "document_suffix": None,
         "label_space": {"names": names, "multi_label": False},
         "problem_type": "single_label_classification",
         "truncation": {"max_length": 512, "side": "tail"},
@@ -201,6 +202,7 @@ def instruction_description() -> dict:
         "head_init": None,
         "prompt_template": {"instruction": None, "use_chat_template": True},
         "verbalizer": {"answers": answers, "delimiter": ", ", "empty_answer": "none"},
+        "document_suffix": None,
         "label_space": {"names": names, "multi_label": True},
         "problem_type": "multi_label_classification",
         "truncation": {"max_length": 1024, "side": "both"},

@@ -31,8 +31,8 @@ INSTRUCTION = Run(
 RUNS = {"embedding": EMBEDDING, "instruction": INSTRUCTION}
 # What version 1 did not write where a run had none of it
 ABSENT = {
-    "embedding": ("prompt_template", "verbalizer", "training"),
-    "instruction": ("pooling", "head_init", "training"),
+    "embedding": ("prompt_template", "verbalizer", "document_suffix", "training"),
+    "instruction": ("pooling", "head_init", "document_suffix", "training"),
 }
 
 
@@ -81,7 +81,7 @@ def test_version_1_is_filled_in(approach):
     run = replace(RUNS[approach], training={})
     earlier = {name: value for name, value in run.to_dict().items() if name not in ABSENT[approach]}
     assert Run.from_dict({**earlier, "schema_version": 1}).to_dict() == run.to_dict()
-    with pytest.raises(ValueError, match=r"lacks \[.*'training'\]"):
+    with pytest.raises(ValueError, match="lacks .*training"):
         Run.from_dict(earlier)
 
 
@@ -91,7 +91,7 @@ def test_a_head_of_version_1_that_does_not_say_how_it_started():
     assert Run.from_dict(earlier).head_init == "random"
 
 
-@pytest.mark.parametrize("schema_version", [1, 2])
+@pytest.mark.parametrize("schema_version", [1, 2, 3])
 @pytest.mark.parametrize("chat", [True, False])
 def test_chat_templates_of_version_1_are_warned_of_once(schema_version, chat, caplog):
     data = {**INSTRUCTION.to_dict(), "schema_version": schema_version}
