@@ -13,8 +13,8 @@ DOCUMENTS_PER_ROOT = 200  # documents that are read in training, for the square 
 EVALUATIONS = 10
 SENTENCE = (
     "Default, where max_steps is not given either: as long as the documents need, which is the time to read "
-    f"{DOCUMENTS_PER_ROOT}·√(training documents) of them, {LEAST_STEPS} update steps and one epoch, whichever is longest, "
-    "with ten evaluations."
+    f"{DOCUMENTS_PER_ROOT}·√(training documents) of them, {LEAST_STEPS} update steps and one epoch, whichever is "
+    "longest, with ten evaluations."
 )
 
 
@@ -26,7 +26,8 @@ def settle_length(arguments: TrainingArguments, documents: int, validation: int)
     fewer where they would read more documents than the training.
 
     Args:
-        arguments: `max_steps`, `num_train_epochs`, and what belongs to `eval_strategy` and `save_strategy` are filled in.
+        arguments: `max_steps`, `num_train_epochs`, and what belongs to `eval_strategy` and `save_strategy` are filled
+            in.
         documents: Number of training documents.
         validation: Number of validation documents.
 
