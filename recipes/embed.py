@@ -20,6 +20,7 @@ from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import note_document_mistakes
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
+from hf_causal_clf.embedding.reading import choose_reading, readings
 from hf_causal_clf.embedding.trainer import embedding_trainer
 from hf_causal_clf.finishing import base_model_of, describe_run, finish_run, measure_run, print_run, save_run
 from hf_causal_clf.runs.disk import how_to_go_on
@@ -52,10 +53,15 @@ def main() -> None:
     data, tokenizer, settings, push = start
     if head_args.head_init == "verbalizer":
         template = replace(prompt_args.template(training_args.max_length, run_args.truncation), answer_tokens=0)
+        head_args = replace(head_args, pooling="last")
         encoder = prompt = template.bind(tokenizer, prompt_args.verbalizer(data.label_space))
     else:
         prompt = None
-        encoder = DocumentEncoder(tokenizer, training_args.max_length, run_args.truncation)
+        limits = {"max_length": training_args.max_length, "truncation": run_args.truncation}
+        batch_size, candidates = training_args.per_device_eval_batch_size, readings(head_args.pooling, head_args.suffix)
+        reading = choose_reading(data, tokenizer, model_args, candidates, **limits, batch_size=batch_size)
+        head_args = replace(head_args, pooling=reading.pooling)
+        encoder = DocumentEncoder(tokenizer, **limits, suffix=reading.suffix)
 
     trainer = embedding_trainer(data, tokenizer, encoder, model_args, training_args, head_args, run_args)
     tracking = RunTracking(trainer)

@@ -125,7 +125,7 @@ def embedding_arguments(checkpoint, output, files, **training):
 
 def run_embedding(checkpoint, output, files, head=None, run=None, **training):
     data, model_arguments, arguments = embedding_arguments(checkpoint, output, files, **training)
-    head, run = head or HeadArguments(), run or RunArguments()
+    head, run = head or HeadArguments(pooling="last"), run or RunArguments()
     tokenizer = prepare(model_arguments, arguments)
     encoder = DocumentEncoder(tokenizer, arguments.max_length, run.truncation)
     trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, head, run)
@@ -240,7 +240,7 @@ def test_class_weights_are_those_of_scikit_learn(checkpoint, files, tmp_path):
         DocumentEncoder(tokenizer, 32),
         model_arguments,
         arguments,
-        HeadArguments(class_weight="balanced"),
+        HeadArguments(pooling="last", class_weight="balanced"),
         RunArguments(),
     )
     gold = data.gold("train")
@@ -464,7 +464,7 @@ def test_the_trained_model_is_let_go_before_the_saved_one_is_loaded(checkpoint, 
     data, model_arguments, arguments = embedding_arguments(checkpoint, tmp_path, files, num_train_epochs=1)
     tokenizer = prepare(model_arguments, arguments)
     encoder = DocumentEncoder(tokenizer, 32)
-    trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, HeadArguments(), RunArguments())
+    trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, HeadArguments(pooling="last"), RunArguments())
     train(trainer)
     alive = weakref.ref(trainer.model.base_model.model)
     save_run(
