@@ -53,7 +53,6 @@ def main() -> None:
     data, tokenizer, settings, push = start
     if head_args.head_init == "verbalizer":
         template = replace(prompt_args.template(training_args.max_length, run_args.truncation), answer_tokens=0)
-        head_args = replace(head_args, pooling="last")
         encoder = prompt = template.bind(tokenizer, prompt_args.verbalizer(data.label_space))
     else:
         prompt = None

@@ -46,6 +46,8 @@ class HeadArguments:
     def __post_init__(self) -> None:
         report(self._mistakes())
         self.document_suffix = self.document_suffix.replace("\\n", "\n")  # as a command line has it
+        if self.head_init == "verbalizer":  # the answer slot, and nothing is to be chosen
+            self.pooling, self.document_suffix = "last", "none"
 
     def _mistakes(self) -> Iterator[str]:
         if self.pooling not in ("auto", *POOLINGS):

@@ -464,7 +464,9 @@ def test_the_trained_model_is_let_go_before_the_saved_one_is_loaded(checkpoint, 
     data, model_arguments, arguments = embedding_arguments(checkpoint, tmp_path, files, num_train_epochs=1)
     tokenizer = prepare(model_arguments, arguments)
     encoder = DocumentEncoder(tokenizer, 32)
-    trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, HeadArguments(pooling="last"), RunArguments())
+    trainer = embedding_trainer(
+        data, tokenizer, encoder, model_arguments, arguments, HeadArguments(pooling="last"), RunArguments()
+    )
     train(trainer)
     alive = weakref.ref(trainer.model.base_model.model)
     save_run(
