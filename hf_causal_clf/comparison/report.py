@@ -13,13 +13,14 @@ from urllib.parse import quote
 from ..data.splits import ClassificationData
 from ..evaluation.comparison_plots import f1_comparison, learning_curves
 from ..evaluation.plot_style import save_figure
+from ..evaluation.significance import f1_interval
 from ..runs.disk import write_json, write_text
 from ..runs.summary import what_was_fitted
 from ..sharing.markdown import escape
 from ..sharing.templates import template_environment
 from .arguments import ComparisonArguments
 from .plan import RECIPES, run_folder
-from .ranking import difference
+from .ranking import Entry, difference
 
 
 def render_report(report: dict[str, Any], *, title: str, data: str, figures: Sequence[tuple[str, str]] = ()) -> str:
@@ -69,9 +70,30 @@ def render_summary(report: dict[str, Any]) -> str:
             )
             against = [_with_interval(*ends, sign="+"), f"{pair['p_corrected']:.3g}"]
         table.append([row["name"], score, *against, _rate(row["training"].get("predict_samples_per_second"))])
+    return "\n".join([_in_columns(table), "", fill(report["recommendation"]["text"], 100)])
+
+
+def render_entries(entries: Sequence[Entry], average: str) -> str:
+    """Render what the terminal shows while a comparison goes on: a line for each entry, the best first.
+
+    Args:
+        entries: Finished runs and baselines; of several seeds, the first counts.
+        average: F1 that decides.
+    """
+    rows = []
+    for name, results in ((entry.name, entry.results[0]) for entry in entries):
+        score = f1_interval(results.gold, results.predicted, average=average)
+        nll, seconds = results.metrics["test"]["nll"], _rate(results.metrics["training"].get("seconds"))
+        rows.append((score.value, [name, _with_interval(score.value, score.low, score.high), f"{nll:.3f}", seconds]))
+    rows.sort(key=lambda row: (-row[0], row[1]))
+    return _in_columns([["", f"{average} F1 [95 % interval]", "NLL", "seconds"], *(cells for _, cells in rows)])
+
+
+def _in_columns(table: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join([*lines, "", fill(report["recommendation"]["text"], 100)])
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
+    )
 
 
 def _quality(rows: Sequence[dict[str, Any]]) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from multiprocessing import get_context
 from typing import Any
 
@@ -11,7 +12,7 @@ from ..runs.measuring import measure
 from ..runs.results import read_results, write_results
 from ..training.arguments import PromptArguments
 from .arguments import ComparisonArguments
-from .plan import ComparisonState, baseline_configuration
+from .plan import ComparisonState, baseline_configuration, check_model
 from .ranking import Entry
 from .registry import Baseline, Job
 
@@ -35,6 +36,8 @@ def run_baseline(
     for seed in starts:
         folder = state.folder(baseline.title, seed)
         if not state.is_finished(folder, configuration):
+            if "model_name_or_path" in baseline.depends_on:
+                check_model(arguments.model_name_or_path, arguments.model_revision)
             state.prepare(folder, configuration)
             print(f"\n{baseline.title}" + (f", seed {seed}" if seed is not None else ""), flush=True)
             if in_own_process(write_baseline, baseline, Job(data, arguments, prompt_args, seed, folder)):
@@ -55,6 +58,8 @@ def in_own_process(function: Any, *arguments: Any) -> int | None:
 
 def write_baseline(baseline: Baseline, job: Job) -> None:
     """Run a baseline and write its results into its folder."""
+    start = time.perf_counter()
     outcome = baseline.run(job)
+    training = {**outcome.training, "seconds": time.perf_counter() - start}
     calibration, metrics = measure(job.data, outcome.logits)
-    write_results(job.folder, job.data, outcome.logits, calibration, {**metrics, "training": outcome.training})
+    write_results(job.folder, job.data, outcome.logits, calibration, {**metrics, "training": training})

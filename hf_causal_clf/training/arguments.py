@@ -16,6 +16,7 @@ from trl import ModelConfig
 from ..cli.mistakes import report
 from ..cli.packages import missing_packages
 from ..cli.sources import missing_folder
+from ..data.arguments import DEFAULT_OUTPUT
 from ..evaluation.metrics import METRICS
 from ..task.labels import LabelSpace
 from ..task.prompts import PromptTemplate
@@ -36,7 +37,6 @@ _TRACKERS = (
     *("clearml", "codecarbon", "comet_ml", "dvclive", "mlflow"),
     *("neptune", "swanlab", "tensorboard", "trackio", "wandb"),
 )
-DEFAULT_OUTPUT = "runs/{name}/{approach}"  # filled in when the documents are known
 
 
 def setting(value: Any, text: str, **metadata: Any) -> Any:
