@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 CLASSIFICATION_FILE = "classification.json"
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
+OUT_OF_FOLD_FILE = "out_of_fold.parquet"
 FIGURES_FOLDER = "figures"
 CONFIG_FOLDER = "config"  # beside an adapter, a config.json would make it look like a whole model
 CARD_FILE = "README.md"
@@ -39,7 +40,7 @@ PUBLISHED = (  # what others need: no predictions, which tell of documents, and 
     *(f"{FIGURES_FOLDER}/{name}.*" for name in FIGURES),
     *(*_ADAPTER, *_WHOLE_MODEL, *_TOKENIZER),
 )
-RUN_FILES = (*PUBLISHED, PREDICTIONS_FILE, MANIFEST_FILE)
+RUN_FILES = (*PUBLISHED, PREDICTIONS_FILE, OUT_OF_FOLD_FILE, MANIFEST_FILE)
 
 # What any model or adapter may be loaded from, in whatever format it is
 _LOADED = ("*.safetensors", "pytorch_model*.bin", "*.gguf", "*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt")

@@ -16,6 +16,7 @@ from ..cli.telling import tell
 from ..data.arguments import DEFAULT_OUTPUT, DataArguments
 from ..data.splits import ClassificationData, load_data
 from .arguments import RunArguments
+from .folds import settle_folds
 from .output_folder import Settings, check_output_folder, check_resuming, finish_what_was_cut_off, is_finished
 from .pushing import publish, take_over_push
 from .resuming import is_resuming
@@ -73,7 +74,7 @@ def start_run(
     settle_output_dir(training_args, data_args, approach)
     check_output_folder(str(training_args.output_dir), model_args.model_name_or_path, data_args)
     with mistakes.noted(), training_args.main_process_first(desc="loading data"):
-        data = load_data(data_args)
+        data = load_data(data_args, run_args.folds)
     with mistakes.noted():
         push = take_over_push(training_args, model_args, run_args)
     if not mistakes.errors:
@@ -82,6 +83,9 @@ def start_run(
             if push:
                 publish(training_args, run_args)
             return None
+    with mistakes.noted():
+        if run_args.folds:
+            settle_folds(training_args)
     with mistakes.noted():
         tokenizer = prepare(model_args, training_args)
     mistakes.report()
