@@ -21,7 +21,7 @@ from accelerate import PartialState
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from .backbone.settings import base_revision, bitsandbytes_settings, commit_of, quantization_settings
+from .backbone.settings import bitsandbytes_settings, commit_of
 from .classifier import TextClassifier
 from .data.splits import ClassificationData
 from .embedding.model import CausalLMForLastTokenClassification
@@ -49,7 +49,7 @@ from .training.output_folder import Settings, finish, unfinished_folder
 from .training.processes import gather_weights, over_processes
 
 if TYPE_CHECKING:
-    from trl import ModelConfig
+    pass
 
 
 def describe_run(
@@ -64,7 +64,7 @@ def describe_run(
 
     Args:
         encoder: What read the documents in training.
-        base_model: The base model (`base_model_of`).
+        base_model: The base model (`settings.base_model_of`).
         label_space: Labels.
         pooling: That of the head; `None` for the instruction-based approach.
         training: `training_facts`, for the model card.
@@ -85,12 +85,6 @@ def describe_run(
         document_suffix=None if isinstance(encoder, PromptEncoder) else encoder.suffix,
         training=training or {},
     )
-
-
-def base_model_of(arguments: ModelConfig) -> BaseModel:
-    """Return what a run keeps of its base model, from TRL's model arguments."""
-    name, revision = arguments.model_name_or_path, base_revision(arguments)
-    return BaseModel(name, revision, arguments.dtype, quantization_settings(arguments))
 
 
 def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, run: Run) -> Path:

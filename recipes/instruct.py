@@ -17,13 +17,14 @@ from hf_causal_clf.cli.logs import hide_by_name
 
 hide_by_name()
 
+from hf_causal_clf.backbone.settings import base_model_of
 from hf_causal_clf.cli.mistakes import Mistakes
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import check_processes
 from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import note_document_mistakes
-from hf_causal_clf.finishing import base_model_of, describe_run, finish_run, measure_run, print_run, save_run
+from hf_causal_clf.finishing import describe_run, finish_run, measure_run, print_run, save_run
 from hf_causal_clf.folding import train_folds
 from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.instruction.trainer import instruction_trainer

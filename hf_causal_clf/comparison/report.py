@@ -15,15 +15,23 @@ from ..evaluation.comparison_plots import f1_comparison, learning_curves
 from ..evaluation.plot_style import save_figure
 from ..evaluation.significance import f1_interval
 from ..runs.disk import write_json, write_text
+from ..runs.files import CLASSIFICATION_FILE
 from ..runs.summary import what_was_fitted
-from ..sharing.markdown import escape
+from ..sharing.markdown import code, escape
 from ..sharing.templates import template_environment
 from .arguments import ComparisonArguments
 from .plan import RECIPES, run_folder
 from .ranking import Entry, difference
 
 
-def render_report(report: dict[str, Any], *, title: str, data: str, figures: Sequence[tuple[str, str]] = ()) -> str:
+def render_report(
+    report: dict[str, Any],
+    *,
+    title: str,
+    data: str,
+    figures: Sequence[tuple[str, str]] = (),
+    recommended: Path | None = None,
+) -> str:
     """Render `report.md`.
 
     Args:
@@ -31,6 +39,7 @@ def render_report(report: dict[str, Any], *, title: str, data: str, figures: Seq
         title: Heading.
         data: Sentence on the documents.
         figures: Title and relative path of each figure.
+        recommended: Folder of the recommended run, if it can be loaded.
     """
     rows = report["runs"]
     names = [row["name"] for row in rows]
@@ -41,6 +50,7 @@ def render_report(report: dict[str, Any], *, title: str, data: str, figures: Seq
         title=title,
         data=data,
         recommendation=report["recommendation"],
+        loading=None if recommended is None else code(loading(recommended)),
         f1_average=report["f1_average"],
         quality=_quality(rows),
         calibrated=_calibrated(rows),
@@ -52,6 +62,11 @@ def render_report(report: dict[str, Any], *, title: str, data: str, figures: Seq
         pairs=_pairs(report["pairwise"]),
         figures=figures,
     )
+
+
+def loading(folder: Path) -> str:
+    """Return the call that loads a run."""
+    return f"TextClassifier.from_pretrained({str(folder)!r})"
 
 
 def render_summary(report: dict[str, Any]) -> str:
@@ -225,9 +240,24 @@ def write_report(
         diagram = run_folder(output, row["name"], arguments.seeds[0]) / "figures" / "reliability_diagram.png"
         if row["seeds"] and row["approach"] in RECIPES and diagram.is_file():
             figures.append((f"Reliability: {row['name']}", quote(str(diagram.relative_to(output)))))
+    recommended = _recommended_folder(output, report, arguments)
+    page = render_report(report, title="Comparison", data=sentence, figures=figures, recommended=recommended)
     write_json(output / "report.json", report)
-    write_text(output / "report.md", render_report(report, title="Comparison", data=sentence, figures=figures))
-    print(f"\n{render_summary(report)}\n\nThe report, with every pair, is in {output / 'report.md'}")
+    write_text(output / "report.md", page)
+    use = "" if recommended is None else f"\nUse it: {loading(recommended)}"
+    print(f"\n{render_summary(report)}{use}\n\nThe report, with every pair, is in {output / 'report.md'}")
+
+
+def _recommended_folder(output: Path, report: dict[str, Any], arguments: ComparisonArguments) -> Path | None:
+    """The folder of the recommended run, of the seed that the tests compare; `None` if there is nothing to load."""
+    name = report["recommendation"]["run"]
+    row = next(row for row in report["runs"] if row["name"] == name)
+    settings = arguments.run_settings.get(name, {})
+    if "output_dir" in settings:
+        folder = Path(settings["output_dir"])
+    else:
+        folder = run_folder(output, name, row["seeds"][0] if row["seeds"] else None)
+    return folder if (folder / CLASSIFICATION_FILE).is_file() else None
 
 
 def write_learning_curves(output: Path, reports: dict[int, dict[str, Any]]) -> None:

@@ -24,6 +24,9 @@ FIGURES = ("reliability_diagram", "confusion_matrix", "label_f1", "thresholds", 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 
+HEAD_FILE = "head.safetensors"  # of a baseline: linear, on a language model's hidden states or on TF-IDF
+VOCABULARY_FILE = "vocabulary.json"  # of TF-IDF
+
 # The files of a run, as patterns below its folder
 _ADAPTER = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
 _WHOLE_MODEL = (
@@ -38,7 +41,7 @@ _TOKENIZER = (
 PUBLISHED = (  # what others need: no predictions, which tell of documents, and nothing of how a folder was written
     *(CLASSIFICATION_FILE, METRICS_FILE, CARD_FILE, f"{CONFIG_FOLDER}/config.json"),
     *(f"{FIGURES_FOLDER}/{name}.*" for name in FIGURES),
-    *(*_ADAPTER, *_WHOLE_MODEL, *_TOKENIZER),
+    *(*_ADAPTER, *_WHOLE_MODEL, *_TOKENIZER, HEAD_FILE, VOCABULARY_FILE),
 )
 RUN_FILES = (*PUBLISHED, PREDICTIONS_FILE, OUT_OF_FOLD_FILE, MANIFEST_FILE)
 
