@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, TextClassifier
-from hf_causal_clf.backbone.settings import base_weights, peft_config, quantization_settings
+from hf_causal_clf.backbone.settings import base_model_of, base_weights, peft_config, quantization_settings
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
@@ -27,7 +27,7 @@ from hf_causal_clf.embedding.collator import ClassificationCollator
 from hf_causal_clf.embedding.trainer import embedding_trainer
 from hf_causal_clf.evaluation.calibration import fit_calibration
 from hf_causal_clf.evaluation.metrics import classification_metrics
-from hf_causal_clf.finishing import base_model_of, describe_run, finish_run, measure_run, print_run, save_run
+from hf_causal_clf.finishing import describe_run, finish_run, measure_run, print_run, save_run
 from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.instruction.trainer import instruction_trainer
 from hf_causal_clf.runs.measuring import generation_metrics
