@@ -3,6 +3,7 @@
 import json
 import pickle
 import pickletools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
