@@ -1,6 +1,7 @@
 """What fine-tuning has to beat: baselines that give the same matrix of logits.
 
-Each function returns the logits of the validation and test documents and what it cost.
+Each function returns the logits of the validation and test documents and what it cost. With folds, those of the
+validation documents, which are all labelled ones, are out of fold: no document is seen by what predicts it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from .cache import cached
 if TYPE_CHECKING:
     from trl import ModelConfig
 
-STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation strengths C, chosen on validation
+STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation strengths C, chosen on validation or out of fold
 _MEASURED = ("validation", "test")
 
 
@@ -62,13 +63,20 @@ def tfidf(data: ClassificationData) -> Outcome:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     start = time.perf_counter()
+    texts = np.array(data.texts("train"), dtype=object)
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    features = {"train": vectorizer.fit_transform(data.texts("train"))}
-    features["validation"] = vectorizer.transform(data.texts("validation"))
-    head, _ = _best_head(data, features)
+
+    def without(held: np.ndarray) -> dict[str, Any]:
+        return {"train": vectorizer.fit_transform(texts[~held]), "validation": vectorizer.transform(texts[held])}
+
+    parts = [without(held) for held in data.held_out()]
+    features = {"train": vectorizer.fit_transform(texts), "validation": vectorizer.transform(data.texts("validation"))}
+    head, _, validation = _best_head(data, features, parts)
     trained = time.perf_counter()
-    features["test"] = vectorizer.transform(data.texts("test"))
-    logits = {split: _logits(head, features[split], len(data.label_space)) for split in _MEASURED}
+    logits = {
+        "validation": validation,
+        "test": _logits(head, vectorizer.transform(data.texts("test")), len(data.label_space)),
+    }
     rates = {
         "train_samples_per_second": len(data.splits["train"]) / (trained - start),
         "predict_samples_per_second": len(data.splits["test"]) / (time.perf_counter() - trained),
@@ -131,7 +139,10 @@ def frozen(
     batch_size: int,
     cache: Path,
 ) -> Outcome:
-    """Fit a head on the pooled hidden states of the untouched language model; pooling and C chosen on validation."""
+    """Fit a head on the pooled hidden states of the untouched language model.
+
+    Pooling and C are chosen on validation or, with folds, out of fold.
+    """
     tokenizer = AutoTokenizer.from_pretrained(
         model_arguments.model_name_or_path, revision=model_arguments.model_revision
     )
@@ -153,12 +164,13 @@ def frozen(
         features[split], seconds[split] = cached(cache, key, load, partial(compute, texts))
     start = time.perf_counter()
     heads = {}
-    for pooling in features["train"]:
+    for pooling, matrix in features["train"].items():
         columns = _standardised({split: features[split][pooling] for split in features})
-        heads[pooling] = (*_best_head(data, columns), columns)
-    head, _, columns = min(heads.values(), key=lambda found: found[1])
+        parts = [_standardised({"train": matrix[~held], "validation": matrix[held]}) for held in data.held_out()]
+        heads[pooling] = (*_best_head(data, columns, parts), columns)
+    head, _, validation, columns = min(heads.values(), key=lambda found: found[1])
     fitted = time.perf_counter() - start
-    logits = {split: _logits(head, columns[split], len(data.label_space)) for split in _MEASURED}
+    logits = {"validation": validation, "test": _logits(head, columns["test"], len(data.label_space))}
     rates = {
         "train_samples_per_second": len(data.splits["train"]) / (seconds["train"] + fitted),
         "predict_samples_per_second": len(data.splits["test"]) / seconds["test"],
@@ -166,20 +178,39 @@ def frozen(
     return Outcome(logits, _cost(_size(head), **rates))
 
 
-def _best_head(data: ClassificationData, features: dict[str, Any]) -> tuple[Any, float]:
-    """The logistic regression on the training features with the lowest validation NLL, and that NLL."""
+def _best_head(
+    data: ClassificationData, features: dict[str, Any], parts: Sequence[dict[str, Any]]
+) -> tuple[Any, float, np.ndarray]:
+    """The logistic regression on the training features with the lowest NLL, that NLL, and the logits that have it.
+
+    These are the logits of the validation documents, or those of all labelled documents out of fold.
+
+    Args:
+        data: Documents with gold labels.
+        features: Those of the splits `train` and `validation`.
+        parts: With folds: the same for each fold, made without it, the fold as `validation`.
+    """
+    gold, rows_of_all = data.gold("train"), np.arange(len(data.splits["validation"]))
+    fits = [(part, gold[~held], rows_of_all[held]) for part, held in zip(parts, data.held_out(), strict=True)]
+    fits = fits or [(features, gold, rows_of_all)]
+    found = []
+    for strength in STRENGTHS:
+        logits = np.empty((len(rows_of_all), len(data.label_space)), dtype=np.float32)
+        for part, labels, rows in fits:
+            head = _fit(strength, part["train"], labels)
+            logits[rows] = _logits(head, part["validation"], len(data.label_space))
+        probabilities = to_probabilities(logits, multi_label=data.label_space.multi_label)
+        found.append((head, negative_log_likelihood(data.gold("validation"), probabilities), logits, strength))
+    head, nll, logits, strength = min(found, key=lambda each: each[1])
+    return _fit(strength, features["train"], gold) if parts else head, nll, logits
+
+
+def _fit(strength: float, features: Any, gold: np.ndarray) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 
-    found = []
-    for strength in STRENGTHS:
-        head = LogisticRegression(C=strength, max_iter=1000)
-        head = OneVsRestClassifier(head) if data.label_space.multi_label else head
-        head.fit(features["train"], data.gold("train"))
-        logits = _logits(head, features["validation"], len(data.label_space))
-        probabilities = to_probabilities(logits, multi_label=data.label_space.multi_label)
-        found.append((head, negative_log_likelihood(data.gold("validation"), probabilities)))
-    return min(found, key=lambda pair: pair[1])
+    head = LogisticRegression(C=strength, max_iter=1000)
+    return (OneVsRestClassifier(head) if gold.ndim == 2 else head).fit(features, gold)
 
 
 def _logits(head: Any, features: Any, labels: int) -> np.ndarray:

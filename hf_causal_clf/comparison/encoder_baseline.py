@@ -21,6 +21,8 @@ from ..cli.logs import expected_weights
 from ..data.splits import ClassificationData
 from ..embedding.trainer import head_metrics
 from ..training.checkpoints import remove_traces, whole_checkpoints
+from ..training.folds import out_of_fold
+from ..training.output_folder import documents_content
 from ..training.train import train
 from .baselines import Outcome
 
@@ -43,41 +45,61 @@ def fine_tuned_encoder(
     """Train an encoder on all its weights, keep the best epoch by validation macro F1, and predict.
 
     Documents that are too long lose their tail. Checkpoints are kept in `output_dir` until it is done, and an
-    interrupted training goes on from the last.
+    interrupted training goes on from the last. With folds, each training goes to its last epoch: one for each fold, and
+    one on all labelled documents.
 
     Raises:
         ValueError: If training diverged.
     """
-    last = next(reversed(whole_checkpoints(output_dir)), None)
-    arguments = TrainingArguments(
-        output_dir=str(output_dir),
-        learning_rate=learning_rate,
-        num_train_epochs=num_train_epochs,
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=batch_size,
-        warmup_steps=0.1,
-        weight_decay=0.01,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=1,
-        load_best_model_at_end=True,
-        metric_for_best_model="f1_macro",
-        report_to="none",
-        dataloader_pin_memory=torch.accelerator.is_available(),
-        seed=seed,
-        resume_from_checkpoint=None if last is None else str(last),
-    )
-    trainer, test = _trainer(data, name_or_path, max_length, arguments)
-    training = train(trainer)
+    settings: dict[str, Any] = {
+        "learning_rate": learning_rate,
+        "num_train_epochs": num_train_epochs,
+        "per_device_train_batch_size": batch_size,
+        "per_device_eval_batch_size": batch_size,
+        "seed": seed,
+    }
+
+    def score(part: ClassificationData, folder: Path) -> np.ndarray:
+        trainer, _ = _trainer(part, name_or_path, max_length, _arguments(folder, **settings, save_strategy="no"))
+        train(trainer)
+        return _predict(trainer, trainer.eval_dataset)
+
     logits = {}
-    for split, rows in (("validation", trainer.eval_dataset), ("test", test)):
-        start = time.perf_counter()
-        logits[split] = np.asarray(trainer.predict(rows).predictions, dtype=np.float32)
-        training["predict_samples_per_second"] = len(logits[split]) / (time.perf_counter() - start)
-        if not np.isfinite(logits[split]).all():
-            raise ValueError("The encoder's training diverged: it gives no numbers. Lower encoder_learning_rate.")
+    if data.folds is None:
+        settings |= {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "f1_macro"}
+    else:
+        content = [name_or_path, max_length, settings, documents_content(data)]
+        logits["validation"] = out_of_fold(data, output_dir, content, score)
+    last = next(reversed(whole_checkpoints(output_dir)), None)
+    settings |= {"save_strategy": "epoch", "resume_from_checkpoint": None if last is None else str(last)}
+    trainer, test = _trainer(data, name_or_path, max_length, _arguments(output_dir, **settings))
+    training = train(trainer)
+    if data.folds is None:
+        logits["validation"] = _predict(trainer, trainer.eval_dataset)
+    start = time.perf_counter()
+    logits["test"] = _predict(trainer, test)
+    training["predict_samples_per_second"] = len(logits["test"]) / (time.perf_counter() - start)
     remove_traces(output_dir)
     return Outcome(logits, training)
+
+
+def _arguments(output_dir: Path, **settings: Any) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(output_dir),
+        **settings,
+        warmup_steps=0.1,
+        weight_decay=0.01,
+        save_total_limit=1,
+        report_to="none",
+        dataloader_pin_memory=torch.accelerator.is_available(),
+    )
+
+
+def _predict(trainer: Trainer, rows: Any) -> np.ndarray:
+    logits = np.asarray(trainer.predict(rows).predictions, dtype=np.float32)
+    if not np.isfinite(logits).all():
+        raise ValueError("The encoder's training diverged: it gives no numbers. Lower encoder_learning_rate.")
+    return logits
 
 
 def _trainer(

@@ -59,8 +59,6 @@ def training_facts(
         "hardware": _hardware(trainer),
         "versions": _versions(),
     }
-    if data.fold_count:
-        facts["folds"] = data.fold_count
     if data.text_column is not None:
         facts["text_column"] = data.text_column
     dataset = data_arguments.dataset_name
