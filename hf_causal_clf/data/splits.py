@@ -52,6 +52,10 @@ class ClassificationData:
         """Number of folds; 0 where there is a validation split."""
         return 0 if self.folds is None else int(self.folds.max()) + 1
 
+    def held_out(self) -> list[np.ndarray]:
+        """Return for each fold which of the labelled documents it has, bool `(n,)`; nothing without folds."""
+        return [] if self.folds is None else [self.folds == fold for fold in range(self.fold_count)]
+
     def holding_out(self, fold: int) -> ClassificationData:
         """Return the labelled documents with one fold as the validation split, and the others for training."""
         assert self.folds is not None

@@ -66,6 +66,24 @@ def readings(pooling: str, suffix: str | None) -> list[Reading]:
     return found + [Reading("last", each) for each in SUFFIXES if "last" in poolings]
 
 
+def encoders_of(
+    candidates: list[Reading], tokenizer: PreTrainedTokenizerBase, max_length: int | None, truncation: str
+) -> dict[Reading, DocumentEncoder]:
+    """Return what reads documents for each candidate, but for suffixes that leave no room for a document.
+
+    Raises:
+        ValueError: If there is room for none of them.
+    """
+    encoders = {}
+    for reading in candidates:
+        try:
+            encoders[reading] = DocumentEncoder(tokenizer, max_length, truncation, suffix=reading.suffix)
+        except ValueError:
+            if reading is candidates[-1] and not encoders:
+                raise
+    return encoders
+
+
 def choose_reading(
     data: ClassificationData,
     tokenizer: PreTrainedTokenizerBase,
@@ -93,13 +111,7 @@ def choose_reading(
         batch_size: Documents per forward pass.
         seed: Seed of the draw of documents and of the folds.
     """
-    encoders = {}
-    for reading in candidates:
-        try:
-            encoders[reading] = DocumentEncoder(tokenizer, max_length, truncation, suffix=reading.suffix)
-        except ValueError:
-            if len(candidates) == 1:
-                raise
+    encoders = encoders_of(candidates, tokenizer, max_length, truncation)
     chosen = list(encoders)[:1]
     if len(encoders) > 1 and len(data.splits["train"]) >= _LEAST and PartialState().is_main_process:
         chosen = [_best(data, model_arguments, encoders, batch_size, seed)]

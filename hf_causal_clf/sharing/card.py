@@ -20,6 +20,7 @@ from ..runs.schema import APPROACHES
 from ..runs.summary import nothing_learned
 from ..task.prompts import PLAIN_FRAME
 from .card_facts import (
+    folds,
     headline_metrics,
     label_table,
     metric_name,
@@ -135,6 +136,7 @@ def _context(run: FinishedRun, repo_id: str) -> dict[str, Any]:
         "scarce": scarce_labels(run),
         "has_majority": "majority" in run.results.metrics,
         "few": MIN_EXAMPLES,
+        "folds": folds(run),
         "figures": run.figures,
         "settings": setting_rows(run),
         "quantization": quantization(run),

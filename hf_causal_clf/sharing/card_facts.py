@@ -19,6 +19,7 @@ _NAMES = {
     "malformed_rate": "Malformed greedy answers",
 }
 _BESIDE_TEST = {"majority": "majority baseline", "validation": "validation"}
+_BESIDE_TEST_WITH_FOLDS = {**_BESIDE_TEST, "validation": "out of fold"}
 _HEADLINES = ("f1_macro", "f1_micro", "f1_weighted", "accuracy", "nll", "brier", "ece")
 
 Rows = list[tuple[str, str]]
@@ -42,10 +43,16 @@ def metric_name(key: str, multi_label: bool) -> str:
     return f"{found[2].capitalize()} {found[1].replace('f1', 'F1')}" if found else key
 
 
+def folds(run: FinishedRun) -> int:
+    """Return the number of folds; 0 for a run with a validation split."""
+    return run.results.metrics.get("calibration", {}).get("folds", 0)
+
+
 def metric_table(run: FinishedRun) -> Table:
     """Return the test metrics that matter most: intervals, majority baseline and validation split beside them."""
     metrics = run.results.metrics
-    beside = {part: title for part, title in _BESIDE_TEST.items() if part in metrics}
+    titles = _BESIDE_TEST_WITH_FOLDS if folds(run) else _BESIDE_TEST
+    beside = {part: title for part, title in titles.items() if part in metrics}
     rows = [["", "test", "95 % interval", *beside.values()]]
     for key in _HEADLINES:
         interval = run.intervals.get(key)
@@ -61,7 +68,7 @@ def label_table(run: FinishedRun) -> Table:
     tested, scores = test_counts(run), f1_per_label(gold, run.results.predicted, len(space))
     columns = {"label": list(map(escape, space.names))}
     for split, title in (("train", "training"), ("validation", "validation")):
-        if facts.get("label_counts", {}).get(split):
+        if facts.get("label_counts", {}).get(split) and not (split == "validation" and folds(run)):
             columns[title] = [f"{count:,}" for count in facts["label_counts"][split]]
     columns["test"] = [f"{count:,}" for count in tested]
     columns["F1 on test"] = [f"{score:.3f}" if count else "–" for score, count in zip(scores, tested, strict=True)]
