@@ -51,11 +51,17 @@ def main() -> None:
         return
     data, tokenizer, settings, push = start
     if head_args.head_init == "verbalizer":
-        template = replace(prompt_args.template(training_args.max_length, run_args.truncation), answer_tokens=0)
+        limits = (training_args.max_length, run_args.truncation, run_args.long_documents)
+        template = replace(prompt_args.template(*limits), answer_tokens=0)
         encoder = prompt = template.bind(tokenizer, prompt_args.verbalizer(data.label_space))
     else:
         prompt = None
-        encoder = DocumentEncoder(tokenizer, training_args.max_length, run_args.truncation)
+        encoder = DocumentEncoder(
+            tokenizer,
+            training_args.max_length,
+            run_args.truncation,
+            long_documents=run_args.long_documents,
+        )
 
     trainer = embedding_trainer(data, tokenizer, encoder, model_args, training_args, head_args, run_args)
     tracking = RunTracking(trainer)

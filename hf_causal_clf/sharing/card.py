@@ -20,6 +20,7 @@ from ..runs.summary import nothing_learned
 from ..task.prompts import PLAIN_FRAME
 from .card_facts import (
     headline_metrics,
+    in_chunks,
     label_table,
     metric_name,
     metric_table,
@@ -125,6 +126,7 @@ def _context(run: FinishedRun, repo_id: str) -> dict[str, Any]:
         "settings": setting_rows(run),
         "quantization": quantization(run),
         "truncation": truncation(run),
+        "chunks": in_chunks(run),
         "prompt": _prompt(run),
     }
 
