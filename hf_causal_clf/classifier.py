@@ -195,7 +195,7 @@ class TextClassifier:
         """Answer by plain greedy generation instead of label scoring (instruction-based approach only).
 
         Args:
-            texts: As for `predict_proba`.
+            texts: As for `predict_proba`. A long document is cut, where label scoring may read it in chunks.
 
         Returns:
             A `ParsedAnswer` for each text; for a single text, its own.
@@ -217,7 +217,14 @@ def _load_head(source: str, run: Run, weights: BaseWeights, hub_kwargs: dict[str
     if run.prompt is not None:
         encoder = run.prompt.bind(tokenizer)
     else:
-        encoder = DocumentEncoder(tokenizer, run.truncation.max_length, run.truncation.side, suffix=run.document_suffix)
+        limits = run.truncation
+        encoder = DocumentEncoder(
+            tokenizer,
+            limits.max_length,
+            limits.side,
+            suffix=run.document_suffix,
+            long_documents=limits.long_documents,
+        )
     return HeadScorer(model, tokenizer, encoder, batch_size=batch_size)
 
 

@@ -22,6 +22,7 @@ from ..task.prompts import PLAIN_FRAME
 from .card_facts import (
     folds,
     headline_metrics,
+    in_chunks,
     label_table,
     metric_name,
     metric_table,
@@ -141,6 +142,7 @@ def _context(run: FinishedRun, repo_id: str) -> dict[str, Any]:
         "settings": setting_rows(run),
         "quantization": quantization(run),
         "truncation": truncation(run),
+        "chunks": in_chunks(run),
         "prompt": _prompt(run),
     }
 

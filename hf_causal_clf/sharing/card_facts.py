@@ -25,7 +25,7 @@ _HEADLINES = ("f1_macro", "f1_micro", "f1_weighted", "accuracy", "nll", "brier",
 Rows = list[tuple[str, str]]
 Table = list[list[str]]  # of Markdown cells, the first row is the heading
 
-_SIDES = {"tail": "at their end", "head": "at their beginning", "both": "at both ends"}
+_SIDES = {"tail": "at their end", "head": "at their beginning", "both": "at both ends", "head_tail": "in their middle"}
 
 _DEVICES = {"cpu": "CPU", "cuda": "GPU", "mps": "Apple GPU"}
 
@@ -139,7 +139,13 @@ def setting_rows(run: FinishedRun) -> Rows:
 def truncation(run: FinishedRun) -> str | None:
     """Return where long documents are cut, in words; `None` if they are not."""
     limits = run.description.truncation
-    return None if limits.max_length is None else _SIDES[limits.side]
+    return None if limits.max_length is None or in_chunks(run) else _SIDES[limits.side]
+
+
+def in_chunks(run: FinishedRun) -> bool:
+    """Whether long documents are read in chunks."""
+    limits = run.description.truncation
+    return limits.max_length is not None and limits.long_documents == "chunks"
 
 
 def quantization(run: FinishedRun) -> str | None:
@@ -194,7 +200,8 @@ def _length(run: FinishedRun) -> Rows:
     what = "a document" if run.description.prompt is None else "prompt and answer"
     if longest is None:
         return []
-    return [(f"Most tokens of {what}", f"{longest:,}; longer ones are cut {truncation(run)}")]
+    longer = "longer documents are read in chunks" if in_chunks(run) else f"longer ones are cut {truncation(run)}"
+    return [(f"Most tokens of {what}", f"{longest:,}; {longer}")]
 
 
 def _optimisation(run: FinishedRun) -> Rows:

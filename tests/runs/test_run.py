@@ -16,12 +16,13 @@ NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 BASE = BaseModel("me/base", "0" * 40, "bfloat16", NF4)
 EMBEDDING = Run("embedding", SINGLE, Truncation(64), Calibration(0.5), BASE, "1.2.3", "mean", "random")
 PROMPT = Prompt(
-    PromptTemplate("Which of {labels}?", True, 256, "both", 9), Verbalizer(MULTI, {"a": "an A"}, delimiter="; ")
+    PromptTemplate("Which of {labels}?", True, 256, "both", 9, "chunks"),
+    Verbalizer(MULTI, {"a": "an A"}, delimiter="; "),
 )
 INSTRUCTION = Run(
     approach="instruction",
     label_space=MULTI,
-    truncation=Truncation(256, "both"),
+    truncation=Truncation(256, "both", "chunks"),
     calibration=Calibration((0.5, 2.0, 1.25), (0.25, 0.5, 0.75)),
     base_model=BaseModel("/models/base"),
     version="1.2.3",
@@ -135,7 +136,8 @@ WRONG = [
     ("truncation", 64, "an object"),
     ("truncation.max_length", "64", "a whole number above 0, or null"),
     ("truncation.max_length", True, "a whole number above 0, or null"),
-    ("truncation.side", "left", "one of ['tail', 'head', 'both']"),
+    ("truncation.long_documents", "split", "one of ['truncate', 'chunks']"),
+    ("truncation.side", "left", "one of ['tail', 'head', 'both', 'head_tail']"),
     ("temperature", "warm", "a number, a list of numbers, or null"),
     ("temperature", True, "a number, a list of numbers, or null"),
     ("thresholds", 0.5, "a list of numbers, or null"),
