@@ -21,12 +21,6 @@ class HeadArguments:
     pooling: str = setting(
         "last", "What the head reads: the 'last' token, or the 'mean' of all tokens.", choices=list(POOLINGS)
     )
-    class_weight: str | None = setting(
-        None,
-        "'balanced': rare labels weigh more in the loss (multi-label: rare positives). Default: all documents weigh "
-        "the same.",
-        choices=["balanced"],
-    )
     head_init: str = setting(
         "random",
         "What the head starts from. 'random': random weights. 'verbalizer': the language model's own weights of the "
@@ -40,8 +34,6 @@ class HeadArguments:
     def _mistakes(self) -> Iterator[str]:
         if self.pooling not in POOLINGS:
             yield f"pooling must be one of {list(POOLINGS)}, got {self.pooling!r}."
-        if self.class_weight not in (None, "balanced"):
-            yield f"class_weight must be 'balanced' or left out, got {self.class_weight!r}."
         if self.head_init not in HEAD_INITS:
             yield f"head_init must be one of {list(HEAD_INITS)}, got {self.head_init!r}."
         if self.head_init == "verbalizer" and self.pooling != "last":

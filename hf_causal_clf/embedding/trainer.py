@@ -59,7 +59,7 @@ def embedding_trainer(
         label_space=label_space,
         pooling=head_arguments.pooling,
         label_smoothing=training_arguments.label_smoothing_factor,
-        **(data.balanced_weights() if head_arguments.class_weight == "balanced" else {}),
+        **(data.balanced_weights() if run_arguments.class_weight == "balanced" else {}),
         tokenizer=tokenizer,
         place=False,
         revision=model_arguments.model_revision,

@@ -11,6 +11,7 @@ from ..backbone.batching import pad, padding_id
 from ..task.labels import Label
 from ..task.prompts import PromptTemplate
 from ..task.verbalizer import Verbalizer
+from .weighting import WEIGHTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,6 +30,8 @@ class VerbalizerCollator:
         verbalizer: Labels and their answer texts.
         text_column: Column of the document.
         label_column: Column of the gold label(s), as names or ids.
+        weight_column: Column of the documents' weights in the loss, for a trainer that `weigh_documents` has seen. By
+            default, none.
     """
 
     def __init__(
@@ -39,10 +42,12 @@ class VerbalizerCollator:
         *,
         text_column: str = "text",
         label_column: str = "label",
+        weight_column: str | None = None,
     ) -> None:
         self.encoder = template.bind(tokenizer, verbalizer)
         self.text_column = text_column
         self.label_column = label_column
+        self.weight_column = weight_column
         self.pad_token_id = padding_id(tokenizer)
 
     def encode(self, text: str, label: Label | Iterable[Label]) -> tuple[list[int], list[int]]:
@@ -52,8 +57,13 @@ class VerbalizerCollator:
         return prompt + answer, [-100] * len(prompt) + answer
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Batch rows into `input_ids`, `attention_mask` and `labels`, int64 `(batch, length)`, padded on the right."""
+        """Batch rows into `input_ids`, `attention_mask` and `labels`, int64 `(batch, length)`, padded on the right.
+
+        With a `weight_column`, `weights` beside them, float32 `(batch,)`.
+        """
         encoded = [self.encode(row[self.text_column], row[self.label_column]) for row in rows]
         batch = pad([input_ids for input_ids, _ in encoded], self.pad_token_id)
         batch["labels"] = pad([labels for _, labels in encoded], -100)["input_ids"]
+        if self.weight_column is not None:
+            batch[WEIGHTS] = torch.tensor([row[self.weight_column] for row in rows], dtype=torch.float32)
         return batch

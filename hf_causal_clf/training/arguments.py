@@ -200,6 +200,12 @@ class RunArguments:
         "(the middle stays).",
         choices=list(TRUNCATION_SIDES),
     )
+    class_weight: str | None = setting(
+        None,
+        "'balanced': rare labels weigh more in the loss. Multi-label: embedding-based, a label's rare positives; "
+        "instruction-based, a document by the mean over its labels. Default: all documents weigh the same.",
+        choices=["balanced"],
+    )
     early_stopping_patience: int = setting(
         3, "Stop after this number of evaluations without a better metric_for_best_model. 0: never stop early."
     )
@@ -214,6 +220,8 @@ class RunArguments:
 
     def __post_init__(self) -> None:
         check_truncation(None, self.truncation)
+        if self.class_weight not in (None, "balanced"):
+            raise ValueError(f"class_weight must be 'balanced' or left out, got {self.class_weight!r}.")
         if self.early_stopping_patience < 0:
             raise ValueError(f"early_stopping_patience must be 0 (off) or more, got {self.early_stopping_patience}.")
 

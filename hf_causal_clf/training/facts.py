@@ -11,12 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import EarlyStoppingCallback, Trainer
 
 from ..data.arguments import SPLITS, DataArguments
-from ..data.splits import ClassificationData
+from ..data.splits import WEIGHT, ClassificationData
 from ..evaluation.metrics import label_counts
 from ..runs.files import CARD_FILE, is_hub_id
 
@@ -69,6 +70,8 @@ def training_facts(
     licence = base_licence(model_arguments.model_name_or_path, model_arguments.model_revision)
     if licence:
         facts["base_licence"] = licence
+    if WEIGHT in trainer.train_dataset.column_names:
+        facts["prior"] = _weighted_shares(data, np.asarray(trainer.train_dataset[WEIGHT]))
     if prompt is not None:
         facts |= {"prompt": list(prompt.frame), "answer_tokens": prompt.longest_answer}
     return facts
@@ -108,8 +111,16 @@ def _arguments(trainer: Trainer) -> dict[str, Any]:
             facts["early_stopping_patience"] = callback.early_stopping_patience
     config = trainer.accelerator.unwrap_model(trainer.model).config
     facts["label_smoothing"] = getattr(config, "label_smoothing", 0.0)
-    facts["balanced_classes"] = any(getattr(config, name, None) for name in ("class_weights", "pos_weight"))
+    in_loss = any(getattr(config, name, None) for name in ("class_weights", "pos_weight"))
+    facts["balanced_classes"] = in_loss or WEIGHT in trainer.train_dataset.column_names
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _weighted_shares(data: ClassificationData, weights: np.ndarray) -> list[float]:
+    """Share of each label in training documents that count by their weights."""
+    gold = data.gold("train")
+    rows = gold if gold.ndim == 2 else np.eye(len(data.label_space))[gold]
+    return (weights @ rows / weights.sum()).tolist()
 
 
 def _hardware(trainer: Trainer) -> dict[str, Any]:
