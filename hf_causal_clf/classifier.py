@@ -230,9 +230,7 @@ def _load_head(source: str, run: Run, weights: BaseWeights, hub_kwargs: dict[str
     if run.prompt is not None:
         encoder = run.prompt.bind(tokenizer)
     else:
-        encoder = DocumentEncoder(
-            tokenizer, run.truncation.max_length, run.truncation.side, suffix=run.document_suffix
-        )
+        encoder = DocumentEncoder(tokenizer, run.truncation.max_length, run.truncation.side, suffix=run.document_suffix)
     return HeadScorer(model, tokenizer, encoder, batch_size=batch_size)
 
 

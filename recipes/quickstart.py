@@ -19,11 +19,11 @@ hide_by_name()
 import numpy as np
 
 from hf_causal_clf import LabelSpace
+from hf_causal_clf.baselines.fitting import tfidf
 from hf_causal_clf.cli.mistakes import report
 from hf_causal_clf.cli.packages import missing_packages
 from hf_causal_clf.cli.processes import launch_command
 from hf_causal_clf.cli.starting import run_script
-from hf_causal_clf.comparison.baselines import tfidf
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.sampling import normalized, stratified_sample
 from hf_causal_clf.data.splits import load_data

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..baselines.fitting import Outcome
     from ..data.splits import ClassificationData
     from ..embedding.arguments import EmbeddingModelArguments
     from ..training.arguments import PromptArguments
     from .arguments import ComparisonArguments
-    from .baselines import Outcome
 
 BASE_MODEL = ("model_name_or_path", "model_revision", "dtype", "attn_implementation", "load_in_4bit")
 _ENCODER_BATCH_SIZE = 16
@@ -65,19 +65,19 @@ class Baseline:
 
 
 def _majority(job: Job) -> Outcome:
-    from .baselines import majority
+    from ..baselines.fitting import majority
 
     return majority(job.data)
 
 
 def _tfidf(job: Job) -> Outcome:
-    from .baselines import tfidf
+    from ..baselines.fitting import tfidf
 
     return tfidf(job.data)
 
 
 def _zero_shot(job: Job, *, contextual: bool = False) -> Outcome:
-    from .baselines import zero_shot
+    from ..baselines.fitting import zero_shot
 
     arguments = job.arguments
     return zero_shot(
@@ -95,7 +95,7 @@ def _contextual(job: Job) -> Outcome:
 
 
 def _frozen(job: Job) -> Outcome:
-    from .baselines import frozen
+    from ..baselines.fitting import frozen
 
     arguments = job.arguments
     limits: dict[str, Any] = {"max_length": arguments.max_length, "truncation": arguments.truncation}
@@ -103,7 +103,7 @@ def _frozen(job: Job) -> Outcome:
 
 
 def _encoder(job: Job) -> Outcome:
-    from .encoder_baseline import fine_tuned_encoder
+    from ..baselines.encoder import fine_tuned_encoder
 
     arguments = job.arguments
     assert job.seed is not None

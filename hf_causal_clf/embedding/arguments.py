@@ -67,7 +67,6 @@ class EmbeddingTrainingArguments(SharedTrainingArguments, TrainingArguments):
 
     _argument_group_name = "Training"
 
-    num_train_epochs: float = setting(20, "Highest number of epochs. Early stopping can end the training before.")
     optim: str = setting("adamw_8bit", "The optimizer.")
     logging_steps: float = setting(10, "Log the loss after this number of steps; below 1: after this share of all.")
     max_length: int | None = setting(

@@ -18,6 +18,7 @@ from ..task.prompts import PromptEncoder
 from ..task.tokens import warn_of_unknown
 from ..training.arguments import RunArguments
 from ..training.callbacks import evaluation_metrics
+from ..training.length import settle_length
 from ..training.outline import tell_outline
 from ..training.processes import sharding
 from ..training.pushing import publish_runs
@@ -51,6 +52,7 @@ def embedding_trainer(
     encoded = {split: _encode(data, split, encoder) for split in ("train", "validation")}
     weight = _verbalizer_weight(encoder, model_arguments) if isinstance(encoder, PromptEncoder) else None
     lengths = list(encoded["train"]["whole_length"])
+    chosen = settle_length(training_arguments, len(lengths), len(encoded["validation"]))
     tell_outline(lengths, encoder.document_budget, len(lengths), training_arguments)
     set_seed(training_arguments.seed)  # the head is random, and has to be the same in all processes
     model: Any = load_with_head(
@@ -79,7 +81,7 @@ def embedding_trainer(
         processing_class=tokenizer,
         data_collator=ClassificationCollator(label_space, padding_id(tokenizer)),
         compute_metrics=lambda prediction: head_metrics(prediction, label_space.multi_label),
-        callbacks=early_stopping(run_arguments, training_arguments),
+        callbacks=early_stopping(run_arguments, training_arguments, data, chosen=chosen),
     )
     publish_runs(trainer, run_arguments)
     return trainer

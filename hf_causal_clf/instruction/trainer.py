@@ -27,6 +27,7 @@ from ..task.tokens import warn_of_unknown
 from ..task.verbalizer import Verbalizer
 from ..training.arguments import RunArguments
 from ..training.callbacks import evaluation_metrics
+from ..training.length import settle_length
 from ..training.outline import sampled_lengths, tell_outline
 from ..training.processes import is_sharded, over_processes
 from ..training.pushing import publish_runs
@@ -86,6 +87,7 @@ def instruction_trainer(
     warn_of_unknown(tokenizer, data.texts("train"))
     collator = VerbalizerCollator(tokenizer, template, verbalizer, weight_column=WEIGHT if weighted else None)
     texts = data.texts("train")
+    chosen = settle_length(training_arguments, len(texts), len(data.splits["validation"]))
     tell_outline(
         sampled_lengths(collator.encoder, texts), collator.encoder.document_budget, len(texts), training_arguments
     )
@@ -123,7 +125,7 @@ def instruction_trainer(
         batch_size=training_arguments.per_device_eval_batch_size,
     )
     trainer.add_callback(LabelScoringCallback(trainer, scorer, data.texts("validation"), data.gold("validation")))
-    for callback in early_stopping(run_arguments, training_arguments):
+    for callback in early_stopping(run_arguments, training_arguments, data, chosen=chosen):
         trainer.add_callback(callback)
     publish_runs(trainer, run_arguments)
     return trainer

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, pipeline
 from hf_causal_clf import DocumentEncoder, TextClassifier
 from hf_causal_clf.backbone.loading import load_backbone
 from hf_causal_clf.backbone.weights import BaseWeights
-from hf_causal_clf.comparison.baselines import STRENGTHS
+from hf_causal_clf.baselines.fitting import STRENGTHS
 from hf_causal_clf.embedding.features import pooled_features
 
 from .scoring import head_scorer

@@ -8,7 +8,7 @@ import pytest
 from conftest import make_rows, write_jsonl
 from test_train import run_embedding
 
-from hf_causal_clf.comparison import baselines
+from hf_causal_clf.baselines import fitting as baselines
 from hf_causal_clf.comparison.ranking import Entry, compare_runs
 from hf_causal_clf.comparison.report import render_report
 from hf_causal_clf.data.arguments import DataArguments

@@ -81,7 +81,7 @@ def test_version_1_is_filled_in(approach):
     run = replace(RUNS[approach], training={})
     earlier = {name: value for name, value in run.to_dict().items() if name not in ABSENT[approach]}
     assert Run.from_dict({**earlier, "schema_version": 1}).to_dict() == run.to_dict()
-    with pytest.raises(ValueError, match="lacks .*training"):
+    with pytest.raises(ValueError, match=r"lacks .*training"):
         Run.from_dict(earlier)
 
 

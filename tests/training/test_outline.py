@@ -98,4 +98,4 @@ def test_both_trainers_tell_and_no_document_is_tokenised_twice(checkpoint, files
     instruction_trainer(data, tokenizer, template, verbalizer, model_arguments, arguments, RunArguments())
     said = capsys.readouterr().out
     assert "Tokens of a training document: " in said
-    assert "Steps: 6 per epoch, 30 in all at most, each with 8 documents." in said
+    assert "Steps: 6 per epoch, 180 in all at most, each with 8 documents." in said

@@ -265,6 +265,7 @@ def run_instruction(checkpoint, output, files, prompt=None, run=None, **training
     )
     values = {
         "learning_rate": 1e-2,
+        "warmup_steps": 0,
         "num_train_epochs": 2,
         "optim": "adamw_torch",
         "report_to": "none",

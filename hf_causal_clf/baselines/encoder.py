@@ -22,7 +22,7 @@ from ..data.splits import ClassificationData
 from ..embedding.trainer import head_metrics
 from ..training.checkpoints import remove_traces, whole_checkpoints
 from ..training.train import train
-from .baselines import Outcome
+from .fitting import Outcome
 
 # Of BERT and its like: the head is new, and what they were pretrained with is left
 _HEADS = ("classifier", "pre_classifier", "score", "head.", "pooler", "bert.pooler")

@@ -14,10 +14,10 @@ from tiny import make_causal_lm, save_encoder
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from hf_causal_clf import LabelScorer
-from hf_causal_clf.comparison import baselines
-from hf_causal_clf.comparison import cache as features
-from hf_causal_clf.comparison import encoder_baseline as encoder
-from hf_causal_clf.comparison.encoder_baseline import fine_tuned_encoder
+from hf_causal_clf.baselines import cache as features
+from hf_causal_clf.baselines import encoder
+from hf_causal_clf.baselines import fitting as baselines
+from hf_causal_clf.baselines.encoder import fine_tuned_encoder
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments
@@ -173,7 +173,7 @@ def test_zero_shot_is_the_label_scorer_and_is_computed_once(data, checkpoint, to
         expected = found / prior / (found / prior).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(raw(again, data)["test"], expected, atol=1e-4)
 
-    forbid(monkeypatch, "comparison.baselines.load_backbone", "comparison.baselines.load_causal_lm")
+    forbid(monkeypatch, "baselines.fitting.load_backbone", "baselines.fitting.load_causal_lm")
     for contextual, first in ((False, outcome), (True, again)):
         cached = baselines.zero_shot(
             data, model_arguments(checkpoint), **prompt(data), **options, contextual=contextual
@@ -186,7 +186,7 @@ def test_zero_shot_is_the_label_scorer_and_is_computed_once(data, checkpoint, to
 def test_another_prompt_is_scored_anew(single, checkpoint, tmp_path, monkeypatch):
     options = {"batch_size": 8, "cache": tmp_path}
     baselines.zero_shot(single, model_arguments(checkpoint), **prompt(single), **options)
-    forbid(monkeypatch, "comparison.baselines.load_backbone", "comparison.baselines.load_causal_lm")
+    forbid(monkeypatch, "baselines.fitting.load_backbone", "baselines.fitting.load_causal_lm")
     others = [
         PromptArguments(instruction="Which subject of {labels}?"),
         PromptArguments(answers='{"tech": "phones"}'),
@@ -209,7 +209,7 @@ def test_frozen_backbone_with_a_head(data, checkpoint, tmp_path, monkeypatch):
     check_shape(outcome, data)
     assert right(data, outcome.logits["test"]) > 0.6
     assert outcome.training["trainable_parameters"] == (32 + 1) * len(data.label_space)
-    forbid(monkeypatch, "comparison.baselines.load_backbone", "comparison.baselines.load_causal_lm")
+    forbid(monkeypatch, "baselines.fitting.load_backbone", "baselines.fitting.load_causal_lm")
     again = baselines.frozen(data, model_arguments(checkpoint), **limits)
     for split in outcome.logits:
         np.testing.assert_array_equal(again.logits[split], outcome.logits[split])
