@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
@@ -10,6 +11,7 @@ from transformers import TrainingArguments
 from ..cli.mistakes import report
 from ..runs.schema import HEAD_INITS, POOLINGS
 from ..training.arguments import AdapterModelArguments, PromptArguments, SharedTrainingArguments, setting
+from ..training.processes import sharding
 
 
 @dataclass
@@ -67,6 +69,9 @@ class EmbeddingTrainingArguments(SharedTrainingArguments, TrainingArguments):
 
     _argument_group_name = "Training"
 
+    head_learning_rate: float | None = setting(
+        None, "Highest learning rate of the head. Default: learning_rate, that of all other weights."
+    )
     optim: str = setting("adamw_8bit", "The optimizer.")
     logging_steps: float = setting(10, "Log the loss after this number of steps; below 1: after this share of all.")
     max_length: int | None = setting(
@@ -83,3 +88,12 @@ class EmbeddingTrainingArguments(SharedTrainingArguments, TrainingArguments):
     def __post_init__(self) -> None:
         self.check()
         super().__post_init__()
+        report(self._mistakes())
+
+    def _mistakes(self) -> Iterator[str]:
+        if self.head_learning_rate is None:
+            return
+        if not 0 <= self.head_learning_rate < math.inf:
+            yield f"head_learning_rate must be 0 or more, got {self.head_learning_rate}."
+        if found := sharding(self):
+            yield f"head_learning_rate is not possible with {found}, which groups the weights itself. Leave it out."

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "tokenizers")
 _ARGUMENTS = (
-    *("learning_rate", "weight_decay", "num_train_epochs", "per_device_train_batch_size"),
+    *("learning_rate", "head_learning_rate", "weight_decay", "num_train_epochs", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "seed", "bf16", "fp16"),
 )
 _LICENCE_KEYS = ("license", "license_name", "license_link")
@@ -99,7 +99,7 @@ def base_licence(name_or_path: str, revision: str | None) -> dict[str, str]:
 
 def _arguments(trainer: Trainer) -> dict[str, Any]:
     arguments = trainer.args
-    facts = {name: getattr(arguments, name) for name in _ARGUMENTS}
+    facts = {name: getattr(arguments, name, None) for name in _ARGUMENTS}
     for name in ("optim", "lr_scheduler_type"):
         value = getattr(arguments, name)
         facts[name] = str(getattr(value, "value", value))
