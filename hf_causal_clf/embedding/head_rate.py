@@ -23,8 +23,8 @@ def set_head_learning_rate(trainer: Trainer, rate: float) -> None:
     if is_optimizer_factory(kind) or {"params", "model", "optimizer_dict"} & options.keys():
         optimizer = getattr(arguments.optim, "value", arguments.optim)
         raise ValueError(
-            f"head_learning_rate is not possible with {optimizer}, which groups the weights itself. Leave it out, or set "
-            "optim to adamw_torch or adamw_8bit."
+            f"head_learning_rate is not possible with {optimizer}, which groups the weights itself. Leave it out, or "
+            "set optim to adamw_torch or adamw_8bit."
         )
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = {id(weight) for weight in base.score.parameters()}
