@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from os import PathLike
 from typing import Any, cast, overload
 
@@ -21,6 +21,7 @@ from .instruction.generation import generate_answers
 from .instruction.scorer import LabelScorer
 from .runs.prior import TargetPrior, target_ratio
 from .runs.run import Run
+from .runs.schema import KINDS
 from .runs.summary import fitted_in_words
 from .task.documents import DocumentEncoder
 from .task.labels import LabelSpace
@@ -60,7 +61,7 @@ class TextClassifier:
 
     @property
     def approach(self) -> str:
-        """`"embedding"` or `"instruction"`."""
+        """`"embedding"`, `"instruction"`, or the baseline that it is: one of `schema.KINDS`."""
         return self.scorer.approach
 
     @classmethod
@@ -77,7 +78,7 @@ class TextClassifier:
         attn_implementation: str | None = None,
         **hub_kwargs: Any,
     ) -> TextClassifier:
-        """Load a finished run of either approach.
+        """Load a finished run of either approach, or of a baseline of a comparison.
 
         Args:
             pretrained_model_name_or_path: `output_dir` of a run, or a Hub repository pushed from one.
@@ -109,8 +110,7 @@ class TextClassifier:
             attn_implementation=attn_implementation,
             device_map=device_map,
         )
-        load = _load_head if run.approach == "embedding" else _load_label_scorer
-        scorer = load(source, run, weights, hub_kwargs, batch_size)
+        scorer = _LOADERS[run.approach](source, run, weights, hub_kwargs, batch_size)
         classifier = cls(scorer, run.label_space, run.calibration if calibrated else None)
         classifier.source, classifier.run, classifier._prior_ratio = source, run, ratio
         return classifier
@@ -120,7 +120,7 @@ class TextClassifier:
         names, more = self.labels[:_LISTED], len(self.labels) - _LISTED
         where = "" if self.source is None else f" from {self.source!r}"
         lines = [
-            f"TextClassifier{where}, {self.approach}-based, {kind}",
+            f"TextClassifier{where}, {KINDS.get(self.approach, self.approach)}, {kind}",
             f"  {len(self.labels)} labels: {', '.join(names)}" + (f" and {more} more" if more > 0 else ""),
             f"  calibration: {fitted_in_words(self.calibration) or 'none'}",
         ]
@@ -242,3 +242,30 @@ def _load_label_scorer(
     template, verbalizer = run.prompt.template, run.prompt.verbalizer
     model = load_causal_lm(source, weights, tokenizer=tokenizer, **hub_kwargs)
     return LabelScorer(model, tokenizer, template=template, verbalizer=verbalizer, batch_size=batch_size)
+
+
+def _load_tfidf(source: str, run: Run, weights: BaseWeights, hub_kwargs: dict[str, Any], batch_size: int) -> Scorer:
+    from .baselines.tfidf import TfidfScorer
+
+    return TfidfScorer.load(source, len(run.label_space), batch_size=batch_size, **hub_kwargs)
+
+
+def _load_frozen(source: str, run: Run, weights: BaseWeights, hub_kwargs: dict[str, Any], batch_size: int) -> Scorer:
+    from .baselines.frozen import FrozenScorer
+
+    return FrozenScorer.load(source, run, weights, batch_size=batch_size, **hub_kwargs)
+
+
+def _load_encoder(source: str, run: Run, weights: BaseWeights, hub_kwargs: dict[str, Any], batch_size: int) -> Scorer:
+    from .baselines.encoder import EncoderScorer
+
+    return EncoderScorer.load(source, run, weights, batch_size=batch_size, **hub_kwargs)
+
+
+_LOADERS: dict[str, Callable[[str, Run, BaseWeights, dict[str, Any], int], Scorer]] = {
+    "embedding": _load_head,
+    "instruction": _load_label_scorer,
+    "tfidf": _load_tfidf,
+    "frozen": _load_frozen,
+    "encoder": _load_encoder,
+}

@@ -21,7 +21,7 @@ from accelerate import PartialState
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from .backbone.settings import base_revision, bitsandbytes_settings, commit_of, quantization_settings
+from .backbone.settings import bitsandbytes_settings, commit_of
 from .classifier import TextClassifier
 from .data.splits import ClassificationData
 from .embedding.model import CausalLMForLastTokenClassification
@@ -49,7 +49,7 @@ from .training.output_folder import Settings, finish, unfinished_folder
 from .training.processes import gather_weights, over_processes
 
 if TYPE_CHECKING:
-    from trl import ModelConfig
+    pass
 
 
 def describe_run(
@@ -64,7 +64,7 @@ def describe_run(
 
     Args:
         encoder: What read the documents in training.
-        base_model: The base model (`base_model_of`).
+        base_model: The base model (`settings.base_model_of`).
         label_space: Labels.
         pooling: That of the head; `None` for the instruction-based approach.
         training: `training_facts`, for the model card.
@@ -85,12 +85,6 @@ def describe_run(
         document_suffix=None if isinstance(encoder, PromptEncoder) else encoder.suffix,
         training=training or {},
     )
-
-
-def base_model_of(arguments: ModelConfig) -> BaseModel:
-    """Return what a run keeps of its base model, from TRL's model arguments."""
-    name, revision = arguments.model_name_or_path, base_revision(arguments)
-    return BaseModel(name, revision, arguments.dtype, quantization_settings(arguments))
 
 
 def save_run(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, run: Run) -> Path:
@@ -174,7 +168,14 @@ class Measured:
     metrics: Metrics
 
 
-def measure_run(folder: Path, data: ClassificationData, training: dict[str, float], *, batch_size: int) -> Measured:
+def measure_run(
+    folder: Path,
+    data: ClassificationData,
+    training: dict[str, float],
+    *,
+    batch_size: int,
+    held_out: np.ndarray | None = None,
+) -> Measured:
     """Load a saved run, calibrate it on the validation documents and measure it. All processes have to call it.
 
     The metrics are those of calibrated predictions, with the uncalibrated ones beside them as `uncalibrated_*`;
@@ -185,17 +186,18 @@ def measure_run(folder: Path, data: ClassificationData, training: dict[str, floa
         data: Documents with gold labels.
         training: What `train` returned; the metrics have it with the speed of prediction.
         batch_size: Documents per forward pass.
+        held_out: Logits of the labelled documents out of fold, in place of the saved run's on validation documents.
 
     Raises:
         ValueError: If the saved model gives no numbers: training has diverged.
     """
     classifier = TextClassifier.from_pretrained(folder, calibrated=False, batch_size=batch_size)
-    logits = {}
-    for split in ("validation", "test"):
+    logits = {} if held_out is None else {"validation": held_out}
+    for split in ("validation", "test")[len(logits) :]:
         start = time.perf_counter()
         logits[split] = over_processes(classifier.scorer.logits, data.texts(split))
         speed = len(logits[split]) / (time.perf_counter() - start)
-    if not math.isfinite(training["train_loss"]) or any(_no_numbers(each, data) for each in logits.values()):
+    if not math.isfinite(training["train_loss"]) or any(gives_no_numbers(each, data) for each in logits.values()):
         raise ValueError(
             f"Training diverged (train_loss={training['train_loss']}): the saved model gives no numbers. Lower "
             "learning_rate."
@@ -246,7 +248,8 @@ def print_run(output: str | PathLike[str], metrics: Metrics, *, multi_label: boo
         print(f"The run is in {output}: TextClassifier.from_pretrained({str(output)!r})")
 
 
-def _no_numbers(logits: np.ndarray, data: ClassificationData) -> bool:
+def gives_no_numbers(logits: np.ndarray, data: ClassificationData) -> bool:
+    """Whether some logits are no numbers: training has diverged."""
     return not np.isfinite(to_probabilities(logits, multi_label=data.label_space.multi_label)).all()
 
 

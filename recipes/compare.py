@@ -1,9 +1,10 @@
 r"""Which approach, on your data? Trains or reuses runs on the same split, adds baselines, tests the differences.
 
-    hf-causal-clf compare --model_name_or_path HuggingFaceTB/SmolLM2-135M --train_file tickets.csv --output_dir report \
-        --runs '{"embed": {"approach": "embedding"}, "instruct": {"approach": "instruction"}}' [--seeds 42 43 44 …]
+    hf-causal-clf compare --train_file tickets.csv [--model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct …] \
+        [--runs '{"embed": {"approach": "embedding"}, "instruct": {"approach": "instruction"}}'] [--seeds 42 43 44 …]
 
-Arguments may stand in a YAML file instead (--config FILE.yaml), runs as a mapping.
+Baselines come first, the cheapest with their table after seconds; then the runs are trained. Arguments may stand in a
+YAML file instead (--config FILE.yaml), runs as a mapping.
 
 Writes report.md, report.json and figures to output_dir. Started again, it goes on where it stopped; a finished run is
 trained again only if its settings or the data have changed. Each run is started with accelerate launch on one process.
@@ -28,6 +29,7 @@ from hf_causal_clf.cli.logs import hide_by_name
 hide_by_name()
 
 import numpy as np
+import yaml
 
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import launch_command
@@ -37,13 +39,14 @@ from hf_causal_clf.comparison.plan import (
     RECIPES,
     STATE_FILE,
     ComparisonState,
+    check_model,
     is_comparison,
     read_config,
     write_config,
 )
 from hf_causal_clf.comparison.ranking import Entry, compare_runs
-from hf_causal_clf.comparison.registry import BASELINES
-from hf_causal_clf.comparison.report import write_learning_curves, write_report
+from hf_causal_clf.comparison.registry import cheapest_first
+from hf_causal_clf.comparison.report import render_entries, write_learning_curves, write_report
 from hf_causal_clf.comparison.running import run_baseline
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import ClassificationData, load_data, note_document_mistakes
@@ -55,6 +58,7 @@ from hf_causal_clf.runs.run import Run
 from hf_causal_clf.training.arguments import PromptArguments
 from hf_causal_clf.training.checkpoints import whole_checkpoints
 from hf_causal_clf.training.output_folder import check_places, documents_content, read_manifest
+from hf_causal_clf.training.starting import settle_output_dir
 
 
 def main() -> None:
@@ -62,6 +66,7 @@ def main() -> None:
         raise SystemExit("Start this script once, without accelerate launch: it launches each run itself.")
     types = (ComparisonArguments, DataArguments, PromptArguments)
     arguments, data_args, prompt_args = parse_arguments(types, __doc__, check=note_document_mistakes)
+    settle_output_dir(arguments, data_args, "compare")
     output = Path(arguments.output_dir)
     check_comparison_folder(output, arguments, data_args)
     lock_folder(output)
@@ -119,7 +124,10 @@ def compare(arguments: ComparisonArguments, data_args: DataArguments, prompt_arg
     ]
     state = ComparisonState(output, data)
     state.save()
-    entries = [run_baseline(BASELINES[name], arguments, prompt_args, data, state) for name in arguments.baselines]
+    entries: list[Entry] = []
+    for group in cheapest_first(arguments.baselines):
+        entries += [run_baseline(baseline, arguments, prompt_args, data, state) for baseline in group]
+        print(f"\n{render_entries(entries, arguments.f1_average)}", flush=True)
     for name, settings in trained.items():
         results = [run_recipe(name, seed, configs[name, seed], settings, data, state) for seed in arguments.seeds]
         entries.append(Entry(name, settings["approach"], results, arguments.seeds))
@@ -135,6 +143,8 @@ def run_recipe(
     """Train a run with its recipe, or go on with it, unless it is finished."""
     folder, configuration = state.folder(name, seed), read_config(config)
     if not state.is_finished(folder, configuration):
+        given = yaml.safe_load(config.read_text(encoding="utf-8"))
+        check_model(given["model_name_or_path"], given["model_revision"])
         state.prepare(folder, configuration)
         script = Path(__file__).with_name(RECIPES[settings["approach"]])
         command = launch_command(str(script), str(config), gpu=os.environ["CUDA_VISIBLE_DEVICES"])

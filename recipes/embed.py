@@ -7,12 +7,14 @@ file (--config FILE.yaml); the command line wins. TextClassifier.from_pretrained
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from hf_causal_clf.cli.logs import hide_by_name
 
 hide_by_name()
 
+from hf_causal_clf.backbone.settings import base_model_of
 from hf_causal_clf.cli.mistakes import Mistakes
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import check_processes
@@ -20,8 +22,10 @@ from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import note_document_mistakes
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
+from hf_causal_clf.embedding.reading import choose_reading, readings
 from hf_causal_clf.embedding.trainer import embedding_trainer
-from hf_causal_clf.finishing import base_model_of, describe_run, finish_run, measure_run, print_run, save_run
+from hf_causal_clf.finishing import describe_run, finish_run, measure_run, print_run, save_run
+from hf_causal_clf.folding import train_folds
 from hf_causal_clf.runs.disk import how_to_go_on
 from hf_causal_clf.task.documents import DocumentEncoder
 from hf_causal_clf.training.arguments import PromptArguments, RunArguments
@@ -55,16 +59,24 @@ def main() -> None:
         encoder = prompt = template.bind(tokenizer, prompt_args.verbalizer(data.label_space))
     else:
         prompt = None
-        encoder = DocumentEncoder(tokenizer, training_args.max_length, run_args.truncation)
+        limits = {"max_length": training_args.max_length, "truncation": run_args.truncation}
+        batch_size, candidates = training_args.per_device_eval_batch_size, readings(head_args.pooling, head_args.suffix)
+        reading = choose_reading(data, tokenizer, model_args, candidates, **limits, batch_size=batch_size)
+        head_args = replace(head_args, pooling=reading.pooling)
+        encoder = DocumentEncoder(tokenizer, **limits, suffix=reading.suffix)
 
-    trainer = embedding_trainer(data, tokenizer, encoder, model_args, training_args, head_args, run_args)
+    run = describe_run(encoder, base_model_of(model_args), data.label_space, pooling=head_args.pooling)
+    parts = {"model_arguments": model_args, "head_arguments": head_args, "run_arguments": run_args}
+    build = partial(embedding_trainer, tokenizer=tokenizer, encoder=encoder, **parts)
+    held_out = train_folds(build, data, tokenizer, run, training_args, settings)
+    trainer = build(data, training_arguments=training_args)
     tracking = RunTracking(trainer)
     training = train(trainer, settings.to_dict())
 
     facts = training_facts(trainer, data, data_args, model_args, prompt)
-    run = describe_run(encoder, base_model_of(model_args), data.label_space, pooling=head_args.pooling, training=facts)
-    saved = save_run(trainer, tokenizer, run)
-    measured = measure_run(saved, data, training, batch_size=training_args.per_device_eval_batch_size)
+    saved = save_run(trainer, tokenizer, replace(run, training=facts))
+    batch_size = training_args.per_device_eval_batch_size
+    measured = measure_run(saved, data, training, batch_size=batch_size, held_out=held_out)
     finish_run(saved, data, measured, log_history=trainer.state.log_history, settings=settings)
     print_run(Path(training_args.output_dir), measured.metrics, multi_label=data.label_space.multi_label)
     tracking.send(Path(training_args.output_dir), measured.metrics["test"])

@@ -40,6 +40,7 @@ from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.embedding.loading import load_with_head
 from hf_causal_clf.runs.disk import folder_written_aside
 from hf_causal_clf.runs.run import Run
+from hf_causal_clf.runs.schema import APPROACHES, KINDS
 from hf_causal_clf.sharing.onnx import ONNX_FILE, export_onnx, onnx_logits, open_onnx, require_onnx
 
 logger = logging.get_logger(__name__)
@@ -104,6 +105,12 @@ def main() -> None:
         require_onnx()
     source, hub_kwargs = arguments.model_name_or_path, {"revision": arguments.model_revision}
     run = Run.read(source, **hub_kwargs)
+    if run.approach not in APPROACHES:
+        other = "AutoModelForSequenceClassification" if run.approach == "encoder" else "TextClassifier"
+        reason = (
+            "its folder is a stock checkpoint already" if run.approach == "encoder" else "no stock class is like it"
+        )
+        raise SystemExit(f"{source!r} is a {KINDS[run.approach]}: {reason}. Load it with {other}.from_pretrained.")
     if run.approach == "embedding" and run.pooling != "last":
         raise SystemExit(f"{source!r} has {run.pooling} pooling; stock classes read the last token only.")
     if arguments.fold_temperature and run.approach != "embedding":

@@ -7,6 +7,8 @@ file (--config FILE.yaml); the command line wins. TextClassifier.from_pretrained
 """
 
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report each run otherwise
@@ -15,13 +17,15 @@ from hf_causal_clf.cli.logs import hide_by_name
 
 hide_by_name()
 
+from hf_causal_clf.backbone.settings import base_model_of
 from hf_causal_clf.cli.mistakes import Mistakes
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import check_processes
 from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import note_document_mistakes
-from hf_causal_clf.finishing import base_model_of, describe_run, finish_run, measure_run, print_run, save_run
+from hf_causal_clf.finishing import describe_run, finish_run, measure_run, print_run, save_run
+from hf_causal_clf.folding import train_folds
 from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.instruction.trainer import instruction_trainer
 from hf_causal_clf.runs.disk import how_to_go_on
@@ -50,14 +54,18 @@ def main() -> None:
     template = template.reserving(tokenizer, verbalizer, data.splits["train"]["label"])
     prompt = template.bind(tokenizer, verbalizer)
 
-    trainer = instruction_trainer(data, tokenizer, template, verbalizer, model_args, training_args, run_args)
+    run = describe_run(prompt, base_model_of(model_args), data.label_space, pooling=None)
+    parts = {"template": template, "verbalizer": verbalizer, "model_arguments": model_args, "run_arguments": run_args}
+    build = partial(instruction_trainer, tokenizer=tokenizer, **parts)
+    held_out = train_folds(build, data, tokenizer, run, training_args, settings)
+    trainer = build(data, training_arguments=training_args)
     tracking = RunTracking(trainer)
     training = train(trainer, settings.to_dict())
 
     facts = training_facts(trainer, data, data_args, model_args, prompt)
-    run = describe_run(prompt, base_model_of(model_args), data.label_space, pooling=None, training=facts)
-    saved = save_run(trainer, tokenizer, run)
-    measured = measure_run(saved, data, training, batch_size=training_args.per_device_eval_batch_size)
+    saved = save_run(trainer, tokenizer, replace(run, training=facts))
+    batch_size = training_args.per_device_eval_batch_size
+    measured = measure_run(saved, data, training, batch_size=batch_size, held_out=held_out)
     finish_run(saved, data, measured, log_history=trainer.state.log_history, settings=settings)
     print_run(Path(training_args.output_dir), measured.metrics, multi_label=data.label_space.multi_label)
     tracking.send(Path(training_args.output_dir), measured.metrics["test"])

@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, PromptTemplate, TextClassifier, Verbalizer
 from hf_causal_clf.backbone.attention import PLAIN_ATTENTION
-from hf_causal_clf.backbone.settings import lora_target_modules
+from hf_causal_clf.backbone.settings import base_model_of, lora_target_modules
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments
 from hf_causal_clf.evaluation.calibration import Calibration
-from hf_causal_clf.finishing import base_model_of, describe_run
+from hf_causal_clf.finishing import describe_run
 from hf_causal_clf.instruction.arguments import InstructionModelArguments
 from hf_causal_clf.runs.run import Run
 from hf_causal_clf.task.documents import DocumentEncoder

@@ -14,6 +14,7 @@ from huggingface_hub.constants import REGEX_COMMIT_OID
 from transformers.utils.hub import extract_commit_hash, resolve_revision
 
 from ..runs.files import CLASSIFICATION_FILE, find_file, model_files
+from ..runs.run import Run
 from .loading import find_adapter, read_base
 
 _COMMIT = "commit"
@@ -48,7 +49,7 @@ def identify_dataset(name: str, config: str | None = None, revision: str | None 
 def identify_run(source: str | PathLike[str], revision: str | None = None) -> dict[str, str]:
     """Return the hash of each file that predictions depend on, or the commit of a run on the Hub.
 
-    The base model of an adapter is a part of it, in the same way.
+    The base model of an adapter or of a head on a frozen one is a part of it, in the same way.
 
     Raises:
         FileNotFoundError: If its base model is not there.
@@ -56,6 +57,9 @@ def identify_run(source: str | PathLike[str], revision: str | None = None) -> di
     """
     adapter = find_adapter(source, revision=revision)
     found = {} if adapter is None else _identify_base(*read_base(adapter))
+    run = Run.read(source, revision=revision)
+    if run.approach == "frozen":
+        found = _identify_base(str(run.base_model.name_or_path), run.base_model.revision)
     if os.path.isdir(source):
         return found | _hash_run(Path(source), "")
     path = find_file(source, CLASSIFICATION_FILE, revision=revision)

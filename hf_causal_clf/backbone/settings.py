@@ -9,6 +9,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ..runs.run import BaseModel
 from .identity import model_content
 from .weights import BaseWeights
 
@@ -71,6 +72,12 @@ def model_identity(arguments: ModelConfig) -> dict[str, Any]:
         "dtype": arguments.dtype,
         "quantization": quantization_settings(arguments),
     }
+
+
+def base_model_of(arguments: ModelConfig) -> BaseModel:
+    """Return what a run keeps of its base model."""
+    name, revision = arguments.model_name_or_path, base_revision(arguments)
+    return BaseModel(name, revision, arguments.dtype, quantization_settings(arguments))
 
 
 def quantization_settings(arguments: ModelConfig) -> dict[str, Any] | None:

@@ -1,8 +1,12 @@
-"""The encoder baseline: a stock sequence classifier, fine-tuned whole by the stock Trainer, as encoders are."""
+"""The encoder baseline: a stock sequence classifier, fine-tuned whole by the stock Trainer, as encoders are.
+
+Its run is a stock checkpoint, with what every run has beside it.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +14,106 @@ import numpy as np
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
 )
 from transformers.trainer_utils import set_seed
 
+from ..backbone.batching import prediction_batches
+from ..backbone.loading import check_weights, load_tokenizer
+from ..backbone.settings import commit_of
+from ..backbone.weights import BaseWeights, process_device
 from ..cli.logs import expected_weights
 from ..data.splits import ClassificationData
 from ..embedding.trainer import head_metrics
+from ..runs.files import CLASSIFICATION_FILE
+from ..runs.run import BaseModel, Run, Truncation
+from ..task.scorer import check_list
 from ..training.checkpoints import remove_traces, whole_checkpoints
+from ..training.facts import base_licence, trainer_facts
 from ..training.train import train
-from .fitting import Outcome
+from .fitting import Outcome, describe
 
 # Of BERT and its like: the head is new, and what they were pretrained with is left
 _HEADS = ("classifier", "pre_classifier", "score", "head.", "pooler", "bert.pooler")
 _LM_HEADS = ("cls.", "lm_head", "decoder.", "head.", "vocab_", "lm_predictions", "mask_predictions", "classifier")
+
+
+class EncoderScorer:
+    """Reads the logits from a fine-tuned encoder.
+
+    Args:
+        model: A stock sequence classifier.
+        tokenizer: Its tokenizer.
+        max_length: Most tokens of a document, which loses its tail.
+        batch_size: Documents per forward pass.
+    """
+
+    approach = "encoder"
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int | None,
+        *,
+        batch_size: int = 16,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.batch_size = batch_size
+
+    def logits(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the logit of each label, float32 `(n, labels)`.
+
+        Raises:
+            ValueError: If a single text is given instead of a list.
+        """
+        check_list(texts)
+        found = np.empty((len(texts), self.model.config.num_labels), dtype=np.float32)
+        encoded = [token_ids(text, self.tokenizer, self.max_length) for text in texts]
+        lengths = [len(each["input_ids"]) for each in encoded]
+        collate = DataCollatorWithPadding(self.tokenizer)
+        for rows in prediction_batches(self.model, lengths, self.batch_size, description="Predicting"):
+            batch = collate([encoded[row] for row in rows])
+            logits = self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits
+            found[rows] = logits.float().cpu().numpy()
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer as a stock checkpoint."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    @classmethod
+    def load(
+        cls, source: str, run: Run, weights: BaseWeights, *, batch_size: int = 16, **hub_kwargs: Any
+    ) -> EncoderScorer:
+        """Load what `save` wrote, from a folder or Hub repository.
+
+        Raises:
+            ValueError: If weights or tokenizer are missing or damaged, or of another number of labels.
+        """
+        tokenizer = load_tokenizer(source, **hub_kwargs)
+        check_weights(source)
+        model = AutoModelForSequenceClassification.from_pretrained(source, **weights.kwargs(), **hub_kwargs)
+        if model.config.num_labels != len(run.label_space):
+            raise ValueError(
+                f"The model in {source!r} has {model.config.num_labels} labels, its {CLASSIFICATION_FILE} "
+                f"{len(run.label_space)}. Train or download it again."
+            )
+        if "device_map" not in weights.kwargs():
+            model = model.to(process_device())
+        return cls(model, tokenizer, run.truncation.max_length, batch_size=batch_size)
+
+
+def token_ids(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> dict[str, Any]:
+    """Return what an encoder reads of a document, in training and at inference."""
+    return dict(tokenizer(text, truncation=True, max_length=max_length))
 
 
 def fine_tuned_encoder(
@@ -67,25 +154,33 @@ def fine_tuned_encoder(
         seed=seed,
         resume_from_checkpoint=None if last is None else str(last),
     )
-    trainer, test = _trainer(data, name_or_path, max_length, arguments)
+    tokenizer = load_tokenizer(name_or_path)
+    trainer = _trainer(data, name_or_path, tokenizer, max_length, arguments)
     training = train(trainer)
+    longest = _longest(trainer.model, tokenizer, max_length)
+    scorer = EncoderScorer(trainer.model, tokenizer, longest, batch_size=batch_size)
     logits = {}
-    for split, rows in (("validation", trainer.eval_dataset), ("test", test)):
+    for split in ("validation", "test"):
         start = time.perf_counter()
-        logits[split] = np.asarray(trainer.predict(rows).predictions, dtype=np.float32)
+        logits[split] = scorer.logits(data.texts(split))
         training["predict_samples_per_second"] = len(logits[split]) / (time.perf_counter() - start)
         if not np.isfinite(logits[split]).all():
             raise ValueError("The encoder's training diverged: it gives no numbers. Lower encoder_learning_rate.")
     remove_traces(output_dir)
-    return Outcome(logits, training)
+    base = BaseModel(name_or_path, commit_of(name_or_path, None), "float32")
+    licence = base_licence(name_or_path, None)
+    facts = {**trainer_facts(trainer), **({"base_licence": licence} if licence else {})}
+    return Outcome(logits, training, describe("encoder", data, base, Truncation(longest), training=facts), scorer.save)
 
 
 def _trainer(
-    data: ClassificationData, name_or_path: str, max_length: int | None, arguments: TrainingArguments
-) -> tuple[Trainer, Any]:
-    """Return the trainer, and the tokenised test documents."""
+    data: ClassificationData,
+    name_or_path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    arguments: TrainingArguments,
+) -> Trainer:
     space = data.label_space
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     set_seed(arguments.seed)
     with expected_weights(missing=_HEADS, unused=_LM_HEADS):
         model = AutoModelForSequenceClassification.from_pretrained(
@@ -96,18 +191,22 @@ def _trainer(
             problem_type=space.problem_type,
             dtype=torch.float32,
         )
-    positions = getattr(model.config, "max_position_embeddings", None)
-    limits = [limit for limit in (max_length, positions, tokenizer.model_max_length) if limit is not None]
-    encoded = {split: _encode(data, split, tokenizer, min(limits)) for split in data.splits}
-    trainer = Trainer(
+    longest = _longest(model, tokenizer, max_length)
+    return Trainer(
         model=model,
         args=arguments,
-        train_dataset=encoded["train"],
-        eval_dataset=encoded["validation"],
+        train_dataset=_encode(data, "train", tokenizer, longest),
+        eval_dataset=_encode(data, "validation", tokenizer, longest),
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=lambda prediction: head_metrics(prediction, space.multi_label),
     )
-    return trainer, encoded["test"]
+
+
+def _longest(model: Any, tokenizer: Any, max_length: int | None) -> int:
+    """The most tokens of a document: as many as asked for, if the encoder has as many positions."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    limits = [limit for limit in (max_length, positions, tokenizer.model_max_length) if limit is not None]
+    return min(limits)
 
 
 def _encode(data: ClassificationData, split: str, tokenizer: Any, max_length: int) -> Any:
@@ -116,6 +215,6 @@ def _encode(data: ClassificationData, split: str, tokenizer: Any, max_length: in
     def row(example: dict[str, Any]) -> dict[str, Any]:
         label = space.encode(example["label"])
         labels = [float(value) for value in label] if space.multi_label else int(label)  # type: ignore[arg-type,union-attr]
-        return {**tokenizer(example["text"], truncation=True, max_length=max_length), "labels": labels}
+        return {**token_ids(example["text"], tokenizer, max_length), "labels": labels}
 
     return rows.map(row, remove_columns=rows.column_names, keep_in_memory=True, desc=f"Tokenizing {split}")

@@ -1,14 +1,17 @@
 """What fine-tuning has to beat: baselines that give the same matrix of logits.
 
-Each function returns the logits of the validation and test documents and what it cost.
+Each function returns the logits of the validation and test documents, what it cost and, where it can be used on other
+documents, what is saved of it.
 """
 
 from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +20,22 @@ from transformers import AutoTokenizer
 
 from ..backbone.identity import fingerprint
 from ..backbone.loading import load_backbone, load_causal_lm
-from ..backbone.settings import base_weights, model_identity
+from ..backbone.settings import base_model_of, base_weights, model_identity
 from ..data.splits import ClassificationData
 from ..embedding.features import pooled_features
-from ..evaluation.calibration import to_logits, to_probabilities
+from ..evaluation.calibration import Calibration, to_probabilities
 from ..evaluation.metrics import negative_log_likelihood
 from ..instruction.scorer import LabelScorer
 from ..runs.measuring import majority_logits
+from ..runs.run import BaseModel, Run, Truncation
 from ..task.documents import DocumentEncoder
 from ..task.prompts import PromptTemplate
 from ..task.verbalizer import Verbalizer
+from ..training.facts import base_licence, document_facts
 from ..training.memory import peak_memory_bytes
 from .cache import cached
+from .linear import LinearHead
+from .tfidf import SETTINGS, TfidfScorer
 
 if TYPE_CHECKING:
     from trl import ModelConfig
@@ -43,10 +50,50 @@ class Outcome:
 
     The softmax of the logits, or for multi-label their sigmoid, are the uncalibrated probabilities; minus infinity is
     the probability 0.
+
+    Attributes:
+        run: What it is as a run, not calibrated yet; `None` for a baseline that is not loaded again.
+        save: Writes its weights into a folder.
     """
 
     logits: dict[str, np.ndarray]
     training: dict[str, float]
+    run: Run | None = None
+    save: Callable[[Path], Any] | None = None
+
+
+def describe(
+    approach: str,
+    data: ClassificationData,
+    base_model: BaseModel,
+    limits: Truncation,
+    *,
+    pooling: str | None = None,
+    document_suffix: str | None = None,
+    training: dict[str, Any] | None = None,
+) -> Run:
+    """Describe a baseline as a run that is not calibrated yet.
+
+    Args:
+        approach: One of `schema.KINDS`.
+        data: Documents with gold labels.
+        base_model: The model that it starts from, if any.
+        limits: How long documents are shortened.
+        pooling: That of a head on a language model.
+        document_suffix: Text after each document, for such a head.
+        training: Facts for the card, beside those of the documents.
+    """
+    return Run(
+        approach=approach,
+        label_space=data.label_space,
+        truncation=limits,
+        calibration=Calibration(),
+        base_model=base_model,
+        version=version("hf_causal_clf"),
+        pooling=pooling,
+        document_suffix=document_suffix,
+        training={**document_facts(data), **(training or {})},
+    )
 
 
 def majority(data: ClassificationData) -> Outcome:
@@ -59,18 +106,20 @@ def tfidf(data: ClassificationData) -> Outcome:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     start = time.perf_counter()
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    vectorizer = TfidfVectorizer(**SETTINGS)
     features = {"train": vectorizer.fit_transform(data.texts("train"))}
     features["validation"] = vectorizer.transform(data.texts("validation"))
     head, _ = _best_head(data, features)
+    logits = {"validation": head.logits(features["validation"])}
     trained = time.perf_counter()
-    features["test"] = vectorizer.transform(data.texts("test"))
-    logits = {split: _logits(head, features[split], len(data.label_space)) for split in _MEASURED}
+    scorer = TfidfScorer(vectorizer, head)
+    logits["test"] = scorer.logits(data.texts("test"))
     rates = {
         "train_samples_per_second": len(data.splits["train"]) / (trained - start),
         "predict_samples_per_second": len(data.splits["test"]) / (time.perf_counter() - trained),
     }
-    return Outcome(logits, _cost(_size(head), **rates))
+    run = describe("tfidf", data, BaseModel(None), Truncation(None))
+    return Outcome(logits, _cost(head.parameters, **rates), run, scorer.save)
 
 
 def zero_shot(
@@ -149,59 +198,49 @@ def frozen(
         key = {**content, "texts": fingerprint(texts)}
         features[split], seconds[split] = cached(cache, key, load, partial(compute, texts))
     start = time.perf_counter()
-    heads = {}
-    for pooling in features["train"]:
-        columns = _standardised({split: features[split][pooling] for split in features})
-        heads[pooling] = (*_best_head(data, columns), columns)
-    head, _, columns = min(heads.values(), key=lambda found: found[1])
+    heads = {pooling: _head_on_states(data, features, pooling) for pooling in features["train"]}
+    pooling, (head, _) = min(heads.items(), key=lambda found: found[1][1])
     fitted = time.perf_counter() - start
-    logits = {split: _logits(head, columns[split], len(data.label_space)) for split in _MEASURED}
+    logits = {split: head.logits(features[split][pooling]) for split in _MEASURED}
     rates = {
         "train_samples_per_second": len(data.splits["train"]) / (seconds["train"] + fitted),
         "predict_samples_per_second": len(data.splits["test"]) / seconds["test"],
     }
-    return Outcome(logits, _cost(_size(head), **rates))
+    limits, base = Truncation(max_length, truncation), base_model_of(model_arguments)
+    licence = base_licence(model_arguments.model_name_or_path, model_arguments.model_revision)
+    facts = {"base_licence": licence} if licence else {}
+    run = describe("frozen", data, base, limits, training=facts, pooling=pooling, document_suffix=encoder.suffix)
+
+    def save(folder: Path) -> None:
+        head.save(folder)
+        tokenizer.save_pretrained(folder)
+
+    return Outcome(logits, _cost(head.parameters, **rates), run, save)
 
 
-def _best_head(data: ClassificationData, features: dict[str, Any]) -> tuple[Any, float]:
+def _head_on_states(
+    data: ClassificationData, features: dict[str, dict[str, np.ndarray]], pooling: str
+) -> tuple[LinearHead, float]:
+    """The best head on the hidden states of a pooling, fitted on standardised ones, and its validation NLL."""
+    mean, spread = features["train"][pooling].mean(axis=0), features["train"][pooling].std(axis=0) + 1e-6
+    head, loss = _best_head(data, {split: (features[split][pooling] - mean) / spread for split in features})
+    return head.of_unscaled(mean, spread), loss
+
+
+def _best_head(data: ClassificationData, features: dict[str, Any]) -> tuple[LinearHead, float]:
     """The logistic regression on the training features with the lowest validation NLL, and that NLL."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 
     found = []
     for strength in STRENGTHS:
-        head = LogisticRegression(C=strength, max_iter=1000)
-        head = OneVsRestClassifier(head) if data.label_space.multi_label else head
-        head.fit(features["train"], data.gold("train"))
-        logits = _logits(head, features["validation"], len(data.label_space))
-        probabilities = to_probabilities(logits, multi_label=data.label_space.multi_label)
+        classifier = LogisticRegression(C=strength, max_iter=1000)
+        classifier = OneVsRestClassifier(classifier) if data.label_space.multi_label else classifier
+        classifier.fit(features["train"], data.gold("train"))
+        head = LinearHead.of(classifier, len(data.label_space))
+        probabilities = to_probabilities(head.logits(features["validation"]), multi_label=data.label_space.multi_label)
         found.append((head, negative_log_likelihood(data.gold("validation"), probabilities)))
     return min(found, key=lambda pair: pair[1])
-
-
-def _logits(head: Any, features: Any, labels: int) -> np.ndarray:
-    """Float32 `(n, labels)`; minus infinity for a label that no training document has, infinity for one of all."""
-    logits = np.full((features.shape[0], labels), -np.inf, dtype=np.float32)
-    if hasattr(head, "estimators_"):  # one for each label, or a constant
-        for label, part in enumerate(head.estimators_):
-            if hasattr(part, "coef_"):
-                logits[:, label] = part.decision_function(features)
-            else:
-                logits[:, label] = to_logits(part.predict(features), multi_label=True)
-        return logits
-    found = head.decision_function(features)
-    logits[:, head.classes_] = found if found.ndim == 2 else np.stack([np.zeros_like(found), found], axis=1)
-    return logits
-
-
-def _standardised(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    mean, spread = features["train"].mean(axis=0), features["train"].std(axis=0) + 1e-6
-    return {split: (matrix - mean) / spread for split, matrix in features.items()}
-
-
-def _size(head: Any) -> int:
-    parts = [part for part in getattr(head, "estimators_", [head]) if hasattr(part, "coef_")]
-    return int(sum(part.coef_.size + part.intercept_.size for part in parts))
 
 
 def _cost(trainable: int, **rates: float) -> dict[str, float]:

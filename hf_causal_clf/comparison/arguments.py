@@ -11,16 +11,21 @@ from typing import Any
 
 from ..cli.mistakes import report
 from ..cli.sources import missing_folder
-from ..data.arguments import DataArguments
+from ..data.arguments import DEFAULT_OUTPUT, DataArguments
 from ..runs.schema import APPROACHES
 from ..task.tokens import TRUNCATION_SIDES
 from .registry import BASELINES
 
+DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"  # small enough for a laptop
+DEFAULT_RUNS = {approach: {"approach": approach} for approach in ("embedding", "instruction")}
 F1_AVERAGES = ("macro", "micro")
 _TITLES = [baseline.title for baseline in BASELINES.values()]
 _TAKEN = {"seed", "output_dir", "config", "resume_from_checkpoint", "overwrite_output_dir"}
 _TAKEN |= {item.name for item in fields(DataArguments)}
-_FILES = ("cache", "configs", "figures", "report.json", "report.md", "state.json")  # of a comparison
+_FILES = (
+    *("cache", "combination", "combination.json", "configs"),
+    *("figures", "report.json", "report.md", "state.json"),
+)  # of a comparison
 
 
 @dataclass
@@ -29,13 +34,18 @@ class ComparisonArguments:
 
     _argument_group_name = "Comparison"
 
-    output_dir: str = field(metadata={"help": "Folder of the report, and of the runs that are trained."})
-    model_name_or_path: str = field(metadata={"help": "Decoder-only language model: Hub id or folder."})
+    output_dir: str = field(
+        default=DEFAULT_OUTPUT, metadata={"help": "Folder of the report, and of the runs that are trained."}
+    )
+    model_name_or_path: str = field(
+        default=DEFAULT_MODEL, metadata={"help": "Decoder-only language model: Hub id or folder."}
+    )
     runs: str | None = field(
         default=None,
         metadata={
             "help": "Runs by name, a mapping (YAML) or JSON. Each has an `approach` (embedding or instruction) and any "
-            "arguments of that recipe; or the `output_dir` of a finished run alone, to reuse it."
+            "arguments of that recipe; or the `output_dir` of a finished run alone, to reuse it. 'none' for baselines "
+            "alone. Default: one of each approach, as its recipe has it."
         },
     )
     baselines: list[str] | None = field(
@@ -148,8 +158,10 @@ def folder_name(name: str) -> str:
 
 
 def _read_runs(given: Any) -> dict[str, dict[str, Any]]:
+    if given is None:
+        given = DEFAULT_RUNS
     try:
-        runs = json.loads(given) if isinstance(given, str) else given or {}
+        runs = {} if given == "none" else json.loads(given) if isinstance(given, str) else given
     except json.JSONDecodeError as error:
         raise ValueError(f"runs is not valid JSON ({error}): {given!r}.") from error
     if not isinstance(runs, dict) or not all(isinstance(settings, dict) for settings in runs.values()):

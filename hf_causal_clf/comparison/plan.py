@@ -10,6 +10,7 @@ import yaml
 from transformers.utils import logging
 
 from ..backbone.identity import fingerprint, model_content
+from ..backbone.loading import read_decoder_config
 from ..cli.parsing import parse_arguments
 from ..data.arguments import DataArguments
 from ..data.splits import ClassificationData
@@ -101,6 +102,22 @@ def baseline_configuration(
         for name, value in values.items()
     }
     return {"kind": baseline.name, **content, **(not_defaults(prompt_args) if baseline.prompted else {})}
+
+
+def check_model(name_or_path: str, revision: str) -> None:
+    """Check that there is a language model, before the first run or baseline that reads it.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    try:
+        read_decoder_config(name_or_path, revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{error}\nBaselines that need no model are finished and stay. For the rest, choose a language model with "
+            "--model_name_or_path NAME, a Hub id or a folder; or leave it out with --runs none --baselines majority "
+            "tfidf."
+        ) from error
 
 
 def not_defaults(arguments: Any) -> dict[str, Any]:

@@ -6,8 +6,9 @@ names before that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,11 @@ class Baseline:
     prompted: bool = False
     seeded: bool = False
     needs: str | None = None
+
+    @property
+    def cost(self) -> int:
+        """How much there is to compute: 0 needs no model, 1 leaves the model as it is, 2 trains one."""
+        return 2 if self.seeded else int("model_name_or_path" in self.depends_on)
 
 
 def _majority(job: Job) -> Outcome:
@@ -147,3 +153,9 @@ _ALL = (
     ),
 )
 BASELINES = {baseline.name: baseline for baseline in _ALL}
+
+
+def cheapest_first(names: Iterable[str]) -> Iterator[list[Baseline]]:
+    """Baselines of these names in groups, those that cost least first."""
+    ordered = sorted((BASELINES[name] for name in names), key=lambda baseline: (baseline.cost, baseline.prompted))
+    return (list(group) for _, group in groupby(ordered, key=lambda baseline: baseline.cost))

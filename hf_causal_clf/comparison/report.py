@@ -13,16 +13,25 @@ from urllib.parse import quote
 from ..data.splits import ClassificationData
 from ..evaluation.comparison_plots import f1_comparison, learning_curves
 from ..evaluation.plot_style import save_figure
+from ..evaluation.significance import f1_interval
 from ..runs.disk import write_json, write_text
+from ..runs.files import CLASSIFICATION_FILE
 from ..runs.summary import what_was_fitted
-from ..sharing.markdown import escape
+from ..sharing.markdown import code, escape
 from ..sharing.templates import template_environment
 from .arguments import ComparisonArguments
 from .plan import RECIPES, run_folder
-from .ranking import difference
+from .ranking import Entry, difference
 
 
-def render_report(report: dict[str, Any], *, title: str, data: str, figures: Sequence[tuple[str, str]] = ()) -> str:
+def render_report(
+    report: dict[str, Any],
+    *,
+    title: str,
+    data: str,
+    figures: Sequence[tuple[str, str]] = (),
+    recommended: Path | None = None,
+) -> str:
     """Render `report.md`.
 
     Args:
@@ -30,6 +39,7 @@ def render_report(report: dict[str, Any], *, title: str, data: str, figures: Seq
         title: Heading.
         data: Sentence on the documents.
         figures: Title and relative path of each figure.
+        recommended: Folder of the recommended run, if it can be loaded.
     """
     rows = report["runs"]
     names = [row["name"] for row in rows]
@@ -40,6 +50,7 @@ def render_report(report: dict[str, Any], *, title: str, data: str, figures: Seq
         title=title,
         data=data,
         recommendation=report["recommendation"],
+        loading=None if recommended is None else code(loading(recommended)),
         f1_average=report["f1_average"],
         quality=_quality(rows),
         calibrated=_calibrated(rows),
@@ -51,6 +62,11 @@ def render_report(report: dict[str, Any], *, title: str, data: str, figures: Seq
         pairs=_pairs(report["pairwise"]),
         figures=figures,
     )
+
+
+def loading(folder: Path) -> str:
+    """Return the call that loads a run."""
+    return f"TextClassifier.from_pretrained({str(folder)!r})"
 
 
 def render_summary(report: dict[str, Any]) -> str:
@@ -69,9 +85,30 @@ def render_summary(report: dict[str, Any]) -> str:
             )
             against = [_with_interval(*ends, sign="+"), f"{pair['p_corrected']:.3g}"]
         table.append([row["name"], score, *against, _rate(row["training"].get("predict_samples_per_second"))])
+    return "\n".join([_in_columns(table), "", fill(report["recommendation"]["text"], 100)])
+
+
+def render_entries(entries: Sequence[Entry], average: str) -> str:
+    """Render what the terminal shows while a comparison goes on: a line for each entry, the best first.
+
+    Args:
+        entries: Finished runs and baselines; of several seeds, the first counts.
+        average: F1 that decides.
+    """
+    rows = []
+    for name, results in ((entry.name, entry.results[0]) for entry in entries):
+        score = f1_interval(results.gold, results.predicted, average=average)
+        nll, seconds = results.metrics["test"]["nll"], _rate(results.metrics["training"].get("seconds"))
+        rows.append((score.value, [name, _with_interval(score.value, score.low, score.high), f"{nll:.3f}", seconds]))
+    rows.sort(key=lambda row: (-row[0], row[1]))
+    return _in_columns([["", f"{average} F1 [95 % interval]", "NLL", "seconds"], *(cells for _, cells in rows)])
+
+
+def _in_columns(table: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join([*lines, "", fill(report["recommendation"]["text"], 100)])
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
+    )
 
 
 def _quality(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
@@ -203,9 +240,24 @@ def write_report(
         diagram = run_folder(output, row["name"], arguments.seeds[0]) / "figures" / "reliability_diagram.png"
         if row["seeds"] and row["approach"] in RECIPES and diagram.is_file():
             figures.append((f"Reliability: {row['name']}", quote(str(diagram.relative_to(output)))))
+    recommended = _recommended_folder(output, report, arguments)
+    page = render_report(report, title="Comparison", data=sentence, figures=figures, recommended=recommended)
     write_json(output / "report.json", report)
-    write_text(output / "report.md", render_report(report, title="Comparison", data=sentence, figures=figures))
-    print(f"\n{render_summary(report)}\n\nThe report, with every pair, is in {output / 'report.md'}")
+    write_text(output / "report.md", page)
+    use = "" if recommended is None else f"\nUse it: {loading(recommended)}"
+    print(f"\n{render_summary(report)}{use}\n\nThe report, with every pair, is in {output / 'report.md'}")
+
+
+def _recommended_folder(output: Path, report: dict[str, Any], arguments: ComparisonArguments) -> Path | None:
+    """The folder of the recommended run, of the seed that the tests compare; `None` if there is nothing to load."""
+    name = report["recommendation"]["run"]
+    row = next(row for row in report["runs"] if row["name"] == name)
+    settings = arguments.run_settings.get(name, {})
+    if "output_dir" in settings:
+        folder = Path(settings["output_dir"])
+    else:
+        folder = run_folder(output, name, row["seeds"][0] if row["seeds"] else None)
+    return folder if (folder / CLASSIFICATION_FILE).is_file() else None
 
 
 def write_learning_curves(output: Path, reports: dict[int, dict[str, Any]]) -> None:

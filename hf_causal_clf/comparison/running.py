@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import time
+from dataclasses import replace
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 from ..cli.starting import children_ignore_interrupts, run_script
 from ..data.splits import ClassificationData
-from ..runs.measuring import measure
+from ..runs.disk import write_json, write_text
+from ..runs.files import CARD_FILE, FIGURES, FIGURES_FOLDER, MANIFEST_FILE, METRICS_FILE, PREDICTIONS_FILE
+from ..runs.measuring import majority_metrics, measure
 from ..runs.results import read_results, write_results
+from ..sharing.card import render_card
 from ..training.arguments import PromptArguments
+from ..training.output_folder import finish, unfinished_folder
 from .arguments import ComparisonArguments
-from .plan import ComparisonState, baseline_configuration
+from .plan import ComparisonState, baseline_configuration, check_model
 from .ranking import Entry
 from .registry import Baseline, Job
 
@@ -35,6 +44,8 @@ def run_baseline(
     for seed in starts:
         folder = state.folder(baseline.title, seed)
         if not state.is_finished(folder, configuration):
+            if "model_name_or_path" in baseline.depends_on:
+                check_model(arguments.model_name_or_path, arguments.model_revision)
             state.prepare(folder, configuration)
             print(f"\n{baseline.title}" + (f", seed {seed}" if seed is not None else ""), flush=True)
             if in_own_process(write_baseline, baseline, Job(data, arguments, prompt_args, seed, folder)):
@@ -54,7 +65,32 @@ def in_own_process(function: Any, *arguments: Any) -> int | None:
 
 
 def write_baseline(baseline: Baseline, job: Job) -> None:
-    """Run a baseline and write its results into its folder."""
+    """Run a baseline and write its results into its folder; it is a finished run there, if it can be one."""
+    start = time.perf_counter()
     outcome = baseline.run(job)
+    training = {**outcome.training, "seconds": time.perf_counter() - start}
     calibration, metrics = measure(job.data, outcome.logits)
-    write_results(job.folder, job.data, outcome.logits, calibration, {**metrics, "training": outcome.training})
+    metrics |= {"majority": majority_metrics(job.data), "training": training}
+    _list_earlier_results(job.folder)
+    folder = unfinished_folder(job.folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if outcome.run is not None and outcome.save is not None:
+        outcome.save(folder)
+        replace(outcome.run, calibration=calibration).write(folder)
+    write_results(folder, job.data, outcome.logits, calibration, metrics)
+    if outcome.run is not None:
+        write_text(folder / CARD_FILE, str(render_card(folder)))
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        os.chmod(path, 0o644)
+    finish(folder)
+
+
+def _list_earlier_results(folder: Path) -> None:
+    """List the files of a baseline that a version before `manifest.json` wrote, so that they may be replaced."""
+    if (folder / MANIFEST_FILE).exists():
+        return
+    patterns = (METRICS_FILE, PREDICTIONS_FILE, *(f"{FIGURES_FOLDER}/{name}.*" for name in FIGURES))
+    files = sorted(path.relative_to(folder).as_posix() for pattern in patterns for path in folder.glob(pattern))
+    if files:
+        write_json(folder / MANIFEST_FILE, {"settings": None, "files": files, "checkpoints": False})

@@ -10,6 +10,7 @@ from ..cli.sources import missing_folder
 from .wipo import LEVELS, check_wipo
 
 SPLITS = ("train", "validation", "test")
+DEFAULT_OUTPUT = "runs/{name}/{approach}"  # filled in when the documents are known
 CUT_FRACTIONS = {"test": 0.2, "validation": 0.1}  # of the training documents, where a split is missing
 TEXT_NAMES = (
     *("text", "texts", "document", "content", "body", "message", "sentence", "review", "abstract", "description"),

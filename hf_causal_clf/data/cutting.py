@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def cut_missing_splits(splits: dict[str, Dataset], label_space: LabelSpace, arguments: DataArguments) -> None:
+def cut_missing_splits(
+    splits: dict[str, Dataset],
+    label_space: LabelSpace,
+    arguments: DataArguments,
+    wanted: Sequence[str] = tuple(CUT_FRACTIONS),
+) -> None:
     """Cut the splits that are missing off the training documents, the test split first, and say so.
 
     A share that is given is drawn as it is. By default, the documents of a label that would have no training document
@@ -27,13 +33,14 @@ def cut_missing_splits(splits: dict[str, Dataset], label_space: LabelSpace, argu
         splits: By name, with the columns `text` and `label`. They get the missing ones.
         label_space: The labels.
         arguments: Shares and seed.
+        wanted: Names of the splits to cut where they are missing.
 
     Raises:
         ValueError: If a split would have no document, or training none with a label.
     """
     total = len(splits["train"])
     source = Path(arguments.train_file).name if arguments.train_file else "the training split"
-    shares = {split: share for split, share in _shares(arguments).items() if split not in splits}
+    shares = {split: share for split, share in _shares(arguments).items() if split in wanted and split not in splits}
     if sum(shares.values()) >= 1:
         raise ValueError(
             f"{' and '.join(f'{split}_fraction={share}' for split, share in shares.items())} leave no training "

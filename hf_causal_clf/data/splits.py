@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from ..cli.mistakes import Mistakes, report
 from ..cli.telling import beginning, listed, tell, unbroken
 from ..evaluation.metrics import label_counts
 from ..task.labels import LabelSpace
-from .arguments import SPLITS, DataArguments
+from .arguments import CUT_FRACTIONS, SPLITS, DataArguments
 from .cutting import cut_missing_splits
+from .folds import assign_folds, labels_in_one_fold
 from .reading import load_splits, read_rows
 from .sampling import normalized, stratified_sample
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 WEIGHT = "weight"  # column of documents that count differently in a loss
-_USES = ("training", "validation", "test")
+_USES = {"train": "training", "validation": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,28 @@ class ClassificationData:
         splits: `train`, `validation` and `test`, with the columns `id`, `text` and `label` (a name, or a list of them).
         overlap: Number of documents of the second split of a pair whose text is in the first as well.
         text_column: Column that the texts were read from; `None` where they were not read from one.
+        folds: Fold of each labelled document, int64 `(n,)`. The splits `train` and `validation` are then the same
+            documents: all labelled ones. What is said of `validation` has to come from trainings without the fold of
+            each document (`holding_out`). `None` where there is a validation split.
     """
 
     label_space: LabelSpace
     splits: dict[str, Dataset]
     overlap: dict[str, int]
     text_column: str | None = None
+    folds: np.ndarray | None = None
+
+    @property
+    def fold_count(self) -> int:
+        """Number of folds; 0 where there is a validation split."""
+        return 0 if self.folds is None else int(self.folds.max()) + 1
+
+    def holding_out(self, fold: int) -> ClassificationData:
+        """Return the labelled documents with one fold as the validation split, and the others for training."""
+        assert self.folds is not None
+        labelled, held = self.splits["train"], self.folds == fold
+        parts = {"train": labelled.select(np.flatnonzero(~held)), "validation": labelled.select(np.flatnonzero(held))}
+        return replace(self, splits={**self.splits, **parts}, folds=None)
 
     def texts(self, split: str) -> list[str]:
         """Return the documents of a split."""
@@ -85,15 +102,21 @@ class ClassificationData:
         return np.column_stack([found, ~found.any(axis=1)])
 
 
-def load_data(arguments: DataArguments) -> ClassificationData:
+def load_data(arguments: DataArguments, folds: int = 0) -> ClassificationData:
     """Load the three splits, find the label space and check everything that can be checked without a model.
 
     Columns that are not named are found, and splits that are missing cut off the training documents. What was decided
     is printed.
 
+    Args:
+        arguments: Where the documents are, and which of them are used.
+        folds: Number of folds; 0 for none. With folds, no validation split is cut; the documents of one that is given
+            are labelled documents like the training documents. The test split is the same as without folds.
+
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a split or column is missing, a text is empty, or labels contradict each other.
+        ValueError: If a split or column is missing, a text is empty, labels contradict each other, or there are too
+            few documents for the folds.
     """
     given, (loaded, arguments) = arguments, load_splits(arguments)
     splits, mistakes = {}, Mistakes()
@@ -103,12 +126,16 @@ def load_data(arguments: DataArguments) -> ClassificationData:
     mistakes.report()
     own_names = loaded["train"].class_names.get(str(arguments.label_column))
     label_space = _label_space(splits, arguments.label_list or own_names, arguments)
-    cut_missing_splits(splits, label_space, arguments)
-    for split in SPLITS:
+    if folds:
+        _check_no_validation_share(splits, arguments)
+    cut_missing_splits(splits, label_space, arguments, ("test",) if folds else tuple(CUT_FRACTIONS))
+    for split in splits:
         limit = getattr(arguments, f"max_{split}_samples")
         if limit is not None and limit < len(splits[split]):
             gold = label_space.encode_batch(splits[split]["label"])
             splits[split] = splits[split].select(stratified_sample(gold, limit, arguments.split_seed))
+    if folds:
+        splits = _joined(splits)
     _check_labels_in_use(splits, label_space)
     _tell_documents(splits, arguments)
     _tell_labels(splits["train"], label_space)
@@ -116,8 +143,9 @@ def load_data(arguments: DataArguments) -> ClassificationData:
     for pair, count in overlap.items():
         if count:
             logger.warning(f"{pair}: {count} documents of the second split are in the first, so metrics are too good.")
-    ordered = {split: splits[split] for split in SPLITS}
-    return ClassificationData(label_space, ordered, overlap, arguments.text_column)
+    assigned = _folds(splits["train"], label_space, folds, arguments.split_seed) if folds else None
+    ordered = {split: splits.get(split, splits["train"]) for split in SPLITS}
+    return ClassificationData(label_space, ordered, overlap, arguments.text_column, assigned)
 
 
 def note_document_mistakes(parsed: Sequence[Any], mistakes: Mistakes) -> None:
@@ -127,9 +155,53 @@ def note_document_mistakes(parsed: Sequence[Any], mistakes: Mistakes) -> None:
         parsed: Arguments, the `DataArguments` among them.
         mistakes: Where it is noted.
     """
+    folds = max((getattr(each, "folds", 0) for each in parsed), default=0)
     for arguments in (each for each in parsed if isinstance(each, DataArguments)):
         with mistakes.noted():
-            load_data(arguments)
+            load_data(arguments, folds)
+
+
+def _check_no_validation_share(splits: dict[str, Dataset], arguments: DataArguments) -> None:
+    """Raise a `ValueError` for settings of a validation split that is not there."""
+    given = [name for name in ("validation_fraction", "max_validation_samples") if getattr(arguments, name) is not None]
+    if given and "validation" not in splits:
+        raise ValueError(f"With folds, no validation split is cut: leave {' and '.join(given)} out, or folds.")
+
+
+def _joined(splits: dict[str, Dataset]) -> dict[str, Dataset]:
+    """Make validation documents training documents; where both have an id, each gets the name of its split."""
+    from datasets import Dataset
+
+    if "validation" not in splits:
+        return splits
+    parts = {split: splits[split] for split in ("train", "validation")}
+    columns = {name: [value for rows in parts.values() for value in rows[name]] for name in ("id", "text", "label")}
+    ids = columns["id"]
+    if len(set(ids)) < len(ids) or len({type(each) for each in ids}) > 1:
+        columns["id"] = [f"{split}/{each}" for split, rows in parts.items() for each in rows["id"]]
+    tell(
+        f"The {len(splits['validation']):,} validation documents join the {len(splits['train']):,} training documents."
+    )
+    return {"train": Dataset.from_dict(columns), "test": splits["test"]}
+
+
+def _folds(labelled: Dataset, label_space: LabelSpace, folds: int, seed: int) -> np.ndarray:
+    """Share the labelled documents out to folds, those that are alike to one, and say so."""
+    gold = label_space.encode_batch(labelled["label"])
+    assigned = assign_folds(gold, [normalized(text) for text in labelled["text"]], folds, seed)
+    sizes = sorted({int(size) for size in np.bincount(assigned)})
+    tell(
+        f"No validation split is cut: the {len(gold):,} training documents are in {folds} folds of "
+        f"{' to '.join(f'{size:,}' for size in (sizes[0], *sizes[1:][-1:]))}, stratified by label (split_seed={seed}). "
+        "Each fold is predicted by a training on the others."
+    )
+    alone = [label_space.names[label] for label in labels_in_one_fold(gold, assigned)]
+    if alone:
+        logger.warning(
+            f"All documents of these labels are in one fold, so that the training without it knows none of them: "
+            f"{alone}. Their out-of-fold probabilities are too low. Add documents with other texts."
+        )
+    return assigned
 
 
 def _label_space(splits: dict[str, Dataset], given: Sequence[str] | None, arguments: DataArguments) -> LabelSpace:
@@ -170,19 +242,18 @@ def _numbers_first(name: str) -> tuple[int, int, str]:
 
 
 def _check_labels_in_use(splits: dict[str, Dataset], label_space: LabelSpace) -> None:
-    for split in SPLITS:
+    for split in (split for split in SPLITS if split in splits):
         counts = label_counts(label_space.encode_batch(splits[split]["label"]), len(label_space))
         used = [name for name, count in zip(label_space.names, counts, strict=True) if count]
         if split == "train" and len(used) < 2:
             raise ValueError(f"The training documents in use have the single label {used}. Use more of them.")
         missing = [name for name in label_space.names if name not in used]
         if missing:
-            kind = {"train": "training"}.get(split, split)
-            logger.warning(f"No {kind} document in use has these labels: {missing}.")
+            logger.warning(f"No {_USES[split]} document in use has these labels: {missing}.")
 
 
 def _tell_documents(splits: dict[str, Dataset], arguments: DataArguments) -> None:
-    counts = [f"{len(splits[split]):,} for {use}" for split, use in zip(SPLITS, _USES, strict=True)]
+    counts = [f"{len(splits[split]):,} for {use}" for split, use in _USES.items() if split in splits]
     tell(
         f"Documents: {listed(counts)}. The text is the column {arguments.text_column!r}, the label "
         f"{arguments.label_column!r}."
@@ -208,6 +279,6 @@ def _tell_labels(train: Dataset, label_space: LabelSpace) -> None:
 
 def _overlap(splits: dict[str, Dataset]) -> dict[str, int]:
     """Count the documents whose text, up to case and spacing, is also in another split."""
-    texts = {split: [normalized(text) for text in splits[split]["text"]] for split in SPLITS}
+    texts = {split: [normalized(text) for text in splits[split]["text"]] if split in splits else [] for split in SPLITS}
     pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
     return {f"{a}/{b}": sum(text in known for text in texts[b]) for a, b in pairs for known in [set(texts[a])]}

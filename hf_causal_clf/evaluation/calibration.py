@@ -76,7 +76,7 @@ class Calibration:
         return cls(temperature, None if thresholds is None else tuple(thresholds))
 
 
-def fit_calibration(gold: np.ndarray, logits: np.ndarray) -> Calibration:
+def fit_calibration(gold: np.ndarray, logits: np.ndarray, *, documents: str = "validation") -> Calibration:
     """Fit temperatures that minimise the negative log-likelihood, and for multi-label thresholds that maximise F1.
 
     With fewer than `MIN_DOCUMENTS` documents nothing is fitted. A label with fewer than `MIN_EXAMPLES` positive or
@@ -86,14 +86,15 @@ def fit_calibration(gold: np.ndarray, logits: np.ndarray) -> Calibration:
     Args:
         gold: Label ids `(n,)`, or 0/1 `(n, labels)` for a multi-label task.
         logits: Logits of the validation documents, `(n, labels)`.
+        documents: What the documents are called in the log.
 
     Returns:
         The calibration (temperature scaling: Guo et al., 2017, arXiv 1706.04599, section 4.2).
     """
     if len(gold) < MIN_DOCUMENTS:
         logger.warning(
-            f"{len(gold)} validation documents are too few to calibrate on ({MIN_DOCUMENTS} are needed): probabilities "
-            "and thresholds stay as they are."
+            f"{len(gold)} {documents} documents are too few to calibrate on ({MIN_DOCUMENTS} are needed): "
+            "probabilities and thresholds stay as they are."
         )
         return Calibration()
     common = _fit_temperature(gold, logits)
@@ -104,7 +105,7 @@ def fit_calibration(gold: np.ndarray, logits: np.ndarray) -> Calibration:
     if scarce.any():
         logger.warning(
             f"{int(scarce.sum())} of {len(scarce)} labels have fewer than {MIN_EXAMPLES} positive or negative "
-            "validation documents and take the temperature and threshold fitted on all labels together."
+            f"{documents} documents and take the temperature and threshold fitted on all labels together."
         )
     temperatures = tuple(
         common if scarce[label] else _fit_temperature(gold[:, [label]], logits[:, [label]])

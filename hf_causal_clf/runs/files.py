@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 CLASSIFICATION_FILE = "classification.json"
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
+OUT_OF_FOLD_FILE = "out_of_fold.parquet"
 FIGURES_FOLDER = "figures"
 CONFIG_FOLDER = "config"  # beside an adapter, a config.json would make it look like a whole model
 CARD_FILE = "README.md"
@@ -22,6 +23,9 @@ FIGURES = ("reliability_diagram", "confusion_matrix", "label_f1", "thresholds", 
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+
+HEAD_FILE = "head.safetensors"  # of a baseline: linear, on a language model's hidden states or on TF-IDF
+VOCABULARY_FILE = "vocabulary.json"  # of TF-IDF
 
 # The files of a run, as patterns below its folder
 _ADAPTER = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
@@ -37,9 +41,9 @@ _TOKENIZER = (
 PUBLISHED = (  # what others need: no predictions, which tell of documents, and nothing of how a folder was written
     *(CLASSIFICATION_FILE, METRICS_FILE, CARD_FILE, f"{CONFIG_FOLDER}/config.json"),
     *(f"{FIGURES_FOLDER}/{name}.*" for name in FIGURES),
-    *(*_ADAPTER, *_WHOLE_MODEL, *_TOKENIZER),
+    *(*_ADAPTER, *_WHOLE_MODEL, *_TOKENIZER, HEAD_FILE, VOCABULARY_FILE),
 )
-RUN_FILES = (*PUBLISHED, PREDICTIONS_FILE, MANIFEST_FILE)
+RUN_FILES = (*PUBLISHED, PREDICTIONS_FILE, OUT_OF_FOLD_FILE, MANIFEST_FILE)
 
 # What any model or adapter may be loaded from, in whatever format it is
 _LOADED = ("*.safetensors", "pytorch_model*.bin", "*.gguf", "*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt")

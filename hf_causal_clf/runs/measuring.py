@@ -25,28 +25,41 @@ Metrics = dict[str, dict[str, Any]]
 def measure(data: ClassificationData, logits: dict[str, np.ndarray]) -> tuple[Calibration, Metrics]:
     """Calibrate on the validation documents and measure both splits.
 
+    With folds, the validation documents are all labelled ones, and `validation` in the metrics is what is out of fold.
+
     Args:
         data: Documents with gold labels.
         logits: Those of the `validation` and `test` documents, float32 `(n, labels)` each: their softmax or, for
-            multi-label, their sigmoid are the uncalibrated probabilities.
+            multi-label, their sigmoid are the uncalibrated probabilities. With folds, the logits of `validation` are
+            those that were given by trainings without the fold of each document.
 
     Returns:
         The calibration, and the metrics of calibrated predictions, with the uncalibrated ones beside them as
         `uncalibrated_*`. `nll_change` is the calibrated NLL minus the uncalibrated one, with its 95 % bootstrap
-        interval. The part `calibration` says what was fitted, and on how many documents.
+        interval. The part `calibration` says what was fitted, on how many documents, and with how many
+        folds, if there are any.
     """
-    calibration = fit_calibration(data.gold("validation"), logits["validation"])
+    documents = "labelled" if data.fold_count else "validation"
+    calibration = fit_calibration(data.gold("validation"), logits["validation"], documents=documents)
     metrics = {split: _measure(data.gold(split), logits[split], calibration) for split in ("validation", "test")}
     metrics["calibration"] = {"documents": len(logits["validation"]), **calibration.to_dict()}
+    if data.fold_count:
+        metrics["calibration"]["folds"] = data.fold_count
     return calibration, metrics
 
 
 def majority_logits(data: ClassificationData) -> dict[str, np.ndarray]:
-    """Logits of the majority baseline, the label frequencies of the training documents, for both measured splits."""
+    """Logits of the majority baseline, the label frequencies of the training documents, for both measured splits.
+
+    With folds, a labelled document gets the frequencies outside its fold.
+    """
     gold = data.gold("train")
     shares = label_counts(gold, len(data.label_space)) / len(gold)
     row = to_logits(shares, multi_label=gold.ndim == 2).astype(np.float32)
-    return {split: np.tile(row, (len(data.splits[split]), 1)) for split in ("validation", "test")}
+    logits = {split: np.tile(row, (len(data.splits[split]), 1)) for split in ("validation", "test")}
+    for fold in range(data.fold_count):
+        logits["validation"][data.folds == fold] = majority_logits(data.holding_out(fold))["validation"]
+    return logits
 
 
 def majority_metrics(data: ClassificationData) -> dict[str, float]:

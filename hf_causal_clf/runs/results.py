@@ -18,7 +18,7 @@ from ..data.splits import ClassificationData
 from ..evaluation.calibration import Calibration, to_probabilities
 from ..task.labels import LabelSpace
 from .disk import write_json, written_aside
-from .files import FIGURES_FOLDER, METRICS_FILE, PREDICTIONS_FILE, read_json
+from .files import FIGURES_FOLDER, METRICS_FILE, OUT_OF_FOLD_FILE, PREDICTIONS_FILE, read_json
 from .measuring import Metrics
 from .tables import answer_column, probability_column
 
@@ -42,6 +42,27 @@ class Results:
     metrics: Metrics
 
 
+@dataclass(frozen=True)
+class OutOfFold:
+    """What a run with folds says of its labelled documents, each by the training that did not see it.
+
+    Attributes:
+        ids: Document ids.
+        gold: Label ids `(n,)`, or 0/1 `(n, labels)`.
+        fold: Fold of each document, int64 `(n,)`.
+        predicted: Decisions, in the form of `gold`.
+        probabilities: Calibrated probabilities, float32 `(n, labels)`.
+        logits: Uncalibrated logits, float32 `(n, labels)`; minus infinity is the probability 0.
+    """
+
+    ids: list[Any]
+    gold: np.ndarray
+    fold: np.ndarray
+    predicted: np.ndarray
+    probabilities: np.ndarray
+    logits: np.ndarray
+
+
 def write_results(
     output: Path,
     data: ClassificationData,
@@ -51,6 +72,9 @@ def write_results(
     log_history: Sequence[dict[str, float]] = (),
 ) -> None:
     """Write the figures, `predictions.parquet` and, when they are whole, `metrics.json` of a run.
+
+    With folds, `out_of_fold.parquet` as well: ids, gold labels, folds, decisions, calibrated probabilities and
+    uncalibrated logits of the labelled documents.
 
     Args:
         output: Folder of the run.
@@ -62,8 +86,12 @@ def write_results(
     """
     output.mkdir(parents=True, exist_ok=True)
     _draw(output / FIGURES_FOLDER, data, logits["test"], calibration, log_history)
-    probabilities = calibration.apply(logits["test"], multi_label=data.label_space.multi_label)
-    _write_predictions(output / PREDICTIONS_FILE, data, calibration, probabilities)
+    _write_documents(output / PREDICTIONS_FILE, data, "test", logits["test"], calibration)
+    if data.folds is None:
+        (output / OUT_OF_FOLD_FILE).unlink(missing_ok=True)
+    else:
+        more = {"fold": data.folds, "logits": probability_column(logits["validation"])}
+        _write_documents(output / OUT_OF_FOLD_FILE, data, "validation", logits["validation"], calibration, more)
     write_json(output / METRICS_FILE, metrics)
 
 
@@ -74,16 +102,10 @@ def read_results(output: Path, label_space: LabelSpace) -> Results:
         FileNotFoundError: If the run has not been finished.
         ValueError: If a file is damaged or holds other labels.
     """
-    from datasets import Dataset
-
     for name in (METRICS_FILE, PREDICTIONS_FILE):
         if not (output / name).is_file():
             raise FileNotFoundError(f"{output} has no {name}: it is not the folder of a finished run.")
-    try:
-        rows = Dataset.from_parquet(str(output / PREDICTIONS_FILE), keep_in_memory=True)
-        columns = {name: list(rows[name]) for name in ("id", "gold", "predicted", "probabilities")}
-    except Exception as error:
-        raise ValueError(f"{output / PREDICTIONS_FILE} cannot be read ({error}). Run it again.") from error
+    columns = _read_documents(output / PREDICTIONS_FILE)
     return Results(
         columns["id"],
         label_space.encode_batch(columns["gold"]),
@@ -91,6 +113,44 @@ def read_results(output: Path, label_space: LabelSpace) -> Results:
         np.asarray(columns["probabilities"], dtype=np.float32),
         read_json(output / METRICS_FILE),
     )
+
+
+def read_out_of_fold(output: Path, label_space: LabelSpace) -> OutOfFold:
+    """Read what a finished run with folds says of its labelled documents.
+
+    Raises:
+        FileNotFoundError: If the run has not been finished, or had no folds.
+        ValueError: If the file is damaged, or holds other labels or numbers that no run gives.
+    """
+    path = output / OUT_OF_FOLD_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{output} has no {path.name}: it is no finished run with folds. Train it with --folds."
+        )
+    columns = _read_documents(path, "fold", "logits")
+    matrices = {}
+    for name in ("probabilities", "logits"):
+        if {len(row) for row in columns[name]} != {len(label_space)}:
+            raise ValueError(f"{path} does not have {len(label_space)} {name} a document. Run it again.")
+        matrices[name] = np.asarray(columns[name], dtype=np.float32)
+    fold = np.asarray(columns["fold"], dtype=np.int64)
+    if not np.isfinite(matrices["probabilities"]).all() or np.isnan(matrices["logits"]).any() or fold.min() < 0:
+        raise ValueError(f"{path} has probabilities, logits or folds that are none. Run it again.")
+    if len(set(columns["id"])) < len(fold):
+        raise ValueError(f"{path} has documents with the same id. Run it again.")
+    gold, predicted = (label_space.encode_batch(columns[name]) for name in ("gold", "predicted"))
+    return OutOfFold(columns["id"], gold, fold, predicted, **matrices)
+
+
+def _read_documents(path: Path, *more: str) -> dict[str, list[Any]]:
+    """Read the columns of documents that `_write_documents` wrote."""
+    from datasets import Dataset
+
+    try:
+        rows = Dataset.from_parquet(str(path), keep_in_memory=True)
+        return {name: list(rows[name]) for name in ("id", "gold", "predicted", "probabilities", *more)}
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read ({error}). Run it again.") from error
 
 
 def _draw(
@@ -120,16 +180,20 @@ def _draw(
         save_figure(figure, folder / name)
 
 
-def _write_predictions(
-    path: Path, data: ClassificationData, calibration: Calibration, probabilities: np.ndarray
+def _write_documents(
+    path: Path, data: ClassificationData, split: str, logits: np.ndarray, calibration: Calibration, more: Any = ()
 ) -> None:
-    label_space, test = data.label_space, data.splits["test"]
+    """Write what is said of the documents of a split, without any text; `more` are columns of one's own."""
+    label_space, documents = data.label_space, data.splits[split]
+    probabilities = calibration.apply(logits, multi_label=label_space.multi_label)
     predicted = calibration.decide(probabilities, multi_label=label_space.multi_label)
+    gold = [label_space.decode(label_space.encode(value)) for value in documents["label"]]
     rows = {
-        "id": list(test["id"]),
-        "gold": answer_column([label_space.decode(label_space.encode(value)) for value in test["label"]], label_space),
+        "id": list(documents["id"]),
+        "gold": answer_column(gold, label_space),
         "predicted": answer_column([label_space.decode(decision) for decision in predicted], label_space),
         "probabilities": probability_column(probabilities),
+        **dict(more),
     }
     with written_aside(path) as aside:
         parquet.write_table(pa.table(rows), aside)

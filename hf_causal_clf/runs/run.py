@@ -85,12 +85,12 @@ class Run:
     """A run, described. `dataclasses.replace` makes a changed one.
 
     Attributes:
-        approach: `"embedding"` or `"instruction"`.
+        approach: `"embedding"`, `"instruction"`, or a baseline that is a run: one of `schema.KINDS`.
         label_space: Labels, in the order of the probabilities' columns.
         truncation: How long documents are shortened.
         calibration: What was fitted on the validation documents.
         base_model: The base model.
-        pooling: `"last"` or `"mean"` (embedding-based), else `None`.
+        pooling: `"last"` or `"mean"` (embedding-based, frozen language model), else `None`.
         head_init: `"random"` or `"verbalizer"`: what the head started from (embedding-based), else `None`.
         prompt: Template and answers; `None` for a head that reads documents as they are.
         document_suffix: Text after each document that a head reads without a prompt; `None` for none.

@@ -16,6 +16,13 @@ logger = logging.get_logger(__name__)
 
 SCHEMA_VERSION = 3
 APPROACHES = ("embedding", "instruction")
+KINDS = {  # of runs: the two approaches, and the baselines that are runs, in words
+    "embedding": "embedding-based",
+    "instruction": "instruction-based",
+    "tfidf": "TF-IDF and logistic regression",
+    "frozen": "frozen language model with a head",
+    "encoder": "fine-tuned encoder",
+}
 POOLINGS = ("last", "mean")
 HEAD_INITS = ("random", "verbalizer")
 _DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
@@ -61,7 +68,7 @@ _ANSWERS: Kind = (
 # Those of an object stand below it
 _ENTRIES: dict[str, Kind] = {
     "hf_causal_clf_version": _TEXT,
-    "approach": _one_of(APPROACHES),
+    "approach": _one_of(tuple(KINDS)),
     "pooling": _or_null(_one_of(POOLINGS)),
     "head_init": _or_null(_one_of(HEAD_INITS)),
     "prompt_template": _or_null(_OBJECT),
@@ -113,10 +120,9 @@ def current(data: dict[str, Any], source: str) -> dict[str, Any]:
             f"{source} has schema version {version!r}, but this version of hf_causal_clf reads 1 to "
             f"{SCHEMA_VERSION}. Install the version of hf_causal_clf that wrote it."
         )
-    if data.get("approach") not in APPROACHES:
+    if data.get("approach") not in tuple(KINDS):
         raise ValueError(
-            f"{source} has the approach {data.get('approach')!r}; known are {list(APPROACHES)}. Train or download it "
-            "again."
+            f"{source} has the approach {data.get('approach')!r}; known are {list(KINDS)}. Train or download it again."
         )
     _check_entries(data, source)
     return data
@@ -162,6 +168,7 @@ def _check_entries(data: dict[str, Any], source: str) -> None:
 
 def _needed(data: dict[str, Any]) -> tuple[str, ...]:
     """The entries that must not be null in a run of this approach."""
-    head = ("pooling", "head_init") if data["approach"] == "embedding" else ()
-    prompted = not head or data.get("head_init") == "verbalizer" or any(data.get(name) for name in _PROMPT)
-    return (*head, *(_PROMPT if prompted else ()))
+    heads = {"embedding": ("pooling", "head_init"), "frozen": ("pooling",)}
+    prompted = data["approach"] == "instruction" or data.get("head_init") == "verbalizer"
+    prompted = prompted or any(data.get(name) for name in _PROMPT)
+    return (*heads.get(data["approach"], ()), *(_PROMPT if prompted else ()))

@@ -14,14 +14,15 @@ _COLUMNS = ("f1_macro", "f1_micro", "accuracy", "nll", "brier", "ece")
 def print_metrics(metrics: Metrics, *, multi_label: bool, write: Callable[[str], Any] = print) -> None:
     """Print a short table of a finished run, the majority baseline's line beside it."""
     fitted, changed = what_was_fitted(metrics["calibration"])
+    held_out = "out of fold" if metrics["calibration"].get("folds") else "validation"
     write(f"\n{'':12}" + "".join(f"{name:>10}" for name in _COLUMNS))
-    for split in ("validation", "test"):
-        write(_line(split, metrics[split]))
+    for split, name in (("validation", held_out), ("test", "test")):
+        write(_line(name, metrics[split]))
         if changed:
             write(_line("  before", metrics[split], "uncalibrated_"))
     write(_line("  majority", metrics["majority"]))
     note = "before: without what was" if changed else "probabilities are as the model gives them;"
-    write(f"({note} fitted on validation: {fitted})")
+    write(f"({note} fitted {'out of fold' if held_out != 'validation' else 'on validation'}: {fitted})")
     write("(majority: the label frequencies of training, for every test document)")
     verdict = nothing_learned(metrics, multi_label=multi_label)
     if verdict:
@@ -65,8 +66,8 @@ def what_was_fitted(calibration: dict[str, Any]) -> tuple[str, bool]:
     """
     found = fitted_in_words(Calibration.from_dict(calibration))
     if found is None:
-        documents = calibration["documents"]
-        return f"nothing, as {documents} validation documents are too few, {MIN_DOCUMENTS} are needed", False
+        documents = f"{calibration['documents']} {'labelled' if calibration.get('folds') else 'validation'}"
+        return f"nothing, as {documents} documents are too few, {MIN_DOCUMENTS} are needed", False
     return found, found != "temperature 1"
 
 

@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.calibration import MIN_EXAMPLES
 from ..runs.finished import FinishedRun
+from ..runs.schema import APPROACHES
 from ..runs.summary import nothing_learned
 from ..task.prompts import PLAIN_FRAME
 from .card_facts import (
@@ -36,6 +37,7 @@ PAPER = "2512.12677"
 OWNER = "your-name"  # in the snippets of a card that does not know its repository
 DOCUMENT = "{document}"
 _WIDTH = 90  # of a line in a snippet
+_TEMPLATES = dict.fromkeys(("tfidf", "frozen", "encoder"), "baseline.md")
 _HUB_METRICS = {"accuracy", "f1", "precision", "recall"}  # metrics that the Hub knows by these names
 
 
@@ -56,7 +58,8 @@ def render_card(folder: str | PathLike[str], *, repo_id: str | None = None) -> M
     """
     run = FinishedRun.read(Path(folder))
     repo_id = repo_id or f"{OWNER}/{_repository_name(Path(folder).resolve().name)}"
-    body = _environment().get_template(f"{run.description.approach}.md").render(_context(run, repo_id))
+    approach = run.description.approach
+    body = _environment().get_template(_TEMPLATES.get(approach, f"{approach}.md")).render(_context(run, repo_id))
     return ModelCard(f"---\n{card_data(run, repo_id).to_yaml()}\n---\n\n{body}")
 
 
@@ -64,18 +67,14 @@ def card_data(run: FinishedRun, repo_id: str) -> ModelCardData:
     """Return the metadata of a card."""
     space, facts = run.label_space, run.facts
     kind = "multi-label" if space.multi_label else "single-label"
-    training = "full-fine-tuning" if run.adapter is None else "qlora" if quantization(run) else "lora"
     dataset = facts.get("dataset", {})
     return ModelCardData(
         **_licence(run),
         base_model=run.description.base_model.hub_id,
-        library_name="transformers" if run.adapter is None else "peft",
+        library_name=_library(run),
         pipeline_tag="text-classification",
         datasets=[dataset["id"]] if dataset else None,
-        tags=[
-            *("hf_causal_clf", f"{run.description.approach}-based", f"{kind}-classification"),
-            *(training, f"arxiv:{PAPER}"),
-        ],
+        tags=["hf_causal_clf", *_tags(run, f"{kind}-classification")],
         model_name=repo_id.split("/")[-1],
         eval_results=[
             EvalResult(
@@ -92,6 +91,21 @@ def card_data(run: FinishedRun, repo_id: str) -> ModelCardData:
             for key, value in headline_metrics(run).items()
         ],
     )
+
+
+def _library(run: FinishedRun) -> str:
+    """The library that loads it, as the Hub names it."""
+    if run.description.approach in ("tfidf", "frozen"):
+        return "hf_causal_clf"
+    return "transformers" if run.adapter is None else "peft"
+
+
+def _tags(run: FinishedRun, task: str) -> list[str]:
+    approach = run.description.approach
+    if approach not in APPROACHES:
+        return [{"tfidf": "tf-idf", "frozen": "frozen-features"}.get(approach, approach), task]
+    training = "full-fine-tuning" if run.adapter is None else "qlora" if quantization(run) else "lora"
+    return [f"{approach}-based", task, training, f"arxiv:{PAPER}"]
 
 
 def _environment() -> Any:

@@ -148,6 +148,17 @@ def quantization(run: FinishedRun) -> str | None:
 
 
 def _model(run: FinishedRun) -> Rows:
+    rows = [] if run.description.approach == "tfidf" else _base_model(run)
+    counts = run.results.metrics.get("training", {})
+    trained, total = counts.get("trainable_parameters"), counts.get("total_parameters")
+    if trained and total:
+        rows.append(("Trained parameters", f"{trained:,} of {total:,} ({100 * trained / total:.3g} %)"))
+    elif trained:
+        rows.append(("Trained parameters", f"{trained:,}"))
+    return rows
+
+
+def _base_model(run: FinishedRun) -> Rows:
     base = run.description.base_model
     link = f"[{escape(base.hub_id)}](https://huggingface.co/{base.hub_id})" if base.hub_id else "a local checkpoint"
     rows = [("Base model", link)]
@@ -168,10 +179,6 @@ def _model(run: FinishedRun) -> Rows:
         if targets:
             names = [targets] if isinstance(targets, str) else sorted(targets)
             rows.append(("LoRA on", ", ".join(map(code, names))))
-    counts = run.results.metrics.get("training", {})
-    trained, total = counts.get("trainable_parameters"), counts.get("total_parameters")
-    if trained and total:
-        rows.append(("Trained parameters", f"{trained:,} of {total:,} ({100 * trained / total:.3g} %)"))
     return rows
 
 

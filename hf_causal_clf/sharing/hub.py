@@ -87,12 +87,12 @@ def check_publishable(folder: Path, base_model: str | None) -> None:
     for name in (METRICS_FILE, PREDICTIONS_FILE):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}: only a finished run is pushed.")
-    if (folder / ADAPTER_CONFIG_FILE).is_file():
+    if _needs_base(folder, run):
         check_base_model(run.base_model.name_or_path, base_model)
 
 
 def check_base_model(name_or_path: str | None, base_model: str | None) -> None:
-    """Check that an adapter's base model has a name that others can load.
+    """Check that the base model of an adapter or of a head has a name that others can load.
 
     Raises:
         ValueError: If it is a folder and no `base_model` is given.
@@ -123,7 +123,7 @@ def stage_run(folder: Path, aside: Path, repo_id: str, base: tuple[str | None, s
     run = replace(run, training={name: fact for name, fact in run.training.items() if name != "text_column"})
     run.write(aside)
     adapter = aside / ADAPTER_CONFIG_FILE
-    if base is None and not adapter.is_file():  # a full model needs no base
+    if base is None and not _needs_base(aside, run):
         name = run.base_model.name_or_path
         base = (None if _is_local(name) else name, run.base_model.revision)
     if base is not None:
@@ -133,6 +133,11 @@ def stage_run(folder: Path, aside: Path, repo_id: str, base: tuple[str | None, s
             write_json(adapter, {**read_json(adapter), "base_model_name_or_path": name, "revision": revision})
     write_text(aside / CARD_FILE, str(render_card(aside, repo_id=repo_id)))
     (aside / PREDICTIONS_FILE).unlink()  # the card needs them for its intervals
+
+
+def _needs_base(folder: Path, run: Run) -> bool:
+    """Whether a run is loaded with its base model beside it, as an adapter or a head on a frozen model is."""
+    return (folder / ADAPTER_CONFIG_FILE).is_file() or run.approach == "frozen"
 
 
 def _is_local(name_or_path: str | None) -> bool:

@@ -9,10 +9,10 @@ import numpy as np
 
 
 class Scorer(Protocol):
-    """What gives the matrix of logits, which calibration makes probabilities of: a head or a label scorer.
+    """What gives the matrix of logits, which calibration makes probabilities of: a head, a label scorer, a baseline.
 
     Attributes:
-        approach: `"embedding"` or `"instruction"`.
+        approach: `"embedding"`, `"instruction"`, or the name of a baseline.
         batch_size: Documents per forward pass.
     """
 

@@ -16,6 +16,8 @@ from trl import ModelConfig
 from ..cli.mistakes import report
 from ..cli.packages import missing_packages
 from ..cli.sources import missing_folder
+from ..data.arguments import DEFAULT_OUTPUT
+from ..data.folds import check_folds
 from ..evaluation.metrics import METRICS
 from ..task.labels import LabelSpace
 from ..task.prompts import PromptTemplate
@@ -37,7 +39,6 @@ _TRACKERS = (
     *("clearml", "codecarbon", "comet_ml", "dvclive", "mlflow"),
     *("neptune", "swanlab", "tensorboard", "trackio", "wandb"),
 )
-DEFAULT_OUTPUT = "runs/{name}/{approach}"  # filled in when the documents are known
 
 
 def setting(value: Any, text: str, **metadata: Any) -> Any:
@@ -218,6 +219,12 @@ class RunArguments:
         "better than always answering the most frequent label. 0: never stop early. Default: 3, or 5 where the length "
         "of the training is chosen.",
     )
+    folds: int = setting(
+        0,
+        "Number of folds, 2 to 20, in place of a validation split: each fold of the training documents (and of "
+        "validation documents, if there are any) is predicted by a training on the others. Calibration is fitted on "
+        "that, and the finished run is trained on all of them, to its last step. Takes folds + 1 trainings. 0: off.",
+    )
     overwrite_output_dir: bool = setting(
         False,
         "Whether to train again where output_dir has a finished run. Its files are replaced when the new run is "
@@ -231,6 +238,7 @@ class RunArguments:
         check_truncation(None, self.truncation)
         if self.class_weight not in (None, "balanced"):
             raise ValueError(f"class_weight must be 'balanced' or left out, got {self.class_weight!r}.")
+        check_folds(self.folds)
         if self.early_stopping_patience is not None and self.early_stopping_patience < 0:
             raise ValueError(f"early_stopping_patience must be 0 (off) or more, got {self.early_stopping_patience}.")
 

@@ -50,18 +50,7 @@ def training_facts(
         model_arguments: Base model, for its licence.
         prompt: Where there is one: the text before and after a document, and how long an answer can be.
     """
-    facts: dict[str, Any] = {
-        "documents": {split: len(data.splits[split]) for split in SPLITS},
-        "label_counts": {
-            split: label_counts(data.gold(split), len(data.label_space)).tolist() for split in ("train", "validation")
-        },
-        "overlap": data.overlap,
-        "arguments": _arguments(trainer),
-        "hardware": _hardware(trainer),
-        "versions": _versions(),
-    }
-    if data.text_column is not None:
-        facts["text_column"] = data.text_column
+    facts = {**document_facts(data), **trainer_facts(trainer)}
     dataset = data_arguments.dataset_name
     if dataset and not os.path.exists(dataset) and is_hub_id(dataset):
         facts["dataset"] = {"id": dataset}
@@ -75,6 +64,26 @@ def training_facts(
     if prompt is not None:
         facts |= {"prompt": list(prompt.frame), "answer_tokens": prompt.longest_answer}
     return facts
+
+
+def document_facts(data: ClassificationData) -> dict[str, Any]:
+    """Return what a run was trained on, as far as its documents tell, and the versions of the packages."""
+    facts: dict[str, Any] = {
+        "documents": {split: len(data.splits[split]) for split in SPLITS},
+        "label_counts": {
+            split: label_counts(data.gold(split), len(data.label_space)).tolist() for split in ("train", "validation")
+        },
+        "overlap": data.overlap,
+        "versions": _versions(),
+    }
+    if data.fold_count:
+        facts["folds"] = data.fold_count
+    return facts if data.text_column is None else {**facts, "text_column": data.text_column}
+
+
+def trainer_facts(trainer: Trainer) -> dict[str, Any]:
+    """Return what a trainer was told, and what it ran on."""
+    return {"arguments": _arguments(trainer), "hardware": _hardware(trainer)}
 
 
 def base_licence(name_or_path: str, revision: str | None) -> dict[str, str]:

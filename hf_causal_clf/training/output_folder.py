@@ -153,9 +153,10 @@ class Settings:
 
 
 def documents_content(data: ClassificationData, splits: Sequence[str] = SPLITS) -> str:
-    """SHA-256 of labels and documents of some splits, wherever they are from."""
+    """SHA-256 of labels and documents of some splits, and of the folds of the labelled ones, wherever they are from."""
     rows = {split: [list(data.splits[split][column]) for column in ("id", "text", "label")] for split in splits}
-    return fingerprint([data.label_space.to_dict(), rows])
+    folds = [] if data.folds is None or list(splits) == ["test"] else [data.folds.tolist()]
+    return fingerprint([data.label_space.to_dict(), rows, *folds])
 
 
 def finish_what_was_cut_off(training: TrainingArguments) -> bool:

@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from ..cli.mistakes import Mistakes
 from ..cli.telling import tell
-from ..data.arguments import DataArguments
+from ..data.arguments import DEFAULT_OUTPUT, DataArguments
 from ..data.splits import ClassificationData, load_data
-from .arguments import DEFAULT_OUTPUT, RunArguments
+from .arguments import RunArguments
+from .folds import settle_folds
 from .output_folder import Settings, check_output_folder, check_resuming, finish_what_was_cut_off, is_finished
 from .pushing import publish, take_over_push
 from .resuming import is_resuming
@@ -73,7 +74,7 @@ def start_run(
     settle_output_dir(training_args, data_args, approach)
     check_output_folder(str(training_args.output_dir), model_args.model_name_or_path, data_args)
     with mistakes.noted(), training_args.main_process_first(desc="loading data"):
-        data = load_data(data_args)
+        data = load_data(data_args, run_args.folds)
     with mistakes.noted():
         push = take_over_push(training_args, model_args, run_args)
     if not mistakes.errors:
@@ -83,6 +84,9 @@ def start_run(
                 publish(training_args, run_args)
             return None
     with mistakes.noted():
+        if run_args.folds:
+            settle_folds(training_args)
+    with mistakes.noted():
         tokenizer = prepare(model_args, training_args)
     mistakes.report()
     checkpoint, output = training_args.resume_from_checkpoint, Path(str(training_args.output_dir))
@@ -91,11 +95,18 @@ def start_run(
     return Start(data, tokenizer, settings, push)
 
 
-def settle_output_dir(training_args: TrainingArguments, data_args: DataArguments, approach: str) -> None:
-    """Name the output folder after the documents and the approach, where it is not given, and say so."""
-    if training_args.output_dir == DEFAULT_OUTPUT:
-        training_args.output_dir = DEFAULT_OUTPUT.format(name=_name(data_args), approach=approach)
-        tell(f"output_dir is not given: this run goes to {training_args.output_dir}.")
+def settle_output_dir(arguments: Any, data_args: DataArguments, recipe: str) -> None:
+    """Name the output folder after the documents and the recipe, where it is not given, and say so.
+
+    Args:
+        arguments: What has the `output_dir`, which is filled in.
+        data_args: Where the documents are.
+        recipe: Name of the recipe.
+    """
+    if arguments.output_dir == DEFAULT_OUTPUT:
+        arguments.output_dir = DEFAULT_OUTPUT.format(name=_name(data_args), approach=recipe)
+        what = "comparison" if recipe == "compare" else "run"
+        tell(f"output_dir is not given: this {what} goes to {arguments.output_dir}.")
 
 
 def _name(data_args: DataArguments) -> str:

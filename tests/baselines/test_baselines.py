@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_rows, write_jsonl
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
-from sklearn.multiclass import OneVsRestClassifier
 from tiny import make_causal_lm, save_encoder
 from transformers import AutoModelForCausalLM, TrainerCallback
 
@@ -342,17 +340,3 @@ def test_encoder_goes_on_from_a_checkpoint(single, bert, tmp_path, monkeypatch):
 def test_encoder_that_diverges_is_named(single, bert, tmp_path):
     with pytest.raises(ValueError, match=r"encoder.*diverged.*encoder_learning_rate"):
         train_encoder(single, bert, tmp_path / "run", learning_rate=1e38, num_train_epochs=1)
-
-
-@pytest.mark.parametrize("gold", ["two", "three", "several"])
-def test_logits_of_a_regression_give_its_probabilities(gold):
-    draw = np.random.default_rng(0)
-    features = draw.normal(size=(60, 5)) * 40
-    single = draw.integers(0, {"two": 2}.get(gold, 3), size=60)
-    head = LogisticRegression(max_iter=2000)
-    head = (
-        OneVsRestClassifier(head).fit(features, np.eye(3)[single]) if gold == "several" else head.fit(features, single)
-    )
-    logits = baselines._logits(head, features, int(single.max()) + 1)
-    expected = head.predict_proba(features)
-    np.testing.assert_allclose(to_probabilities(logits, multi_label=gold == "several"), expected, atol=1e-6)

@@ -590,7 +590,7 @@ MISTAKES = {
     ),
     "compares one": ({"compare": "majority"}, r"two or more different names .* got \['majority'\]"),
     "compares one twice": ({"compare": ["majority", "majority class"]}, "two or more different names"),
-    "nothing to compare": ({"baselines": "majority"}, "nothing to compare"),
+    "nothing to compare": ({"baselines": "majority", "runs": "none"}, "nothing to compare"),
 }
 
 

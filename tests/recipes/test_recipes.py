@@ -22,7 +22,7 @@ COMMON = {
     "dataloader_pin_memory": "false",
 }
 OPTIONS = {
-    "embed": {"max_length": "32"},
+    "embed": {"max_length": "32", "pooling": "last", "document_suffix": "none"},
     "instruct": {"max_length": "128", "activation_checkpointing": "false"},
 }
 

@@ -17,12 +17,13 @@ from conftest import make_rows, write_jsonl
 
 from hf_causal_clf import LabelScorer, TextClassifier
 from hf_causal_clf.backbone.batching import OVERHEAD, pad
+from hf_causal_clf.backbone.settings import base_model_of
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
 from hf_causal_clf.embedding.scorer import HeadScorer
 from hf_causal_clf.embedding.trainer import embedding_trainer
-from hf_causal_clf.finishing import base_model_of, describe_run, save_run
+from hf_causal_clf.finishing import describe_run, save_run
 from hf_causal_clf.instruction import collator as collators
 from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.instruction.trainer import instruction_trainer
@@ -88,7 +89,9 @@ def make_trainer(approach, checkpoint, data, output, model=None, **training):
         arguments = EmbeddingTrainingArguments(max_length=32, **values)
         tokenizer = prepare(model_arguments, arguments)
         encoder = DocumentEncoder(tokenizer, 32)
-        trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, HeadArguments(), run)
+        trainer = embedding_trainer(
+            data, tokenizer, encoder, model_arguments, arguments, HeadArguments(pooling="last"), run
+        )
         return trainer, model_arguments
     model_arguments = InstructionModelArguments(**model)
     arguments = InstructionTrainingArguments(**{"activation_checkpointing": False, "max_length": 96, **values})

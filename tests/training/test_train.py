@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, TextClassifier
-from hf_causal_clf.backbone.settings import base_weights, peft_config, quantization_settings
+from hf_causal_clf.backbone.settings import base_model_of, base_weights, peft_config, quantization_settings
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
@@ -27,7 +27,7 @@ from hf_causal_clf.embedding.collator import ClassificationCollator
 from hf_causal_clf.embedding.trainer import embedding_trainer
 from hf_causal_clf.evaluation.calibration import fit_calibration
 from hf_causal_clf.evaluation.metrics import classification_metrics
-from hf_causal_clf.finishing import base_model_of, describe_run, finish_run, measure_run, print_run, save_run
+from hf_causal_clf.finishing import describe_run, finish_run, measure_run, print_run, save_run
 from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
 from hf_causal_clf.instruction.trainer import instruction_trainer
 from hf_causal_clf.runs.measuring import generation_metrics
@@ -125,7 +125,7 @@ def embedding_arguments(checkpoint, output, files, **training):
 
 def run_embedding(checkpoint, output, files, head=None, run=None, **training):
     data, model_arguments, arguments = embedding_arguments(checkpoint, output, files, **training)
-    head, run = head or HeadArguments(), run or RunArguments()
+    head, run = head or HeadArguments(pooling="last"), run or RunArguments()
     tokenizer = prepare(model_arguments, arguments)
     encoder = DocumentEncoder(tokenizer, arguments.max_length, run.truncation)
     trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, head, run)
@@ -240,7 +240,7 @@ def test_class_weights_are_those_of_scikit_learn(checkpoint, files, tmp_path):
         DocumentEncoder(tokenizer, 32),
         model_arguments,
         arguments,
-        HeadArguments(),
+        HeadArguments(pooling="last"),
         RunArguments(class_weight="balanced"),
     )
     gold = data.gold("train")
@@ -464,7 +464,9 @@ def test_the_trained_model_is_let_go_before_the_saved_one_is_loaded(checkpoint, 
     data, model_arguments, arguments = embedding_arguments(checkpoint, tmp_path, files, num_train_epochs=1)
     tokenizer = prepare(model_arguments, arguments)
     encoder = DocumentEncoder(tokenizer, 32)
-    trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, HeadArguments(), RunArguments())
+    trainer = embedding_trainer(
+        data, tokenizer, encoder, model_arguments, arguments, HeadArguments(pooling="last"), RunArguments()
+    )
     train(trainer)
     alive = weakref.ref(trainer.model.base_model.model)
     save_run(
