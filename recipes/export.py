@@ -106,11 +106,10 @@ def main() -> None:
     source, hub_kwargs = arguments.model_name_or_path, {"revision": arguments.model_revision}
     run = Run.read(source, **hub_kwargs)
     if run.approach not in APPROACHES:
-        other = "AutoModelForSequenceClassification" if run.approach == "encoder" else "TextClassifier"
-        reason = (
-            "its folder is a stock checkpoint already" if run.approach == "encoder" else "no stock class is like it"
-        )
-        raise SystemExit(f"{source!r} is a {KINDS[run.approach]}: {reason}. Load it with {other}.from_pretrained.")
+        stock = run.approach == "encoder"
+        reason = "its folder is a stock checkpoint already" if stock else "no stock class has what it reads"
+        door = "AutoModelForSequenceClassification" if stock else "TextClassifier"
+        raise SystemExit(f"{source!r} is a {KINDS[run.approach]}: {reason}. Load it with {door}.from_pretrained.")
     if run.approach == "embedding" and run.pooling != "last":
         raise SystemExit(f"{source!r} has {run.pooling} pooling; stock classes read the last token only.")
     if arguments.fold_temperature and run.approach != "embedding":

@@ -97,7 +97,7 @@ def snippets(card) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("approach", APPROACHES)
+@pytest.mark.parametrize("approach", make_cards.REPOSITORIES)
 def test_the_examples_are_what_the_code_renders(approach, tmp_path):
     """After a change that is meant: python tests/golden/make_cards.py"""
     example = (make_cards.EXAMPLES / f"example_{approach}" / "README.md").read_text(encoding="utf-8")
@@ -389,7 +389,7 @@ def test_a_folder_without_a_finished_run_is_named(tmp_path):
 
 
 def test_each_template_is_found():
-    names = {"base.md", "comparison.md", "embedding.md", "instruction.md"}
+    names = {"base.md", "baseline.md", "comparison.md", "embedding.md", "instruction.md"}
     assert {path.name for path in template_folder().glob("*.md")} == names | {"README.md"}
     assert names <= set(template_environment().list_templates())
 
