@@ -16,8 +16,10 @@ from .backbone.weights import BaseWeights
 from .embedding.loading import load_with_head
 from .embedding.scorer import HeadScorer
 from .evaluation.calibration import Calibration
+from .evaluation.prior import shift_prior
 from .instruction.generation import generate_answers
 from .instruction.scorer import LabelScorer
+from .runs.prior import TargetPrior, target_ratio
 from .runs.run import Run
 from .runs.schema import KINDS
 from .runs.summary import fitted_in_words
@@ -55,6 +57,7 @@ class TextClassifier:
         self.calibration = calibration or Calibration()
         self.source: str | None = None
         self.run: Run | None = None
+        self._prior_ratio: np.ndarray | None = None
 
     @property
     def approach(self) -> str:
@@ -67,6 +70,7 @@ class TextClassifier:
         pretrained_model_name_or_path: str | PathLike[str],
         *,
         calibrated: bool = True,
+        target_prior: TargetPrior | None = None,
         batch_size: int = 16,
         dtype: str | torch.dtype = _AUTO,
         quantization_config: BitsAndBytesConfig | str | None = _AUTO,
@@ -79,6 +83,9 @@ class TextClassifier:
         Args:
             pretrained_model_name_or_path: `output_dir` of a run, or a Hub repository pushed from one.
             calibrated: Whether to apply the temperature and the thresholds that were fitted on validation documents.
+            target_prior: Share of each label where the classifier is used, if that is not its share in training:
+                probabilities are corrected for it, after calibration and before thresholds. Single-label: `"uniform"`
+                gives all labels the same.
             batch_size: Documents per forward pass.
             dtype: Data type of the base model's weights; `"auto"` takes that of training.
             quantization_config: Quantisation of the base model's weights; `"auto"` takes that of training, `None` none.
@@ -88,10 +95,12 @@ class TextClassifier:
 
         Raises:
             FileNotFoundError: If there is no `classification.json`, or no base model.
-            ValueError: If a file is damaged or of another version, or files do not fit each other.
+            ValueError: If a file is damaged or of another version, or files do not fit each other; or if `target_prior`
+                does not fit the labels, or the shares in training are not known.
         """
         source = str(pretrained_model_name_or_path)
         run = Run.read(source, **hub_kwargs)
+        ratio = None if target_prior is None else target_ratio(run, target_prior)
         if isinstance(quantization_config, str):
             settings = run.base_model.quantization
             quantization_config = None if settings is None else BitsAndBytesConfig(**settings)
@@ -103,7 +112,7 @@ class TextClassifier:
         )
         scorer = _LOADERS[run.approach](source, run, weights, hub_kwargs, batch_size)
         classifier = cls(scorer, run.label_space, run.calibration if calibrated else None)
-        classifier.source, classifier.run = source, run
+        classifier.source, classifier.run, classifier._prior_ratio = source, run, ratio
         return classifier
 
     def __repr__(self) -> str:
@@ -115,6 +124,8 @@ class TextClassifier:
             f"  {len(self.labels)} labels: {', '.join(names)}" + (f" and {more} more" if more > 0 else ""),
             f"  calibration: {fitted_in_words(self.calibration) or 'none'}",
         ]
+        if self._prior_ratio is not None:
+            lines.append("  corrected for other label frequencies than those of training (target_prior)")
         if self.run is not None and self.run.base_model.name_or_path:
             lines.append(f"  base model: {self.run.base_model.name_or_path}")
         return "\n".join(lines)
@@ -151,6 +162,8 @@ class TextClassifier:
         given = read_texts(texts, empty=empty)
         logits = self.scorer.logits(given.texts)
         probabilities = self.calibration.apply(logits, multi_label=self.label_space.multi_label)
+        if self._prior_ratio is not None:
+            probabilities = shift_prior(probabilities, self._prior_ratio, multi_label=self.label_space.multi_label)
         bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
         if len(bad):
             raise ValueError(

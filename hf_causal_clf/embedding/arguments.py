@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
@@ -11,6 +12,7 @@ from ..cli.mistakes import report
 from ..runs.schema import HEAD_INITS, POOLINGS
 from ..task.documents import SUFFIXES
 from ..training.arguments import AdapterModelArguments, PromptArguments, SharedTrainingArguments, setting
+from ..training.processes import sharding
 
 
 @dataclass
@@ -30,12 +32,6 @@ class HeadArguments:
         "Text after each document, never cut, which a head on the last token reads (\\n is a new line); 'none': none. "
         f"'auto': chosen with the pooling, of none and {', '.join(map(repr, SUFFIXES))}.",
     )
-    class_weight: str | None = setting(
-        None,
-        "'balanced': rare labels weigh more in the loss (multi-label: rare positives). Default: all documents weigh "
-        "the same.",
-        choices=["balanced"],
-    )
     head_init: str = setting(
         "random",
         "What the head starts from. 'random': random weights. 'verbalizer': the language model's own weights of the "
@@ -54,8 +50,6 @@ class HeadArguments:
             yield f"pooling must be one of {['auto', *POOLINGS]}, got {self.pooling!r}."
         if not isinstance(self.document_suffix, str) or not self.document_suffix.strip():
             yield f"document_suffix must be a text, or auto, or none, got {self.document_suffix!r}."
-        if self.class_weight not in (None, "balanced"):
-            yield f"class_weight must be 'balanced' or left out, got {self.class_weight!r}."
         if self.head_init not in HEAD_INITS:
             yield f"head_init must be one of {list(HEAD_INITS)}, got {self.head_init!r}."
         if self.head_init == "verbalizer" and self.document_suffix not in ("auto", "none"):
@@ -96,6 +90,9 @@ class EmbeddingTrainingArguments(SharedTrainingArguments, TrainingArguments):
 
     _argument_group_name = "Training"
 
+    head_learning_rate: float | None = setting(
+        None, "Highest learning rate of the head. Default: learning_rate, that of all other weights."
+    )
     optim: str = setting("adamw_8bit", "The optimizer.")
     logging_steps: float = setting(10, "Log the loss after this number of steps; below 1: after this share of all.")
     max_length: int | None = setting(
@@ -112,3 +109,12 @@ class EmbeddingTrainingArguments(SharedTrainingArguments, TrainingArguments):
     def __post_init__(self) -> None:
         self.check()
         super().__post_init__()
+        report(self._mistakes())
+
+    def _mistakes(self) -> Iterator[str]:
+        if self.head_learning_rate is None:
+            return
+        if not 0 <= self.head_learning_rate < math.inf:
+            yield f"head_learning_rate must be 0 or more, got {self.head_learning_rate}."
+        if found := sharding(self):
+            yield f"head_learning_rate is not possible with {found}, which groups the weights itself. Leave it out."

@@ -26,6 +26,7 @@ from ..training.train import early_stopping
 from .arguments import EmbeddingTrainingArguments, HeadArguments
 from .collator import ClassificationCollator
 from .head_init import read_output_embeddings, verbalizer_head
+from .head_rate import set_head_learning_rate
 from .loading import load_with_head
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def embedding_trainer(
         label_space=label_space,
         pooling=head_arguments.pooling,
         label_smoothing=training_arguments.label_smoothing_factor,
-        **(data.balanced_weights() if head_arguments.class_weight == "balanced" else {}),
+        **(data.balanced_weights() if run_arguments.class_weight == "balanced" else {}),
         tokenizer=tokenizer,
         place=False,
         revision=model_arguments.model_revision,
@@ -89,6 +90,8 @@ def embedding_trainer(
         compute_metrics=lambda prediction: head_metrics(prediction, label_space.multi_label),
         callbacks=early_stopping(run_arguments, training_arguments, data, chosen=chosen),
     )
+    if training_arguments.head_learning_rate is not None:
+        set_head_learning_rate(trainer, training_arguments.head_learning_rate)
     publish_runs(trainer, run_arguments)
     return trainer
 

@@ -12,6 +12,7 @@ from ..backbone.batching import pad, padding_id
 from ..task.labels import Label
 from ..task.prompts import PromptTemplate
 from ..task.verbalizer import Verbalizer
+from .weighting import WEIGHTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,6 +35,8 @@ class VerbalizerCollator:
         verbalizer: Labels and their answer texts.
         text_column: Column of the document.
         label_column: Column of the gold label(s), as names or ids.
+        weight_column: Column of the documents' weights in the loss, for a trainer that `weigh_documents` has seen. By
+            default, none.
 
     Attributes:
         epoch: Which chunk is drawn depends on this number and the document alone, whatever it is batched with; `None`
@@ -48,10 +51,12 @@ class VerbalizerCollator:
         *,
         text_column: str = "text",
         label_column: str = "label",
+        weight_column: str | None = None,
     ) -> None:
         self.encoder = template.bind(tokenizer, verbalizer)
         self.text_column = text_column
         self.label_column = label_column
+        self.weight_column = weight_column
         self.pad_token_id = padding_id(tokenizer)
         self.epoch: int | None = None
 
@@ -66,8 +71,13 @@ class VerbalizerCollator:
         return random if self.epoch is None else random.Random(f"{self.epoch} {text}")
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Batch rows into `input_ids`, `attention_mask` and `labels`, int64 `(batch, length)`, padded on the right."""
+        """Batch rows into `input_ids`, `attention_mask` and `labels`, int64 `(batch, length)`, padded on the right.
+
+        With a `weight_column`, `weights` beside them, float32 `(batch,)`.
+        """
         encoded = [self.encode(row[self.text_column], row[self.label_column]) for row in rows]
         batch = pad([input_ids for input_ids, _ in encoded], self.pad_token_id)
         batch["labels"] = pad([labels for _, labels in encoded], -100)["input_ids"]
+        if self.weight_column is not None:
+            batch[WEIGHTS] = torch.tensor([row[self.weight_column] for row in rows], dtype=torch.float32)
         return batch

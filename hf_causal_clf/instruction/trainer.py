@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from ..backbone.loading import load_causal_lm
 from ..backbone.settings import base_weights, peft_config
-from ..data.splits import ClassificationData
+from ..data.splits import WEIGHT, ClassificationData
 from ..evaluation.calibration import to_probabilities
 from ..task.prompts import PromptTemplate
 from ..task.tokens import warn_of_unknown
@@ -35,6 +35,7 @@ from ..training.train import early_stopping
 from .arguments import InstructionTrainingArguments
 from .collator import VerbalizerCollator
 from .scorer import LabelScorer
+from .weighting import check_weighting, weigh_documents
 
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTTrainer
@@ -89,11 +90,15 @@ def instruction_trainer(
     """Build TRL's `SFTTrainer` of the instruction-based approach, evaluated by label scoring.
 
     Raises:
-        ValueError: If `share_prefix` is set and the model or the arguments do not allow it.
+        ValueError: If `share_prefix` is set and the model or the arguments do not allow it, or `class_weight` with
+            another loss than the tokens' negative log-likelihood.
     """
+    weighted = run_arguments.class_weight == "balanced"
+    if weighted:
+        check_weighting(training_arguments)
     _project_answers_only()
     warn_of_unknown(tokenizer, data.texts("train"))
-    collator = VerbalizerCollator(tokenizer, template, verbalizer)
+    collator = VerbalizerCollator(tokenizer, template, verbalizer, weight_column=WEIGHT if weighted else None)
     texts = data.texts("train")
     chosen = settle_length(training_arguments, len(texts), len(data.splits["validation"]))
     tell_outline(
@@ -112,15 +117,18 @@ def instruction_trainer(
         revision=model_arguments.model_revision,
     )
     config = peft_config(model_arguments, model)
+    rows = data.weighted if weighted else data.splits.__getitem__
     trainer = _sft_trainer_class(model, training_arguments)(
         model=model,
         args=training_arguments,
-        train_dataset=data.splits["train"],
-        eval_dataset=data.splits["validation"],
+        train_dataset=rows("train"),
+        eval_dataset=rows("validation"),
         processing_class=tokenizer,
         data_collator=collator,
         peft_config=config,
     )
+    if weighted:
+        weigh_documents(trainer)
     if config is not None:
         # TRL casts the adapter of a quantised model to bfloat16, where small updates are lost
         for parameter in trainer.model.parameters():

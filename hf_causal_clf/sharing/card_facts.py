@@ -209,7 +209,10 @@ def _optimisation(run: FinishedRun) -> Rows:
     done = run.results.metrics.get("training", {})
     rows: Rows = []
     if "learning_rate" in given:
-        rows.append(("Learning rate", f"{given['learning_rate']:g}"))
+        head = given.get("head_learning_rate")
+        rows.append(
+            ("Learning rate", f"{given['learning_rate']:g}" + ("" if head is None else f"; the head's {head:g}"))
+        )
     if "lr_scheduler_type" in given:
         warmup = given.get("warmup_steps")
         rows.append(("Schedule", code(given["lr_scheduler_type"]) + (f", {warmup} warm-up steps" if warmup else "")))

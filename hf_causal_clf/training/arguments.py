@@ -213,6 +213,12 @@ class RunArguments:
         "it is read whole, in overlapping chunks that end at sentences, whose logits are averaged.",
         choices=list(LONG_DOCUMENTS),
     )
+    class_weight: str | None = setting(
+        None,
+        "'balanced': rare labels weigh more in the loss. Multi-label: embedding-based, a label's rare positives; "
+        "instruction-based, a document by the mean over its labels. Default: all documents weigh the same.",
+        choices=["balanced"],
+    )
     early_stopping_patience: int | None = setting(
         None,
         "Stop after this number of evaluations without a better metric_for_best_model; counted from the first that is "
@@ -241,6 +247,8 @@ class RunArguments:
                 f"truncation {self.truncation} says where a long document is cut, but long_documents chunks reads it "
                 "whole. Leave one of the two out."
             )
+        if self.class_weight not in (None, "balanced"):
+            raise ValueError(f"class_weight must be 'balanced' or left out, got {self.class_weight!r}.")
         check_folds(self.folds)
         if self.early_stopping_patience is not None and self.early_stopping_patience < 0:
             raise ValueError(f"early_stopping_patience must be 0 (off) or more, got {self.early_stopping_patience}.")

@@ -110,7 +110,7 @@ def test_answers_from_yaml_and_from_json(tmp_path):
         (lambda: PromptArguments(empty_answer=None), "must be texts"),
         (lambda: PromptArguments(answers="[1]"), "must map label names"),
         (lambda: HeadArguments(pooling="max"), "pooling must be one of"),
-        (lambda: HeadArguments(class_weight="heavy"), "'balanced' or left out"),
+        (lambda: RunArguments(class_weight="heavy"), "'balanced' or left out"),
         (lambda: HeadArguments(head_init="zero"), "head_init must be one of"),
         (lambda: HeadArguments(head_init="verbalizer", pooling="mean"), "set pooling to last, not mean"),
         (lambda: RunArguments(truncation="middle"), "must be one of"),

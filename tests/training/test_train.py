@@ -189,8 +189,8 @@ def test_embedding_run(checkpoint, files, tmp_path):
 
 def test_embedding_run_multi_label_with_all_the_options(checkpoint, multi_label_files, tmp_path):
     files = {**multi_label_files, "multi_label": True}
-    head = HeadArguments(pooling="mean", class_weight="balanced")
-    run = RunArguments(truncation="both", early_stopping_patience=0)
+    head = HeadArguments(pooling="mean")
+    run = RunArguments(truncation="both", early_stopping_patience=0, class_weight="balanced")
     data, metrics, _ = run_embedding(
         checkpoint, tmp_path / "run", files, head, run, num_train_epochs=1, activation_checkpointing=True
     )
@@ -240,8 +240,8 @@ def test_class_weights_are_those_of_scikit_learn(checkpoint, files, tmp_path):
         DocumentEncoder(tokenizer, 32),
         model_arguments,
         arguments,
-        HeadArguments(pooling="last", class_weight="balanced"),
-        RunArguments(),
+        HeadArguments(pooling="last"),
+        RunArguments(class_weight="balanced"),
     )
     gold = data.gold("train")
     config = trainer.model.config
