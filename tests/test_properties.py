@@ -144,7 +144,9 @@ def test_a_document_never_leaves_its_place(parts, chat, side, max_length):
     assert encoder.target_ids("sport")[-1] == encoder.end_id
 
 
-@given(st.lists(st.integers(0, 9), max_size=30), st.integers(0, 30), st.sampled_from(["tail", "head", "both", "head_tail"]))
+@given(
+    st.lists(st.integers(0, 9), max_size=30), st.integers(0, 30), st.sampled_from(["tail", "head", "both", "head_tail"])
+)
 def test_truncation_keeps_a_piece_of_the_right_length(ids, budget, side):
     found = truncate(ids, budget, side)
     assert len(found) == min(budget, len(ids))
@@ -158,7 +160,8 @@ def test_truncation_keeps_a_piece_of_the_right_length(ids, budget, side):
 @given(st.integers(0, 200), st.integers(1, 40), st.sets(st.integers(0, 200)))
 def test_chunks_cover_a_document_and_each_ends_where_a_sentence_does_if_it_can(length, budget, ends):
     spans = chunk_spans(length, budget, ends.__contains__)
-    assert spans[0][0] == 0 and spans[-1][1] == length
+    assert spans[0][0] == 0
+    assert spans[-1][1] == length
     assert len(spans) == 1 or length > budget
     for (start, end), (after, _) in itertools.pairwise(spans):
         assert end - start <= budget

@@ -55,9 +55,7 @@ class DocumentEncoder:
         special = len(self._before) + len(self._after)
         if max_length is not None and max_length <= special:
             around = "special tokens and document_suffix" if suffix else "special tokens"
-            raise ValueError(
-                f"max_length={max_length} leaves no room for the document: {around} alone take {special}."
-            )
+            raise ValueError(f"max_length={max_length} leaves no room for the document: {around} alone take {special}.")
         self.document_budget = None if max_length is None else max_length - special
 
     def encode(self, document: str) -> list[int]:

@@ -271,9 +271,7 @@ class PromptArguments:
         """Build the verbalizer that these arguments describe."""
         return Verbalizer(labels, self._answers, delimiter=self.answer_delimiter, empty_answer=self.empty_answer)
 
-    def template(
-        self, max_length: int | None, truncation: str, long_documents: str = "truncate"
-    ) -> PromptTemplate:
+    def template(self, max_length: int | None, truncation: str, long_documents: str = "truncate") -> PromptTemplate:
         """Build the prompt template that these arguments describe."""
         return PromptTemplate(
             instruction=self.instruction,

@@ -13,7 +13,10 @@ SENTENCES = {
 }
 TOKENIZERS = {
     "tiny": tiny.make_tokenizer,
-    **{name: lambda name=name: tokenizer_families.make_tokenizer(name) for name in ("sentencepiece_bpe", "legacy_sentencepiece_bpe")},
+    **{
+        name: lambda name=name: tokenizer_families.make_tokenizer(name)
+        for name in ("sentencepiece_bpe", "legacy_sentencepiece_bpe")
+    },
 }
 
 
@@ -90,6 +93,9 @@ def test_the_mean_over_chunks():
 
 
 def test_a_way_that_does_not_exist(tokenizer):
-    for make in (lambda way: DocumentEncoder(tokenizer, 8, long_documents=way), lambda way: PromptTemplate(long_documents=way)):
+    for make in (
+        lambda way: DocumentEncoder(tokenizer, 8, long_documents=way),
+        lambda way: PromptTemplate(long_documents=way),
+    ):
         with pytest.raises(ValueError, match=r"`long_documents` must be one of \['truncate', 'chunks'\], got 'split'"):
             make("split")
