@@ -160,7 +160,8 @@ def test_truncation_keeps_a_piece_of_the_right_length(ids, budget, side):
 @given(st.integers(0, 200), st.integers(1, 40), st.sets(st.integers(0, 200)))
 def test_chunks_cover_a_document_and_each_ends_where_a_sentence_does_if_it_can(length, budget, ends):
     spans = chunk_spans(length, budget, ends.__contains__)
-    assert spans[0][0] == 0 and spans[-1][1] == length
+    assert spans[0][0] == 0
+    assert spans[-1][1] == length
     assert len(spans) == 1 or length > budget
     for (start, end), (after, _) in itertools.pairwise(spans):
         assert end - start <= budget

@@ -92,7 +92,10 @@ class ComparisonArguments:
     load_in_4bit: bool = field(default=False, metadata={"help": "Whether to load the base model in NF4."})
     truncation: str = field(
         default="tail",
-        metadata={"help": "At which end a document that is too long is cut.", "choices": list(TRUNCATION_SIDES)},
+        metadata={
+            "help": "Where a document that is too long loses text; all but the encoder.",
+            "choices": list(TRUNCATION_SIDES),
+        },
     )
     max_length: int = field(
         default=512, metadata={"help": "Maximum number of tokens of a document (heads and the encoder)."}

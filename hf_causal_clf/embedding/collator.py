@@ -28,8 +28,8 @@ class ClassificationCollator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Batch rows with `input_ids` and, optionally, encoded `labels`.
 
-        Where `input_ids` are lists of chunks, each chunk is a row of the batch, and `chunks`, int64 `(documents,)`, says
-        how many each document has.
+        Where `input_ids` are lists of chunks, each chunk is a row of the batch, and `chunks`, int64 `(documents,)`, is
+        the number of them that each document has.
         """
         documents = [row["input_ids"] for row in rows]
         if isinstance(documents[0][0], list):

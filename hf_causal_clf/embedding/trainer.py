@@ -53,8 +53,8 @@ def embedding_trainer(
     in_chunks = encoder.long_documents == "chunks"
     if in_chunks and (obstacle := _calls_obstacle(training_arguments)):
         raise ValueError(
-            f"long_documents chunks is not possible with {obstacle} in the embedding-based approach: processes would call "
-            "the model different numbers of times. Leave one of the two out."
+            f"long_documents chunks is not possible with {obstacle} in the embedding-based approach: a step calls the "
+            "model as often as its documents need. Leave one of the two out."
         )
     encoded = {split: _encode(data, split, encoder, in_chunks) for split in ("train", "validation")}
     weight = _verbalizer_weight(encoder, model_arguments) if isinstance(encoder, PromptEncoder) else None

@@ -25,9 +25,9 @@ class VerbalizerCollator:
     answer and its end token have labels; everything else is -100. Give `SFTConfig` the values
     `dataset_kwargs={"skip_prepare_dataset": True}` and `remove_unused_columns=False`.
 
-    Of a document that the template reads in chunks, a batch has one, drawn anew each time: the expected loss is the mean
-    over the document's chunks, every document counts once an epoch however long it is, and a step takes the memory that
-    it takes with documents that are cut.
+    Of a document that the template reads in chunks, a batch has one, drawn anew each time: the expected loss is the
+    mean over the document's chunks, every document counts once an epoch however long it is, and a step takes the memory
+    that it takes with documents that are cut.
 
     Args:
         tokenizer: The model's tokenizer.

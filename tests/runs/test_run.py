@@ -157,7 +157,17 @@ def test_a_wrong_entry_is_named(name, value, allowed):
         Run.from_dict(changed(INSTRUCTION, name, value), "run/classification.json")
 
 
-@pytest.mark.parametrize("name", sorted({name for name, *_ in WRONG} - {"prompt_template.answer_tokens"}))
+MAY_LACK = {"prompt_template.answer_tokens", "truncation.long_documents"}
+
+
+def test_a_run_that_does_not_say_what_becomes_of_long_documents_cuts_them():
+    data = INSTRUCTION.to_dict()
+    data["truncation"] = {"max_length": 256, "side": "both"}
+    run = Run.from_dict(data)
+    assert run.truncation.long_documents == run.prompt.template.long_documents == "truncate"
+
+
+@pytest.mark.parametrize("name", sorted({name for name, *_ in WRONG} - MAY_LACK))
 def test_a_missing_entry_is_named(name):
     data = changed(INSTRUCTION, name, None)
     *parts, key = name.split(".")
