@@ -12,7 +12,6 @@ import pytest
 from conftest import run_as_main, write_jsonl
 
 from hf_causal_clf import TextClassifier
-from hf_causal_clf.backbone.identity import identify_run
 from hf_causal_clf.comparison import running
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
@@ -153,3 +152,104 @@ def test_it_is_loaded_as_one_classifier(finished, settings):
     )
     assert "combination of runs, single-label" in repr(classifier)
     assert classifier.predict_proba(texts[0]).shape == (3,)
+
+
+def contents(folder):
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_started_again_it_is_neither_fitted_nor_measured(copied, settings):
+    assert Comparison().run(copied, **settings) == []
+    before, report = contents(copied / "combination"), read_json(copied / "report.json")
+    assert Comparison().run(copied, **settings) == []
+    assert contents(copied / "combination") == before
+    assert read_json(copied / "report.json") == report
+
+
+def test_what_was_cut_off_is_made_up_for(copied, settings):
+    metrics = read_json(copied / "combination" / "metrics.json")
+    (copied / "combination.json").unlink()  # it is written last
+    assert Comparison().run(copied, **settings) == ["combine_runs"]
+    assert read_json(copied / "combination" / "metrics.json")["test"] == pytest.approx(metrics["test"])
+    shutil.rmtree(copied / "combination")
+    assert Comparison().run(copied, **settings) == ["combine_runs"]
+    assert TextClassifier.from_pretrained(copied / "combination").labels == sorted(SIGNS)
+
+
+def test_with_other_members_it_is_another(copied, settings, capsys):
+    changed = {**RUNS, "the end": {**RUNS["the end"], "max_steps": 30}}
+    before = read_json(copied / "combination.json")
+    assert Comparison().run(copied, **{**settings, "runs": changed}) == ["run", "combine_runs"]
+    after = read_json(copied / "combination.json")
+    assert after["mark"] != before["mark"]
+    assert after["weights"] != before["weights"]
+    # TF-IDF reads both words: with it, the others are of no use
+    options = {"runs": changed, "baselines": ["majority", "tfidf"]}
+    assert Comparison().run(copied, **{**settings, **options}) == ["write_baseline", "combine_runs"]
+    report = read_json(copied / "report.json")
+    assert report["combination"]["candidates"] == ["TF-IDF + logistic regression", "beginning", "the end"]
+    rows = {row["name"] for row in report["runs"]}
+    assert ("combination" in rows) == report["combination"]["kept"]
+    told = "The combination adds up" if report["combination"]["kept"] else "No combination of 3 runs is kept"
+    assert told in " ".join(capsys.readouterr().out.split())
+    assert told in (copied / "report.md").read_text()
+
+
+def reused(folder, **names):
+    return {name: {"output_dir": str(folder / of / "seed-42")} for name, of in names.items()}
+
+
+def test_a_run_and_itself_are_no_better_than_one(finished, settings, tmp_path, capsys):
+    runs = reused(finished, one="beginning", two="beginning")
+    output = tmp_path / "report"
+    options = {**settings, "runs": runs, "baselines": "none"}
+    assert Comparison().run(output, **options) == ["combine_runs"]
+    assert not (output / "combination").exists()
+    report = read_json(output / "report.json")
+    assert report["combination"]["kept"] is False
+    assert {row["name"] for row in report["runs"]} == {"one", "two"}
+    said = " ".join(capsys.readouterr().out.split())
+    assert "No combination of 2 runs is kept: on the 150 validation documents" in said
+    assert "No combination of 2 runs is kept" in (output / "report.md").read_text()
+    assert Comparison().run(output, **options) == []  # that is remembered, too
+
+
+def test_a_run_that_may_have_seen_the_validation_documents_is_no_member(finished, settings, tmp_path):
+    runs = reused(finished, one="beginning", two="the-end")
+    other = write_jsonl(tmp_path / "validation.jsonl", noisy_rows(150, 7))
+    options = {**settings, "runs": runs, "baselines": "none", "validation_file": other}
+    assert Comparison().run(tmp_path / "report", **options) == []
+    assert read_json(tmp_path / "report" / "report.json")["combination"] is None
+
+
+def test_it_takes_enough_validation_documents(finished, settings, tmp_path):
+    few = write_jsonl(tmp_path / "validation.jsonl", noisy_rows(150, 150)[:49])
+    runs = {name: {**run, "max_steps": 2} for name, run in RUNS.items()}
+    options = {**settings, "validation_file": few, "runs": runs}
+    assert "combine_runs" not in Comparison().run(tmp_path / "report", **options)
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "No combination was tried: to fit and judge its weights takes 50 validation documents." in page
+
+
+def test_a_combination_that_fails_is_named(copied, settings, monkeypatch):
+    (copied / "combination.json").unlink()
+    comparison = Comparison()
+    monkeypatch.setattr(comparison, "in_own_process", lambda *arguments: 1)
+    with pytest.raises(SystemExit, match="The combination failed; its error is above"):
+        comparison.run(copied, **settings)
+
+
+def test_no_other_run_may_take_its_place(copied, settings):
+    with pytest.raises(ValueError, match="cannot be called 'combination'"):
+        Comparison().run(copied, **{**settings, "runs": {"combination": RUNS["beginning"]}})
+
+
+def test_learning_curves_are_of_what_is_there_at_each_size(settings, tmp_path):
+    options = {**settings, "train_sizes": [12, 120]}
+    Comparison().run(tmp_path / "report", **options)
+    kept = [
+        read_json(tmp_path / "report" / f"size-{size}" / "report.json")["combination"]["kept"] for size in (12, 120)
+    ]
+    names = read_json(tmp_path / "report" / "learning_curves.json")["f1_macro"].keys()
+    assert ("combination" in names) == all(kept)
+    assert {"beginning", "the end"} <= names

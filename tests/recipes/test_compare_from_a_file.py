@@ -40,7 +40,9 @@ def compare(monkeypatch, tmp_path):
 
 
 def test_the_cheap_table_comes_before_the_model_is_looked_for(compare, capsys):
-    with pytest.raises(ValueError, match=r"(?s)cannot be read.*choose a language model with --model_name_or_path") as told:
+    with pytest.raises(
+        ValueError, match=r"(?s)cannot be read.*choose a language model with --model_name_or_path"
+    ) as told:
         compare()
     assert DEFAULT_MODEL in str(told.value)
     printed = capsys.readouterr().out
