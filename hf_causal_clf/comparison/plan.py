@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,14 @@ def run_folder(output: Path, name: str, seed: int | None) -> Path:
     return output / (name if f"{name}{seeded}" in known else folder_name(name)) / seeded.removeprefix("/")
 
 
+def entry_folder(output: Path, name: str, seeds: Sequence[int], arguments: ComparisonArguments) -> Path:
+    """Return the folder of an entry of the report, of the seed that the tests compare, wherever it is."""
+    settings = arguments.run_settings.get(name, {})
+    if "output_dir" in settings:
+        return Path(settings["output_dir"])
+    return run_folder(output, name, seeds[0] if seeds else None)
+
+
 def is_comparison(folder: Path) -> bool:
     """Whether a comparison was started in a folder: its `state.json` has the form of ours.
 
@@ -177,7 +186,7 @@ class ComparisonState:
     def is_finished(self, folder: Path, configuration: dict[str, Any]) -> bool:
         """Whether a run's folder has the results of this configuration and these documents."""
         run = self._runs.get(self._key(folder))
-        if run is None or run["configuration"] != self._mark(configuration) or not (folder / METRICS_FILE).is_file():
+        if run is None or run["configuration"] != self.mark(configuration) or not (folder / METRICS_FILE).is_file():
             return False
         # The end of a run may have come without `finish`
         return run["finished"] or (_content(folder) != run.get("earlier") and not (folder / UNFINISHED_FOLDER).exists())
@@ -191,7 +200,7 @@ class ComparisonState:
         Raises:
             ValueError: If the folder is there, but not from this comparison.
         """
-        key, mark = self._key(folder), self._mark(configuration)
+        key, mark = self._key(folder), self.mark(configuration)
         run = self._runs.get(key)
         if run is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(
@@ -217,7 +226,8 @@ class ComparisonState:
     def _key(self, folder: Path) -> str:
         return str(folder.relative_to(self.output))
 
-    def _mark(self, configuration: dict[str, Any]) -> str:
+    def mark(self, configuration: dict[str, Any]) -> str:
+        """What tells a run with this configuration, and with these documents, from another."""
         return fingerprint([configuration, self._data])
 
 

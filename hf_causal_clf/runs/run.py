@@ -87,7 +87,7 @@ class Run:
     """A run, described. `dataclasses.replace` makes a changed one.
 
     Attributes:
-        approach: `"embedding"`, `"instruction"`, or a baseline that is a run: one of `schema.KINDS`.
+        approach: `"embedding"`, `"instruction"`, or another kind of run: one of `schema.KINDS`.
         label_space: Labels, in the order of the probabilities' columns.
         truncation: How long documents are shortened.
         calibration: What was fitted on the validation documents.
@@ -96,6 +96,8 @@ class Run:
         head_init: `"random"` or `"verbalizer"`: what the head started from (embedding-based), else `None`.
         prompt: Template and answers; `None` for a head that reads documents as they are.
         document_suffix: Text after each document that a head reads without a prompt; `None` for none.
+        members: Weight of each run that a combination is made of, by the name of its folder below `members/`; `None`
+            for a run of its own.
         training: What only the training knew (`training_facts`), for the card; empty for a run that does not have it.
         version: Version of this package that trained it.
     """
@@ -110,6 +112,7 @@ class Run:
     head_init: str | None = None
     prompt: Prompt | None = None
     document_suffix: str | None = None
+    members: Mapping[str, float] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -184,6 +187,7 @@ class Run:
             head_init=data["head_init"],
             prompt=prompt,
             document_suffix=data["document_suffix"],
+            members=data["members"],
             training=data["training"],
         )
 
@@ -199,6 +203,7 @@ class Run:
             "prompt_template": None if prompt is None else prompt.template.to_dict(),
             "verbalizer": None if prompt is None else prompt.verbalizer.to_dict(),
             "document_suffix": self.document_suffix,
+            "members": None if self.members is None else dict(self.members),
             "label_space": self.label_space.to_dict(),
             "problem_type": self.label_space.problem_type,
             "truncation": asdict(self.truncation),

@@ -7,7 +7,10 @@ from typing import Any
 
 from ..evaluation.calibration import MIN_DOCUMENTS, MIN_EXAMPLES
 from ..evaluation.metrics import f1_per_label, label_counts
+from ..runs.files import MEMBERS_FOLDER
 from ..runs.finished import FinishedRun
+from ..runs.run import Run
+from ..runs.schema import KINDS
 from .markdown import code, escape
 
 _OTHERWISE = ("uncalibrated_", "nll_change", "generation_")  # what a test metric would be otherwise
@@ -86,6 +89,22 @@ def label_table(run: FinishedRun) -> Table:
     return rows
 
 
+def member_table(run: FinishedRun) -> Table | None:
+    """Return what each member of a combination is and its share of the weights; `None` for any other run."""
+    members = run.description.members
+    if members is None:
+        return None
+    rows = [["member", "what it is", "base model", "most tokens", "share of the weights"]]
+    for name, weight in sorted(members.items(), key=lambda member: -member[1]):
+        member = Run.read(run.folder / MEMBERS_FOLDER / name)
+        base, longest = member.base_model, member.truncation.max_length
+        none = "" if base.name_or_path is None else "a local checkpoint"
+        link = f"[{escape(base.hub_id)}](https://huggingface.co/{base.hub_id})" if base.hub_id else none
+        share = f"{weight / sum(members.values()):.0%}"
+        rows.append([escape(name), KINDS[member.approach], link, "" if longest is None else f"{longest:,}", share])
+    return rows
+
+
 def test_counts(run: FinishedRun) -> list[int]:
     """Return the number of test documents of each label."""
     return label_counts(run.results.gold, len(run.label_space)).tolist()
@@ -161,7 +180,7 @@ def quantization(run: FinishedRun) -> str | None:
 
 
 def _model(run: FinishedRun) -> Rows:
-    rows = [] if run.description.approach == "tfidf" else _base_model(run)
+    rows = [] if run.description.approach in ("tfidf", "combination") else _base_model(run)
     counts = run.results.metrics.get("training", {})
     trained, total = counts.get("trainable_parameters"), counts.get("total_parameters")
     if trained and total:
