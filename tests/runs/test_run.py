@@ -65,6 +65,19 @@ def test_every_run_has_the_same_entries_in_the_same_order():
     assert list(EMBEDDING.to_dict()) == list(INSTRUCTION.to_dict())
 
 
+@pytest.mark.parametrize(("approach", "pooling"), [("tfidf", None), ("frozen", "mean"), ("encoder", None)])
+def test_a_baseline_is_read_back_without_a_prompt(approach, pooling, tmp_path):
+    run = replace(EMBEDDING, approach=approach, pooling=pooling, head_init=None)
+    run.write(tmp_path)
+    assert Run.read(tmp_path).to_dict() == run.to_dict()
+    assert list(run.to_dict()) == list(EMBEDDING.to_dict())
+    with pytest.raises(ValueError, match=r"lacks \['prompt_template'\]"):
+        Run.from_dict({**run.to_dict(), "verbalizer": {"answers": {}, "delimiter": "; ", "empty_answer": "none"}})
+    if pooling is not None:
+        with pytest.raises(ValueError, match=r"lacks \['pooling'\], which a run of approach 'frozen' has"):
+            Run.from_dict({**run.to_dict(), "pooling": None})
+
+
 def test_a_changed_run_leaves_the_first_as_it_was():
     changed = replace(EMBEDDING, calibration=Calibration(2.0))
     assert (changed.to_dict()["temperature"], EMBEDDING.to_dict()["temperature"]) == (2.0, 0.5)
