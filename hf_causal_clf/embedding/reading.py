@@ -170,8 +170,10 @@ def out_of_fold_nll(features: np.ndarray, gold: np.ndarray, *, seed: int) -> flo
 
     multi_label = gold.ndim == 2
     labels = gold.shape[1] if multi_label else int(gold.max()) + 1
-    stratified = not multi_label and np.bincount(gold).max() >= _FOLDS
-    splits = (StratifiedKFold if stratified else KFold)(min(_FOLDS, len(gold)), shuffle=True, random_state=seed)
+    # With more folds than documents of a label, trainings would lack it
+    most = len(gold) if multi_label else int(np.bincount(gold).max())
+    kind, folds = (KFold, most) if multi_label or most < 2 else (StratifiedKFold, most)
+    splits = kind(max(2, min(_FOLDS, folds)), shuffle=True, random_state=seed)
     found = []
     for strength in _STRENGTHS:
         head = LogisticRegression(C=strength, max_iter=500)

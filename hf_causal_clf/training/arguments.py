@@ -227,9 +227,10 @@ class RunArguments:
     )
     folds: int = setting(
         0,
-        "Number of folds, 2 to 20, in place of a validation split: each fold of the training documents (and of "
-        "validation documents, if there are any) is predicted by a training on the others. Calibration is fitted on "
-        "that, and the finished run is trained on all of them, to its last step. Takes folds + 1 trainings. 0: off.",
+        "Number of folds, 2 to 20, in place of a validation split: each fold of the training documents is predicted by "
+        "a training on the others. Calibration is fitted on that, and the finished run is trained on all of them, to "
+        "its last step: folds + 1 trainings in all. Validation documents, if there are any, are training documents "
+        "then, and max_train_samples is the number of both. 0: off.",
     )
     overwrite_output_dir: bool = setting(
         False,

@@ -172,6 +172,13 @@ def test_settings_of_a_split_that_is_not_there(files):
     assert len(load_data(DataArguments(**files, max_validation_samples=3), 5).splits["train"]) == 51
 
 
+def test_the_number_of_training_documents_is_that_of_all_labelled_ones(files):
+    data = load_data(DataArguments(**files, max_train_samples=30), 5)
+    ids = data.splits["train"]["id"]
+    assert len(ids) == len(data.folds) == 30
+    assert {each.split("/")[0] for each in ids} == {"train", "validation"}
+
+
 def test_other_folds_are_another_run(files):
     one, two, three = (
         load_data(DataArguments(**files, split_seed=seed), folds) for seed, folds in ((1, 5), (2, 5), (1, 4))

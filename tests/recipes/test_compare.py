@@ -20,14 +20,14 @@ import yaml
 from conftest import make_rows, run_as_main, write_jsonl
 from tiny import save_encoder
 
-from hf_causal_clf import TextClassifier
+from hf_causal_clf import LabelSpace, TextClassifier
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.comparison import running
 from hf_causal_clf.comparison.arguments import ComparisonArguments, folder_name
 from hf_causal_clf.comparison.plan import read_config, write_config
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.runs.files import read_json
-from hf_causal_clf.runs.results import read_results
+from hf_causal_clf.runs.results import read_out_of_fold, read_results
 from hf_causal_clf.training.arguments import PromptArguments
 from hf_causal_clf.training.callbacks import TrainingClock
 from hf_causal_clf.training.checkpoints import note_checkpoint, whole_checkpoints
@@ -461,6 +461,27 @@ def test_learning_curves(compare, tmp_path):
     added = {"train_sizes": [6, 24, 12], "seeds": [1, 2]}
     assert compare(tmp_path / "run", **{**options, **added}) == {f"size-24/{name}" for name in names}
     assert contents(tmp_path / "run").items() >= before.items()
+
+
+def test_folds_are_the_same_for_runs_and_baselines(compare, settings, tmp_path):
+    options = {"folds": 3, "runs": {EMBEDDING: RUNS[EMBEDDING]}, "baselines": ["majority", "tfidf"]}
+    started = compare(tmp_path / "out", **options)
+    assert started == {f"{EMBEDDING_FOLDER}/seed-42", "majority-class", "tf-idf-logistic-regression"}
+    space = LabelSpace(["business", "sport", "tech"])
+    first, *others = [read_out_of_fold(tmp_path / "out" / folder, space) for folder in sorted(started)]
+    assert len(first.ids) == 63
+    for other in others:
+        assert other.ids == first.ids
+        np.testing.assert_array_equal(other.fold, first.fold)
+        np.testing.assert_array_equal(other.gold, first.gold)
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "63 training documents in 3 folds and 17 test documents, 3 labels" in page
+    assert "after what was fitted out of fold" in page
+    assert not compare(tmp_path / "out", **options)
+    for folds in (2, 0):
+        started = compare(tmp_path / "out", **{**options, "folds": folds, "runs": {}})
+        assert started == {"majority-class", "tf-idf-logistic-regression"}
+        assert all((tmp_path / "out" / folder / "out_of_fold.parquet").exists() == bool(folds) for folder in started)
 
 
 def test_train_sizes_have_to_be_there(compare, tmp_path):

@@ -143,7 +143,7 @@ def test_a_run_without_folds_takes_the_place_of_one_with_folds(checkpoint, files
     ("wrong", "message"),
     [
         ({"folds": "1"}, r"folds must be 0 \(off\) or from 2 to 20, got 1"),
-        ({"folds": "20", "max_train_samples": "9", "max_validation_samples": "3"}, "and there are 12. Lower folds"),
+        ({"folds": "20", "max_train_samples": "12"}, "and there are 12. Lower folds"),
         ({"folds": "2", "validation_file": None, "validation_fraction": "0.5"}, "leave validation_fraction out"),
         ({"folds": "2", "save_strategy": "best"}, "save_strategy best needs a validation split"),
         ({"folds": "2", "max_length": "9999", "save_strategy": "best"}, "(?s)save_strategy best.*max_length"),
