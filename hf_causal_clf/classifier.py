@@ -17,9 +17,11 @@ from .combination import CombinationScorer, Member
 from .embedding.loading import load_with_head
 from .embedding.scorer import HeadScorer
 from .evaluation.calibration import Calibration
+from .evaluation.prior import shift_prior
 from .instruction.generation import generate_answers
 from .instruction.scorer import LabelScorer
 from .runs.files import CLASSIFICATION_FILE, find_members
+from .runs.prior import TargetPrior, target_ratio
 from .runs.run import Run
 from .runs.schema import KINDS
 from .runs.summary import fitted_in_words
@@ -57,6 +59,7 @@ class TextClassifier:
         self.calibration = calibration or Calibration()
         self.source: str | None = None
         self.run: Run | None = None
+        self._prior_ratio: np.ndarray | None = None
 
     @property
     def approach(self) -> str:
@@ -69,6 +72,7 @@ class TextClassifier:
         pretrained_model_name_or_path: str | PathLike[str],
         *,
         calibrated: bool = True,
+        target_prior: TargetPrior | None = None,
         batch_size: int = 16,
         dtype: str | torch.dtype = _AUTO,
         quantization_config: BitsAndBytesConfig | str | None = _AUTO,
@@ -81,6 +85,9 @@ class TextClassifier:
         Args:
             pretrained_model_name_or_path: `output_dir` of a run, or a Hub repository pushed from one.
             calibrated: Whether to apply the temperature and the thresholds that were fitted on validation documents.
+            target_prior: Share of each label where the classifier is used, if that is not its share in training:
+                probabilities are corrected for it, after calibration and before thresholds. Single-label: `"uniform"`
+                gives all labels the same.
             batch_size: Documents per forward pass.
             dtype: Data type of the base model's weights; `"auto"` takes that of training.
             quantization_config: Quantisation of the base model's weights; `"auto"` takes that of training, `None` none.
@@ -90,10 +97,12 @@ class TextClassifier:
 
         Raises:
             FileNotFoundError: If there is no `classification.json`, or no base model.
-            ValueError: If a file is damaged or of another version, or files do not fit each other.
+            ValueError: If a file is damaged or of another version, or files do not fit each other; or if `target_prior`
+                does not fit the labels, or the shares in training are not known.
         """
         source = str(pretrained_model_name_or_path)
         run = Run.read(source, **hub_kwargs)
+        ratio = None if target_prior is None else target_ratio(run, target_prior)
         load: Callable[..., Scorer] = _load_alone if run.members is None else _load_combination
         scorer = load(
             source,
@@ -106,7 +115,7 @@ class TextClassifier:
             attn_implementation=attn_implementation,
         )
         classifier = cls(scorer, run.label_space, run.calibration if calibrated else None)
-        classifier.source, classifier.run = source, run
+        classifier.source, classifier.run, classifier._prior_ratio = source, run, ratio
         return classifier
 
     def __repr__(self) -> str:
@@ -118,6 +127,8 @@ class TextClassifier:
             f"  {len(self.labels)} labels: {', '.join(names)}" + (f" and {more} more" if more > 0 else ""),
             f"  calibration: {fitted_in_words(self.calibration) or 'none'}",
         ]
+        if self._prior_ratio is not None:
+            lines.append("  corrected for other label frequencies than those of training (target_prior)")
         if self.run is not None and self.run.base_model.name_or_path:
             lines.append(f"  base model: {self.run.base_model.name_or_path}")
         return "\n".join(lines)
@@ -154,6 +165,8 @@ class TextClassifier:
         given = read_texts(texts, empty=empty)
         logits = self.scorer.logits(given.texts)
         probabilities = self.calibration.apply(logits, multi_label=self.label_space.multi_label)
+        if self._prior_ratio is not None:
+            probabilities = shift_prior(probabilities, self._prior_ratio, multi_label=self.label_space.multi_label)
         bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
         if len(bad):
             raise ValueError(
@@ -198,7 +211,7 @@ class TextClassifier:
         """Answer by plain greedy generation instead of label scoring (instruction-based approach only).
 
         Args:
-            texts: As for `predict_proba`.
+            texts: As for `predict_proba`. A long document is cut, where label scoring may read it in chunks.
 
         Returns:
             A `ParsedAnswer` for each text; for a single text, its own.
@@ -251,7 +264,14 @@ def _load_head(source: str, run: Run, weights: BaseWeights, hub_kwargs: dict[str
     if run.prompt is not None:
         encoder = run.prompt.bind(tokenizer)
     else:
-        encoder = DocumentEncoder(tokenizer, run.truncation.max_length, run.truncation.side, suffix=run.document_suffix)
+        limits = run.truncation
+        encoder = DocumentEncoder(
+            tokenizer,
+            limits.max_length,
+            limits.side,
+            suffix=run.document_suffix,
+            long_documents=limits.long_documents,
+        )
     return HeadScorer(model, tokenizer, encoder, batch_size=batch_size)
 
 

@@ -80,7 +80,7 @@ def main() -> None:
     lock_folder(output)
     arguments.cache_dir = arguments.cache_dir or str(output / "cache")
     if arguments.train_sizes:
-        check_train_sizes(arguments.train_sizes, data_args)
+        check_train_sizes(arguments.train_sizes, data_args, arguments.folds)
     reports = {}
     for size in arguments.train_sizes or [data_args.max_train_samples]:
         folder = output / f"size-{size}" if arguments.train_sizes else output
@@ -107,18 +107,18 @@ def check_comparison_folder(output: Path, arguments: ComparisonArguments, data_a
             )
 
 
-def check_train_sizes(sizes: list[int], data_args: DataArguments) -> None:
+def check_train_sizes(sizes: list[int], data_args: DataArguments, folds: int) -> None:
     """Raise a `ValueError` if there are fewer training documents than the largest size."""
     if data_args.max_train_samples is not None:
         raise ValueError("train_sizes takes the place of max_train_samples: leave one of them out.")
-    available = len(load_data(data_args).splits["train"])
+    available = len(load_data(data_args, folds).splits["train"])
     if available < max(sizes):
         raise ValueError(f"train_sizes has {max(sizes)}, but there are {available} training documents. Lower it.")
 
 
 def compare(arguments: ComparisonArguments, data_args: DataArguments, prompt_args: PromptArguments) -> dict[str, Any]:
     """Train or reuse the runs, add the baselines and write the report."""
-    data, output = load_data(data_args), Path(arguments.output_dir)
+    data, output = load_data(data_args, arguments.folds), Path(arguments.output_dir)
     trained = {name: settings for name, settings in arguments.run_settings.items() if "approach" in settings}
     configs = {
         (name, seed): write_config(output, name, seed, arguments, data_args, prompt_args)

@@ -22,6 +22,7 @@ from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import note_document_mistakes
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
+from hf_causal_clf.embedding.reading import choose_reading, readings
 from hf_causal_clf.embedding.trainer import embedding_trainer
 from hf_causal_clf.finishing import describe_run, finish_run, measure_run, print_run, save_run
 from hf_causal_clf.folding import train_folds
@@ -54,11 +55,17 @@ def main() -> None:
         return
     data, tokenizer, settings, push = start
     if head_args.head_init == "verbalizer":
-        template = replace(prompt_args.template(training_args.max_length, run_args.truncation), answer_tokens=0)
+        limits = (training_args.max_length, run_args.truncation, run_args.long_documents)
+        template = replace(prompt_args.template(*limits), answer_tokens=0)
         encoder = prompt = template.bind(tokenizer, prompt_args.verbalizer(data.label_space))
     else:
         prompt = None
-        encoder = DocumentEncoder(tokenizer, training_args.max_length, run_args.truncation)
+        limits = {"max_length": training_args.max_length, "truncation": run_args.truncation}
+        batch_size, candidates = training_args.per_device_eval_batch_size, readings(head_args.pooling, head_args.suffix)
+        reading = choose_reading(data, tokenizer, model_args, candidates, **limits, batch_size=batch_size)
+        head_args = replace(head_args, pooling=reading.pooling)
+        limits |= {"suffix": reading.suffix, "long_documents": run_args.long_documents}
+        encoder = DocumentEncoder(tokenizer, **limits)
 
     run = describe_run(encoder, base_model_of(model_args), data.label_space, pooling=head_args.pooling)
     parts = {"model_arguments": model_args, "head_arguments": head_args, "run_arguments": run_args}

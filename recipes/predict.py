@@ -31,6 +31,7 @@ from hf_causal_clf.data.arguments import TEXT_NAMES
 from hf_causal_clf.data.columns import find_text_column
 from hf_causal_clf.data.files import FORMATS, open_dataset, stream_file
 from hf_causal_clf.runs.files import read_json
+from hf_causal_clf.runs.prior import read_target_prior, target_ratio
 from hf_causal_clf.runs.run import Run
 from hf_causal_clf.shards import (
     NOTE_FILE,
@@ -45,7 +46,10 @@ from hf_causal_clf.task.texts import EMPTY
 logger = logging.get_logger(__name__)
 
 # What a folder of shards was started with: what has to be the same to go on, and what is noted beside it
-SETTINGS = ("dataset_config", "dataset_split", "text_column", "id_column", "empty", "shard_size", "dtype", "calibrated")
+SETTINGS = (
+    *("dataset_config", "dataset_split", "text_column", "id_column"),
+    *("empty", "shard_size", "dtype", "calibrated", "target_prior"),
+)
 NAMES = ("model_name_or_path", "model_revision", "test_file", "dataset_name", "dataset_revision")
 
 
@@ -89,11 +93,23 @@ class PredictArguments:
     )
     dtype: str = field(default="auto", metadata={"help": "Data type of the base model's weights; auto: of training."})
     calibrated: bool = field(default=True, metadata={"help": "Whether to apply the fitted temperature and thresholds."})
+    target_prior: str | None = field(
+        default=None,
+        metadata={
+            "help": "Share of each label in these documents, where it is not its share in training: a mapping in YAML "
+            "or JSON, or 'uniform'. The probabilities are corrected for it."
+        },
+    )
 
     def __post_init__(self) -> None:
         report(self._mistakes())
 
     def _mistakes(self) -> Iterator[str]:
+        if self.target_prior is not None:
+            try:
+                self.target_prior: Any = read_target_prior(self.target_prior)
+            except ValueError as error:
+                yield str(error)
         if (missing := missing_folder(self.model_name_or_path)) is not None:
             yield missing
         if bool(self.test_file) == bool(self.dataset_name):
@@ -121,6 +137,8 @@ def main() -> None:
     state = process_state()
     output = Path(arguments.output_dir)
     run = Run.read(arguments.model_name_or_path, revision=arguments.model_revision)
+    if arguments.target_prior is not None:
+        target_ratio(run, arguments.target_prior)  # its mistakes are told before anything is read
     total = check_documents(arguments, run.training.get("text_column"))
     with state.main_process_first():
         if state.is_main_process:
@@ -133,6 +151,7 @@ def main() -> None:
             arguments.model_name_or_path,
             revision=arguments.model_revision,
             calibrated=arguments.calibrated,
+            target_prior=arguments.target_prior,
             batch_size=arguments.per_device_eval_batch_size,
             dtype=arguments.dtype,
         ),

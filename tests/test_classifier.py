@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from hf_causal_clf.embedding.arguments import EmbeddingModelArguments
 from hf_causal_clf.evaluation.calibration import Calibration
 from hf_causal_clf.finishing import describe_run
 from hf_causal_clf.instruction.arguments import InstructionModelArguments
+from hf_causal_clf.runs.run import Run
 from hf_causal_clf.task.documents import DocumentEncoder
 
 LABELS = LabelSpace(["a", "b", "c"])
@@ -243,3 +245,37 @@ def test_predicting_loads_nothing_that_only_training_needs(approach, checkpoint,
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True)
     assert done.stdout.splitlines() == ["(1, 3)", "[]"], done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("approach", ["embedding", "instruction"])
+def test_target_prior_corrects_calibrated_probabilities(approach, multi_label, checkpoint, tmp_path):
+    labels = LabelSpace(["a", "b", "c"], multi_label=multi_label)
+    save_folder(tmp_path / "run", checkpoint, approach, labels)
+    calibration = Calibration((2.0, 0.5, 1.5), (0.3, 0.6, 0.5)) if multi_label else Calibration(2.0)
+    facts = {"label_counts": {"train": [10, 30, 60]}, "documents": {"train": 100}}
+    replace(Run.read(tmp_path / "run"), calibration=calibration, training=facts).write(tmp_path / "run")
+    plain = TextClassifier.from_pretrained(tmp_path / "run").predict_proba(TEXTS)
+    trained = {"a": 0.1, "b": 0.3, "c": 0.6}
+    same = TextClassifier.from_pretrained(tmp_path / "run", target_prior=trained)
+    np.testing.assert_allclose(same.predict_proba(TEXTS), plain, rtol=1e-5)
+    classifier = TextClassifier.from_pretrained(tmp_path / "run", target_prior={"a": 0.6, "b": 0.3, "c": 0.1})
+    found = classifier.predict_proba([*TEXTS, ""], empty="keep")
+    if multi_label:
+        odds = plain / (1 - plain) * np.array([13.5, 1, 1 / 13.5])
+        expected = odds / (1 + odds)
+    else:
+        expected = plain * [6, 1, 1 / 6]
+        expected /= expected.sum(1, keepdims=True)
+    np.testing.assert_allclose(found[:-1], expected, rtol=1e-4)
+    assert np.isnan(found[-1]).all()
+    decisions = expected >= calibration.thresholds if multi_label else expected.argmax(1)
+    assert classifier.predict(TEXTS) == [labels.decode(each) for each in decisions]
+    assert "other label frequencies" in repr(classifier)
+    assert "other label frequencies" not in repr(TextClassifier.from_pretrained(tmp_path / "run"))
+
+
+def test_a_wrong_target_prior_is_told_before_anything_is_loaded(run, monkeypatch):
+    monkeypatch.setattr("hf_causal_clf.classifier.load_tokenizer", lambda *args, **kwargs: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match="needs the label frequencies of training"):
+        TextClassifier.from_pretrained(run, target_prior="uniform")

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 
 from ..backbone.loading import check_vocabulary, load_backbone, load_tokenizer
 from ..backbone.weights import BaseWeights
+from ..embedding.features import pooled_features
 from ..runs.files import CLASSIFICATION_FILE, HEAD_FILE
 from ..runs.run import Run
 from ..task.documents import DocumentEncoder
 from ..task.scorer import check_list
-from .fitting import pooled_features
 from .linear import LinearHead
 
 

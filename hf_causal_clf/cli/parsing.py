@@ -35,7 +35,7 @@ KINDS = {
     dict: "a mapping",
     NoneType: "null",
 }
-_CHECK_THEMSELVES = ("runs", "answers")  # mappings here, JSON on the command line
+_CHECK_THEMSELVES = ("runs", "answers", "target_prior")  # mappings here, JSON on the command line
 
 
 class _Loader(yaml.SafeLoader):

@@ -67,6 +67,7 @@ def write_config(
         "max_length": arguments.prompt_max_length if prompted else arguments.max_length,
         "per_device_eval_batch_size": arguments.per_device_eval_batch_size,
         **settings,
+        **({"folds": arguments.folds} if arguments.folds else {}),
         "seed": seed,
         "output_dir": str(run_folder(output, name, seed)),
     }
@@ -102,7 +103,8 @@ def baseline_configuration(
         _NOTED_AS.get(name, name): model_content(str(value)) if name.endswith("_name_or_path") else value
         for name, value in values.items()
     }
-    return {"kind": baseline.name, **content, **(not_defaults(prompt_args) if baseline.prompted else {})}
+    folds = {"folds": arguments.folds} if arguments.folds else {}
+    return {"kind": baseline.name, **content, **folds, **(not_defaults(prompt_args) if baseline.prompted else {})}
 
 
 def check_model(name_or_path: str, revision: str) -> None:

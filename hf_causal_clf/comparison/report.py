@@ -162,7 +162,8 @@ def _calibrated(rows: Sequence[dict[str, Any]]) -> str:
     changed = [_fitted(row)[1] for row in rows]
     if not any(changed):
         return "with the probabilities as the models give them"
-    return "after what was fitted on the validation split" + (
+    folds = any((row["calibration"] or {}).get("folds") for row in rows)
+    return f"after what was fitted {'out of fold' if folds else 'on the validation split'}" + (
         "" if all(changed) else ", where anything was (see below)"
     )
 
@@ -242,8 +243,11 @@ def write_report(
     """Write the report, with a figure of all runs and the trained ones' reliability diagrams, and print its result."""
     sizes = {split: len(rows) for split, rows in data.splits.items()}
     kind = "multi-label" if data.label_space.multi_label else "single-label"
+    labelled = f"{sizes['train']:,} training, {sizes['validation']:,} validation"
+    if data.fold_count:
+        labelled = f"{sizes['train']:,} training documents in {data.fold_count} folds"
     sentence = (
-        f"{sizes['train']:,} training, {sizes['validation']:,} validation and {sizes['test']:,} test documents, "
+        f"{labelled} and {sizes['test']:,} test documents, "
         f"{len(data.label_space)} labels, {kind}. Model: {escape(Path(arguments.model_name_or_path).name)}. "
         f"Seeds: {', '.join(map(str, arguments.seeds))}."
     )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
+WEIGHT = "weight"  # column of documents that count differently in a loss
 _USES = {"train": "training", "validation": "validation", "test": "test"}
 
 
@@ -51,6 +52,10 @@ class ClassificationData:
     def fold_count(self) -> int:
         """Number of folds; 0 where there is a validation split."""
         return 0 if self.folds is None else int(self.folds.max()) + 1
+
+    def held_out(self) -> list[np.ndarray]:
+        """Return for each fold which of the labelled documents it has, bool `(n,)`; nothing without folds."""
+        return [] if self.folds is None else [self.folds == fold for fold in range(self.fold_count)]
 
     def holding_out(self, fold: int) -> ClassificationData:
         """Return the labelled documents with one fold as the validation split, and the others for training."""
@@ -80,6 +85,25 @@ class ClassificationData:
             return {"pos_weight": weights.tolist()}
         weights = np.where(found > 0, len(gold) / ((found > 0).sum() * found.clip(min=1)), 1.0)
         return {"class_weights": weights.tolist()}
+
+    def weighted(self, split: str) -> Dataset:
+        """Return a split with a column `weight`, which balances a loss that has no term for each label.
+
+        A document's weight is the mean over its labels of the inverse of their numbers of training documents, scaled so
+        that the mean of the training documents is 1; having no label counts as one more label. In a single-label task
+        that is the weight of its label in `balanced_weights`.
+        """
+        train, these = self._memberships("train"), self._memberships(split)
+        sizes = train.sum(axis=0)
+        inverse = 1 / sizes.clip(min=1)  # of a label that no training document has, as of one that a single one has
+        weights, usual = (rows @ inverse / rows.sum(axis=1) for rows in (these, train))
+        return self.splits[split].add_column(WEIGHT, weights / usual.mean())
+
+    def _memberships(self, split: str) -> np.ndarray:
+        """0/1 `(n, labels + 1)`: which labels a document has; the last column stands for none."""
+        gold = self.gold(split)
+        found = gold if gold.ndim == 2 else np.eye(len(self.label_space), dtype=np.int64)[gold]
+        return np.column_stack([found, ~found.any(axis=1)])
 
 
 def load_data(arguments: DataArguments, folds: int = 0) -> ClassificationData:

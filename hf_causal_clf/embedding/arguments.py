@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
@@ -9,7 +10,9 @@ from transformers import TrainingArguments
 
 from ..cli.mistakes import report
 from ..runs.schema import HEAD_INITS, POOLINGS
+from ..task.documents import SUFFIXES
 from ..training.arguments import AdapterModelArguments, PromptArguments, SharedTrainingArguments, setting
+from ..training.processes import sharding
 
 
 @dataclass
@@ -19,13 +22,15 @@ class HeadArguments:
     _argument_group_name = "Head"
 
     pooling: str = setting(
-        "last", "What the head reads: the 'last' token, or the 'mean' of all tokens.", choices=list(POOLINGS)
+        "auto",
+        "What the head reads: the 'last' token, or the 'mean' of all tokens. 'auto': what tells the labels of training "
+        "documents best with a frozen model, out of fold.",
+        choices=["auto", *POOLINGS],
     )
-    class_weight: str | None = setting(
-        None,
-        "'balanced': rare labels weigh more in the loss (multi-label: rare positives). Default: all documents weigh "
-        "the same.",
-        choices=["balanced"],
+    document_suffix: str = setting(
+        "auto",
+        "Text after each document, never cut, which a head on the last token reads (\\n is a new line); 'none': none. "
+        f"'auto': chosen with the pooling, of none and {', '.join(map(repr, SUFFIXES))}.",
     )
     head_init: str = setting(
         "random",
@@ -36,19 +41,29 @@ class HeadArguments:
 
     def __post_init__(self) -> None:
         report(self._mistakes())
+        self.document_suffix = self.document_suffix.replace("\\n", "\n")  # as a command line has it
+        if self.head_init == "verbalizer":  # the answer slot, and nothing is to be chosen
+            self.pooling, self.document_suffix = "last", "none"
 
     def _mistakes(self) -> Iterator[str]:
-        if self.pooling not in POOLINGS:
-            yield f"pooling must be one of {list(POOLINGS)}, got {self.pooling!r}."
-        if self.class_weight not in (None, "balanced"):
-            yield f"class_weight must be 'balanced' or left out, got {self.class_weight!r}."
+        if self.pooling not in ("auto", *POOLINGS):
+            yield f"pooling must be one of {['auto', *POOLINGS]}, got {self.pooling!r}."
+        if not isinstance(self.document_suffix, str) or not self.document_suffix.strip():
+            yield f"document_suffix must be a text, or auto, or none, got {self.document_suffix!r}."
         if self.head_init not in HEAD_INITS:
             yield f"head_init must be one of {list(HEAD_INITS)}, got {self.head_init!r}."
-        if self.head_init == "verbalizer" and self.pooling != "last":
+        if self.head_init == "verbalizer" and self.document_suffix not in ("auto", "none"):
+            yield "head_init verbalizer reads the answer slot of the prompt: leave document_suffix out."
+        if self.head_init == "verbalizer" and self.pooling == "mean":
             yield (
                 f"head_init verbalizer reads the answer slot, the last token: set pooling to last, not {self.pooling}, "
                 "or head_init to random."
             )
+
+    @property
+    def suffix(self) -> str | None:
+        """`document_suffix`, with `None` for none."""
+        return None if self.document_suffix == "none" else self.document_suffix
 
     def check_prompt(self, prompt: PromptArguments) -> None:
         """Raise a `ValueError` for settings of a prompt that a random head has no use for."""
@@ -75,7 +90,9 @@ class EmbeddingTrainingArguments(SharedTrainingArguments, TrainingArguments):
 
     _argument_group_name = "Training"
 
-    num_train_epochs: float = setting(20, "Highest number of epochs. Early stopping can end the training before.")
+    head_learning_rate: float | None = setting(
+        None, "Highest learning rate of the head. Default: learning_rate, that of all other weights."
+    )
     optim: str = setting("adamw_8bit", "The optimizer.")
     logging_steps: float = setting(10, "Log the loss after this number of steps; below 1: after this share of all.")
     max_length: int | None = setting(
@@ -92,3 +109,12 @@ class EmbeddingTrainingArguments(SharedTrainingArguments, TrainingArguments):
     def __post_init__(self) -> None:
         self.check()
         super().__post_init__()
+        report(self._mistakes())
+
+    def _mistakes(self) -> Iterator[str]:
+        if self.head_learning_rate is None:
+            return
+        if not 0 <= self.head_learning_rate < math.inf:
+            yield f"head_learning_rate must be 0 or more, got {self.head_learning_rate}."
+        if found := sharding(self):
+            yield f"head_learning_rate is not possible with {found}, which groups the weights itself. Leave it out."

@@ -18,6 +18,7 @@ from ..task.prompts import PromptEncoder
 from ..task.tokens import warn_of_unknown
 from ..training.arguments import RunArguments
 from ..training.callbacks import evaluation_metrics
+from ..training.length import settle_length
 from ..training.outline import tell_outline
 from ..training.processes import sharding
 from ..training.pushing import publish_runs
@@ -25,6 +26,7 @@ from ..training.train import early_stopping
 from .arguments import EmbeddingTrainingArguments, HeadArguments
 from .collator import ClassificationCollator
 from .head_init import read_output_embeddings, verbalizer_head
+from .head_rate import set_head_learning_rate
 from .loading import load_with_head
 
 if TYPE_CHECKING:
@@ -48,10 +50,17 @@ def embedding_trainer(
     label_space = data.label_space
     if label_space.multi_label and training_arguments.label_smoothing_factor:
         raise ValueError("label_smoothing_factor is for single-label tasks. Leave it out.")
-    encoded = {split: _encode(data, split, encoder) for split in ("train", "validation")}
+    in_chunks = encoder.long_documents == "chunks"
+    if in_chunks and (obstacle := _calls_obstacle(training_arguments)):
+        raise ValueError(
+            f"long_documents chunks is not possible with {obstacle} in the embedding-based approach: a step calls the "
+            "model as often as its documents need. Leave one of the two out."
+        )
+    encoded = {split: _encode(data, split, encoder, in_chunks) for split in ("train", "validation")}
     weight = _verbalizer_weight(encoder, model_arguments) if isinstance(encoder, PromptEncoder) else None
     lengths = list(encoded["train"]["whole_length"])
-    tell_outline(lengths, encoder.document_budget, len(lengths), training_arguments)
+    chosen = settle_length(training_arguments, len(lengths), len(encoded["validation"]))
+    tell_outline(lengths, encoder.document_budget, len(lengths), training_arguments, in_chunks=in_chunks)
     set_seed(training_arguments.seed)  # the head is random, and has to be the same in all processes
     model: Any = load_with_head(
         model_arguments.model_name_or_path,
@@ -59,7 +68,7 @@ def embedding_trainer(
         label_space=label_space,
         pooling=head_arguments.pooling,
         label_smoothing=training_arguments.label_smoothing_factor,
-        **(data.balanced_weights() if head_arguments.class_weight == "balanced" else {}),
+        **(data.balanced_weights() if run_arguments.class_weight == "balanced" else {}),
         tokenizer=tokenizer,
         place=False,
         revision=model_arguments.model_revision,
@@ -79,19 +88,22 @@ def embedding_trainer(
         processing_class=tokenizer,
         data_collator=ClassificationCollator(label_space, padding_id(tokenizer)),
         compute_metrics=lambda prediction: head_metrics(prediction, label_space.multi_label),
-        callbacks=early_stopping(run_arguments, training_arguments),
+        callbacks=early_stopping(run_arguments, training_arguments, data, chosen=chosen),
     )
+    if training_arguments.head_learning_rate is not None:
+        set_head_learning_rate(trainer, training_arguments.head_learning_rate)
     publish_runs(trainer, run_arguments)
     return trainer
 
 
-def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder | PromptEncoder) -> Any:
+def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder | PromptEncoder, in_chunks: bool) -> Any:
     rows = data.splits[split]
     encode_label = data.label_space.encode
+    fit: Any = encoder.fit_chunks if in_chunks else encoder.fit
 
     def row(example: dict[str, Any]) -> dict[str, Any]:
         ids = encoder.whole_ids(example["text"])
-        return {"input_ids": encoder.fit(ids), "labels": encode_label(example["label"]), "whole_length": len(ids)}
+        return {"input_ids": fit(ids), "labels": encode_label(example["label"]), "whole_length": len(ids)}
 
     return rows.map(row, remove_columns=rows.column_names, keep_in_memory=True, desc=f"Tokenizing {split}")
 
@@ -110,10 +122,15 @@ def head_metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, flo
 
 def _groups_lengths(arguments: EmbeddingTrainingArguments) -> bool:
     """Whether to run rows of similar length together: sharded weights want the same calls in all processes."""
-    safe = not (sharding(arguments) or arguments.torch_compile)
+    safe = _calls_obstacle(arguments) is None
     if arguments.length_groups and not safe:
         raise ValueError("length_groups is not possible with FSDP, DeepSpeed or torch_compile. Leave it out.")
     return safe if arguments.length_groups is None else arguments.length_groups
+
+
+def _calls_obstacle(arguments: EmbeddingTrainingArguments) -> str | None:
+    """What keeps a step from calling the backbone as often as it likes; `None` if nothing does."""
+    return sharding(arguments) or ("torch_compile" if arguments.torch_compile else None)
 
 
 def _add_adapter(model: PreTrainedModel, config: Any, arguments: TrainingArguments) -> Any:

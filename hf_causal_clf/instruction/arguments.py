@@ -28,7 +28,6 @@ class InstructionTrainingArguments(SharedTrainingArguments, SFTConfig):
     _argument_group_name = "Training"
 
     lr_scheduler_type: str = setting("cosine", "How the learning rate changes during training.")
-    num_train_epochs: float = setting(5, "Highest number of epochs. Early stopping can end the training before.")
     optim: str = setting("paged_adamw_32bit", "The optimizer.")
     max_length: int | None = setting(
         1024, "Highest number of tokens of prompt, document and answer together; only the document is cut to fit."

@@ -20,6 +20,7 @@ from trl import SFTTrainer
 
 from ..training.processes import sharding
 from .tree_attention import takes_cache
+from .weighting import WEIGHTS
 
 if TYPE_CHECKING:
     from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -32,9 +33,9 @@ class SharedPrefixSFTTrainer(SFTTrainer):
     """TRL's `SFTTrainer`, with the tokens that all rows of a batch start with run once.
 
     Takes what `SFTTrainer` takes. Batches must be padded on the right, as those of `VerbalizerCollator`; a batch that
-    has no common prefix, a single row, or other columns than `input_ids`, `attention_mask` and `labels` is computed
-    the ordinary way. With dropout, the documents of a batch share the prefix's dropout masks: each document's expected
-    gradient is the same, but their noise is correlated.
+    has no common prefix, a single row, or other columns than `input_ids`, `attention_mask`, `labels` and `weights` is
+    computed the ordinary way. With dropout, the documents of a batch share the prefix's dropout masks: each document's
+    expected gradient is the same, but their noise is correlated.
 
     Raises:
         ValueError: If the model or the arguments do not allow it (see `sharing_obstacle`).
@@ -117,7 +118,7 @@ def common_prefix(inputs: dict[str, Any]) -> int:
 
     None of them has a label or is padding, and each row has at least one token more.
     """
-    if set(inputs) - {"use_cache"} != _COLUMNS or len(inputs["input_ids"]) < 2:
+    if set(inputs) - {"use_cache", WEIGHTS} != _COLUMNS or len(inputs["input_ids"]) < 2:
         return 0
     input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"].bool()
     same = (input_ids == input_ids[:1]) & attention_mask & (inputs["labels"] == -100)

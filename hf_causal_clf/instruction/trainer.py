@@ -20,13 +20,14 @@ from transformers.utils import logging
 
 from ..backbone.loading import load_causal_lm
 from ..backbone.settings import base_weights, peft_config
-from ..data.splits import ClassificationData
+from ..data.splits import WEIGHT, ClassificationData
 from ..evaluation.calibration import to_probabilities
 from ..task.prompts import PromptTemplate
 from ..task.tokens import warn_of_unknown
 from ..task.verbalizer import Verbalizer
 from ..training.arguments import RunArguments
 from ..training.callbacks import evaluation_metrics
+from ..training.length import settle_length
 from ..training.outline import sampled_lengths, tell_outline
 from ..training.processes import is_sharded, over_processes
 from ..training.pushing import publish_runs
@@ -34,6 +35,7 @@ from ..training.train import early_stopping
 from .arguments import InstructionTrainingArguments
 from .collator import VerbalizerCollator
 from .scorer import LabelScorer
+from .weighting import check_weighting, weigh_documents
 
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTTrainer
@@ -63,6 +65,19 @@ class LabelScoringCallback(TrainerCallback):
         self.trainer.log(found)
 
 
+class EpochOfDraws(TrainerCallback):
+    """Tells a collator the epoch, by which it draws chunks: the same in any number of processes, and after a stop."""
+
+    def __init__(self, collator: VerbalizerCollator) -> None:
+        self.collator = collator
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note the epoch."""
+        self.collator.epoch = int(state.epoch or 0)
+
+
 def instruction_trainer(
     data: ClassificationData,
     tokenizer: PreTrainedTokenizerBase,
@@ -75,14 +90,23 @@ def instruction_trainer(
     """Build TRL's `SFTTrainer` of the instruction-based approach, evaluated by label scoring.
 
     Raises:
-        ValueError: If `share_prefix` is set and the model or the arguments do not allow it.
+        ValueError: If `share_prefix` is set and the model or the arguments do not allow it, or `class_weight` with
+            another loss than the tokens' negative log-likelihood.
     """
+    weighted = run_arguments.class_weight == "balanced"
+    if weighted:
+        check_weighting(training_arguments)
     _project_answers_only()
     warn_of_unknown(tokenizer, data.texts("train"))
-    collator = VerbalizerCollator(tokenizer, template, verbalizer)
+    collator = VerbalizerCollator(tokenizer, template, verbalizer, weight_column=WEIGHT if weighted else None)
     texts = data.texts("train")
+    chosen = settle_length(training_arguments, len(texts), len(data.splits["validation"]))
     tell_outline(
-        sampled_lengths(collator.encoder, texts), collator.encoder.document_budget, len(texts), training_arguments
+        sampled_lengths(collator.encoder, texts),
+        collator.encoder.document_budget,
+        len(texts),
+        training_arguments,
+        in_chunks=template.long_documents == "chunks",
     )
     set_seed(training_arguments.seed)
     model: Any = load_causal_lm(
@@ -93,15 +117,18 @@ def instruction_trainer(
         revision=model_arguments.model_revision,
     )
     config = peft_config(model_arguments, model)
+    rows = data.weighted if weighted else data.splits.__getitem__
     trainer = _sft_trainer_class(model, training_arguments)(
         model=model,
         args=training_arguments,
-        train_dataset=data.splits["train"],
-        eval_dataset=data.splits["validation"],
+        train_dataset=rows("train"),
+        eval_dataset=rows("validation"),
         processing_class=tokenizer,
         data_collator=collator,
         peft_config=config,
     )
+    if weighted:
+        weigh_documents(trainer)
     if config is not None:
         # TRL casts the adapter of a quantised model to bfloat16, where small updates are lost
         for parameter in trainer.model.parameters():
@@ -115,8 +142,10 @@ def instruction_trainer(
         batch_size=training_arguments.per_device_eval_batch_size,
     )
     trainer.add_callback(LabelScoringCallback(trainer, scorer, data.texts("validation"), data.gold("validation")))
-    for callback in early_stopping(run_arguments, training_arguments):
+    for callback in early_stopping(run_arguments, training_arguments, data, chosen=chosen):
         trainer.add_callback(callback)
+    if not training_arguments.dataloader_persistent_workers:  # their copies of the collator would not be told
+        trainer.add_callback(EpochOfDraws(collator))
     publish_runs(trainer, run_arguments)
     return trainer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,8 @@ class Truncation:
 
     Attributes:
         max_length: Most tokens of a document, or of prompt and answer together; `None` for no limit.
-        side: Where a document loses text: `"tail"`, `"head"` or `"both"`.
+        side: Where a document loses text: `"tail"`, `"head"`, `"both"` or `"head_tail"`.
+        long_documents: Whether it does (`"truncate"`), or is read in overlapping `"chunks"`, whose logits are averaged.
 
     Raises:
         ValueError: If one of them is not allowed.
@@ -58,9 +59,10 @@ class Truncation:
 
     max_length: int | None
     side: str = "tail"
+    long_documents: str = "truncate"
 
     def __post_init__(self) -> None:
-        check_truncation(self.max_length, self.side)
+        check_truncation(self.max_length, self.side, self.long_documents)
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,10 @@ class Run:
             truncation, prompt = Truncation(**data["truncation"]), None
             if data["prompt_template"] is not None:
                 template = PromptTemplate(
-                    **data["prompt_template"], max_length=truncation.max_length, truncation=truncation.side
+                    **data["prompt_template"],
+                    max_length=truncation.max_length,
+                    truncation=truncation.side,
+                    long_documents=truncation.long_documents,
                 )
                 prompt = Prompt(template, Verbalizer.from_dict(data["verbalizer"], label_space))
             base_model = BaseModel(**data["base_model"])
@@ -201,7 +206,7 @@ class Run:
             "members": None if self.members is None else dict(self.members),
             "label_space": self.label_space.to_dict(),
             "problem_type": self.label_space.problem_type,
-            "truncation": {"max_length": self.truncation.max_length, "side": self.truncation.side},
+            "truncation": asdict(self.truncation),
             **self.calibration.to_dict(),
             "base_model": {
                 "name_or_path": base.name_or_path,

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ..task.tokens import TRUNCATION_SIDES
+from ..task.tokens import LONG_DOCUMENTS, TRUNCATION_SIDES
 
 logger = logging.get_logger(__name__)
 
@@ -100,6 +100,7 @@ _ENTRIES: dict[str, Kind] = {
     "truncation": _OBJECT,
     "truncation.max_length": _or_null(_LENGTH),
     "truncation.side": _one_of(TRUNCATION_SIDES),
+    "truncation.long_documents": _one_of(LONG_DOCUMENTS),
     "temperature": _or_null(_NUMBER),
     "thresholds": _or_null(_NUMBERS),
     "base_model": _OBJECT,
@@ -109,7 +110,7 @@ _ENTRIES: dict[str, Kind] = {
     "base_model.quantization": _or_null(_OBJECT),
     "training": _OBJECT,
 }
-_MAY_LACK = ("prompt_template.answer_tokens",)
+_MAY_LACK = ("prompt_template.answer_tokens", "truncation.long_documents")
 _NEW_IN_3: dict[str, Any] = {"document_suffix": None, "members": None}
 
 

@@ -20,7 +20,9 @@ from ..runs.schema import APPROACHES
 from ..runs.summary import nothing_learned
 from ..task.prompts import PLAIN_FRAME
 from .card_facts import (
+    folds,
     headline_metrics,
+    in_chunks,
     label_table,
     member_table,
     metric_name,
@@ -137,10 +139,12 @@ def _context(run: FinishedRun, repo_id: str) -> dict[str, Any]:
         "scarce": scarce_labels(run),
         "has_majority": "majority" in run.results.metrics,
         "few": MIN_EXAMPLES,
+        "folds": folds(run),
         "figures": run.figures,
         "settings": setting_rows(run),
         "quantization": quantization(run),
         "truncation": truncation(run),
+        "chunks": in_chunks(run),
         "prompt": _prompt(run),
     }
 

@@ -22,12 +22,13 @@ _NAMES = {
     "malformed_rate": "Malformed greedy answers",
 }
 _BESIDE_TEST = {"majority": "majority baseline", "validation": "validation"}
+_BESIDE_TEST_WITH_FOLDS = {**_BESIDE_TEST, "validation": "out of fold"}
 _HEADLINES = ("f1_macro", "f1_micro", "f1_weighted", "accuracy", "nll", "brier", "ece")
 
 Rows = list[tuple[str, str]]
 Table = list[list[str]]  # of Markdown cells, the first row is the heading
 
-_SIDES = {"tail": "at their end", "head": "at their beginning", "both": "at both ends"}
+_SIDES = {"tail": "at their end", "head": "at their beginning", "both": "at both ends", "head_tail": "in their middle"}
 
 _DEVICES = {"cpu": "CPU", "cuda": "GPU", "mps": "Apple GPU"}
 
@@ -45,10 +46,16 @@ def metric_name(key: str, multi_label: bool) -> str:
     return f"{found[2].capitalize()} {found[1].replace('f1', 'F1')}" if found else key
 
 
+def folds(run: FinishedRun) -> int:
+    """Return the number of folds; 0 for a run with a validation split."""
+    return run.results.metrics.get("calibration", {}).get("folds", 0)
+
+
 def metric_table(run: FinishedRun) -> Table:
     """Return the test metrics that matter most: intervals, majority baseline and validation split beside them."""
     metrics = run.results.metrics
-    beside = {part: title for part, title in _BESIDE_TEST.items() if part in metrics}
+    titles = _BESIDE_TEST_WITH_FOLDS if folds(run) else _BESIDE_TEST
+    beside = {part: title for part, title in titles.items() if part in metrics}
     rows = [["", "test", "95 % interval", *beside.values()]]
     for key in _HEADLINES:
         interval = run.intervals.get(key)
@@ -64,7 +71,7 @@ def label_table(run: FinishedRun) -> Table:
     tested, scores = test_counts(run), f1_per_label(gold, run.results.predicted, len(space))
     columns = {"label": list(map(escape, space.names))}
     for split, title in (("train", "training"), ("validation", "validation")):
-        if facts.get("label_counts", {}).get(split):
+        if facts.get("label_counts", {}).get(split) and not (split == "validation" and folds(run)):
             columns[title] = [f"{count:,}" for count in facts["label_counts"][split]]
     columns["test"] = [f"{count:,}" for count in tested]
     columns["F1 on test"] = [f"{score:.3f}" if count else "–" for score, count in zip(scores, tested, strict=True)]
@@ -151,7 +158,13 @@ def setting_rows(run: FinishedRun) -> Rows:
 def truncation(run: FinishedRun) -> str | None:
     """Return where long documents are cut, in words; `None` if they are not."""
     limits = run.description.truncation
-    return None if limits.max_length is None else _SIDES[limits.side]
+    return None if limits.max_length is None or in_chunks(run) else _SIDES[limits.side]
+
+
+def in_chunks(run: FinishedRun) -> bool:
+    """Whether long documents are read in chunks."""
+    limits = run.description.truncation
+    return limits.max_length is not None and limits.long_documents == "chunks"
 
 
 def quantization(run: FinishedRun) -> str | None:
@@ -206,7 +219,8 @@ def _length(run: FinishedRun) -> Rows:
     what = "a document" if run.description.prompt is None else "prompt and answer"
     if longest is None:
         return []
-    return [(f"Most tokens of {what}", f"{longest:,}; longer ones are cut {truncation(run)}")]
+    longer = "longer documents are read in chunks" if in_chunks(run) else f"longer ones are cut {truncation(run)}"
+    return [(f"Most tokens of {what}", f"{longest:,}; {longer}")]
 
 
 def _optimisation(run: FinishedRun) -> Rows:
@@ -214,7 +228,10 @@ def _optimisation(run: FinishedRun) -> Rows:
     done = run.results.metrics.get("training", {})
     rows: Rows = []
     if "learning_rate" in given:
-        rows.append(("Learning rate", f"{given['learning_rate']:g}"))
+        head = given.get("head_learning_rate")
+        rows.append(
+            ("Learning rate", f"{given['learning_rate']:g}" + ("" if head is None else f"; the head's {head:g}"))
+        )
     if "lr_scheduler_type" in given:
         warmup = given.get("warmup_steps")
         rows.append(("Schedule", code(given["lr_scheduler_type"]) + (f", {warmup} warm-up steps" if warmup else "")))

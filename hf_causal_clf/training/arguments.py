@@ -21,8 +21,9 @@ from ..data.folds import check_folds
 from ..evaluation.metrics import METRICS
 from ..task.labels import LabelSpace
 from ..task.prompts import PromptTemplate
-from ..task.tokens import TRUNCATION_SIDES, check_truncation
+from ..task.tokens import LONG_DOCUMENTS, TRUNCATION_SIDES, check_truncation
 from ..task.verbalizer import Verbalizer
+from .length import SENTENCE
 
 _LEAST = {
     "learning_rate": 0,
@@ -99,8 +100,9 @@ def training_mistakes(arguments: TrainingArguments) -> Iterator[str]:
             yield f"{name} must be {least} or more, got {value}."
     if not 0 <= arguments.label_smoothing_factor < 1:
         yield f"label_smoothing_factor must be in [0, 1), got {arguments.label_smoothing_factor}."
-    if not (arguments.max_steps > 0 or 0 < arguments.num_train_epochs < math.inf):
-        yield f"num_train_epochs must be above 0, got {arguments.num_train_epochs}; or set max_steps."
+    epochs = arguments.num_train_epochs
+    if not (arguments.max_steps > 0 or epochs is None or 0 < epochs < math.inf):
+        yield f"num_train_epochs must be above 0, got {epochs}; or set max_steps, or leave both out."
     if arguments.load_best_model_at_end and str(arguments.eval_strategy) == "no":
         yield (
             "load_best_model_at_end needs evaluations to tell which checkpoint is best: set eval_strategy to epoch or "
@@ -147,7 +149,11 @@ class SharedTrainingArguments:
         "word such as train or data) or of the data set (with its owner and configuration), and {approach} is embed or "
         "instruct.",
     )
-    learning_rate: float = setting(1e-4, "Highest learning rate, at the end of the warm-up.")
+    num_train_epochs: float | None = setting(
+        None, f"Highest number of epochs; early stopping can end the training before. {SENTENCE}"
+    )
+    learning_rate: float = setting(2e-4, "Highest learning rate, at the end of the warm-up.")
+    warmup_steps: float = setting(0.1, "Steps of the warm-up; below 1: share of all steps.")
     per_device_train_batch_size: int = setting(8, "Documents per device and step in training.")
     eval_strategy: str = setting("epoch", "When to measure on the validation documents: 'no', 'steps' or 'epoch'.")
     save_strategy: str = setting("epoch", "When to save a checkpoint: 'no', 'steps', 'epoch' or 'best'.")
@@ -197,12 +203,27 @@ class RunArguments:
 
     truncation: str = setting(
         "tail",
-        "Where a document that is too long for max_length loses text: at its 'tail', its 'head', or at 'both' ends "
-        "(the middle stays).",
+        "Where a document that is too long for max_length loses text: at its 'tail', its 'head', at 'both' ends (the "
+        "middle stays), or in its middle ('head_tail': half of what fits is its beginning, half its end).",
         choices=list(TRUNCATION_SIDES),
     )
-    early_stopping_patience: int = setting(
-        3, "Stop after this number of evaluations without a better metric_for_best_model. 0: never stop early."
+    long_documents: str = setting(
+        "truncate",
+        "What becomes of a document that is too long for max_length. 'truncate': it is cut (see truncation). 'chunks': "
+        "it is read whole, in overlapping chunks that end at sentences, whose logits are averaged.",
+        choices=list(LONG_DOCUMENTS),
+    )
+    class_weight: str | None = setting(
+        None,
+        "'balanced': rare labels weigh more in the loss. Multi-label: embedding-based, a label's rare positives; "
+        "instruction-based, a document by the mean over its labels. Default: all documents weigh the same.",
+        choices=["balanced"],
+    )
+    early_stopping_patience: int | None = setting(
+        None,
+        "Stop after this number of evaluations without a better metric_for_best_model; counted from the first that is "
+        "better than always answering the most frequent label. 0: never stop early. Default: 3, or 5 where the length "
+        "of the training is chosen.",
     )
     folds: int = setting(
         0,
@@ -220,9 +241,16 @@ class RunArguments:
     )
 
     def __post_init__(self) -> None:
-        check_truncation(None, self.truncation)
+        check_truncation(None, self.truncation, self.long_documents)
+        if self.long_documents == "chunks" and self.truncation != "tail":
+            raise ValueError(
+                f"truncation {self.truncation} says where a long document is cut, but long_documents chunks reads it "
+                "whole. Leave one of the two out."
+            )
+        if self.class_weight not in (None, "balanced"):
+            raise ValueError(f"class_weight must be 'balanced' or left out, got {self.class_weight!r}.")
         check_folds(self.folds)
-        if self.early_stopping_patience < 0:
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 0:
             raise ValueError(f"early_stopping_patience must be 0 (off) or more, got {self.early_stopping_patience}.")
 
 
@@ -268,11 +296,12 @@ class PromptArguments:
         """Build the verbalizer that these arguments describe."""
         return Verbalizer(labels, self._answers, delimiter=self.answer_delimiter, empty_answer=self.empty_answer)
 
-    def template(self, max_length: int | None, truncation: str) -> PromptTemplate:
+    def template(self, max_length: int | None, truncation: str, long_documents: str = "truncate") -> PromptTemplate:
         """Build the prompt template that these arguments describe."""
         return PromptTemplate(
             instruction=self.instruction,
             use_chat_template=self.use_chat_template,
             max_length=max_length,
             truncation=truncation,
+            long_documents=long_documents,
         )

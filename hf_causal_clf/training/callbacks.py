@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_callback import ExportableState
 
 from ..evaluation.calibration import best_threshold
@@ -81,6 +88,28 @@ class RunCheckpoints(TrainerCallback):
         spare = [*ahead, *(path for path in spare if checkpoint_step(path) != state.best_global_step)]
         for path in spare[: max(0, len(found) - self.limit)]:
             remove_checkpoint(path)
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """Stops without progress, but counts no evaluation before the model has learned anything.
+
+    Args:
+        patience: Evaluations without a better `metric_for_best_model` that end the training.
+        untrained: That metric of always answering the most frequent label: below it, nothing is counted.
+    """
+
+    def __init__(self, patience: int, untrained: float) -> None:
+        super().__init__(early_stopping_patience=patience)
+        self.untrained = untrained
+
+    def check_metric_value(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metric_value: float
+    ) -> None:
+        """Count an evaluation that is no better than the best so far."""
+        super().check_metric_value(args, state, control, metric_value)
+        reached = metric_value if state.best_metric is None else state.best_metric
+        if not (reached > self.untrained if args.greater_is_better else reached < self.untrained):
+            self.early_stopping_patience_counter = 0
 
 
 class TrainingClock(TrainerCallback, ExportableState):

@@ -11,12 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import EarlyStoppingCallback, Trainer
 
 from ..data.arguments import SPLITS, DataArguments
-from ..data.splits import ClassificationData
+from ..data.splits import WEIGHT, ClassificationData
 from ..evaluation.metrics import label_counts
 from ..runs.files import CARD_FILE, is_hub_id
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "tokenizers")
 _ARGUMENTS = (
-    *("learning_rate", "weight_decay", "num_train_epochs", "per_device_train_batch_size"),
+    *("learning_rate", "head_learning_rate", "weight_decay", "num_train_epochs", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "seed", "bf16", "fp16"),
 )
 _LICENCE_KEYS = ("license", "license_name", "license_link")
@@ -58,6 +59,8 @@ def training_facts(
     licence = base_licence(model_arguments.model_name_or_path, model_arguments.model_revision)
     if licence:
         facts["base_licence"] = licence
+    if WEIGHT in trainer.train_dataset.column_names:
+        facts["prior"] = _weighted_shares(data, np.asarray(trainer.train_dataset[WEIGHT]))
     if prompt is not None:
         facts |= {"prompt": list(prompt.frame), "answer_tokens": prompt.longest_answer}
     return facts
@@ -73,8 +76,6 @@ def document_facts(data: ClassificationData) -> dict[str, Any]:
         "overlap": data.overlap,
         "versions": _versions(),
     }
-    if data.fold_count:
-        facts["folds"] = data.fold_count
     return facts if data.text_column is None else {**facts, "text_column": data.text_column}
 
 
@@ -105,7 +106,7 @@ def base_licence(name_or_path: str, revision: str | None) -> dict[str, str]:
 
 def _arguments(trainer: Trainer) -> dict[str, Any]:
     arguments = trainer.args
-    facts = {name: getattr(arguments, name) for name in _ARGUMENTS}
+    facts = {name: getattr(arguments, name, None) for name in _ARGUMENTS}
     for name in ("optim", "lr_scheduler_type"):
         value = getattr(arguments, name)
         facts[name] = str(getattr(value, "value", value))
@@ -117,8 +118,16 @@ def _arguments(trainer: Trainer) -> dict[str, Any]:
             facts["early_stopping_patience"] = callback.early_stopping_patience
     config = trainer.accelerator.unwrap_model(trainer.model).config
     facts["label_smoothing"] = getattr(config, "label_smoothing", 0.0)
-    facts["balanced_classes"] = any(getattr(config, name, None) for name in ("class_weights", "pos_weight"))
+    in_loss = any(getattr(config, name, None) for name in ("class_weights", "pos_weight"))
+    facts["balanced_classes"] = in_loss or WEIGHT in trainer.train_dataset.column_names
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _weighted_shares(data: ClassificationData, weights: np.ndarray) -> list[float]:
+    """Share of each label in training documents that count by their weights."""
+    gold = data.gold("train")
+    rows = gold if gold.ndim == 2 else np.eye(len(data.label_space))[gold]
+    return (weights @ rows / weights.sum()).tolist()
 
 
 def _hardware(trainer: Trainer) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from transformers import (
-    EarlyStoppingCallback,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
     Trainer,
@@ -17,9 +16,13 @@ from transformers import (
 from transformers.utils import logging
 
 from ..backbone.loading import check_vocabulary, load_tokenizer, read_decoder_config
+from ..data.splits import ClassificationData
+from ..evaluation.calibration import to_probabilities
 from ..runs.disk import lock_folder, naming_full_disk
+from ..runs.measuring import majority_logits
 from .arguments import RunArguments
-from .callbacks import RunCheckpoints, TrainingClock
+from .callbacks import EarlyStopping, RunCheckpoints, TrainingClock, evaluation_metrics
+from .length import EVALUATIONS
 from .memory import peak_memory_bytes
 from .processes import check_launch
 from .resuming import choose_checkpoint, resume
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from trl import ModelConfig
 
 logger = logging.get_logger(__name__)
+
+_PATIENCE = 3  # evaluations, as the paper has it
 
 
 def prepare(model_arguments: ModelConfig, training_arguments: TrainingArguments) -> PreTrainedTokenizerBase:
@@ -123,11 +128,26 @@ def _mean_loss(log_history: Sequence[dict[str, float]], otherwise: float) -> flo
     return total / last if last else otherwise
 
 
-def early_stopping(run: RunArguments, training: TrainingArguments) -> list[TrainerCallback]:
-    """Return the callback of early stopping, in a list; none where it is off."""
-    if not run.early_stopping_patience or not training.load_best_model_at_end:
+def early_stopping(
+    run: RunArguments, training: TrainingArguments, data: ClassificationData, *, chosen: bool
+) -> list[TrainerCallback]:
+    """Return the callback of early stopping, in a list; none where it is off.
+
+    Args:
+        run: Its patience.
+        training: The metric that is watched.
+        data: Documents with gold labels: what always answering the most frequent label gets is not counted.
+        chosen: Whether the length of the training was chosen (`settle_length`), and not given.
+    """
+    patience = run.early_stopping_patience
+    if patience is None:
+        patience = EVALUATIONS // 2 if chosen else _PATIENCE
+    if not patience or not training.load_best_model_at_end:
         return []
-    return [EarlyStoppingCallback(early_stopping_patience=run.early_stopping_patience)]
+    probabilities = to_probabilities(majority_logits(data)["validation"], multi_label=data.label_space.multi_label)
+    untrained = evaluation_metrics(data.gold("validation"), probabilities)
+    untrained["loss"] = untrained["nll"]
+    return [EarlyStopping(patience, untrained[str(training.metric_for_best_model or "loss").removeprefix("eval_")])]
 
 
 def _count_parameters(model: Any) -> tuple[int, int]:

@@ -85,7 +85,9 @@ def our_head(setting: Setting, documents: int, max_length: int, epochs: int = 1)
     )
     encoder = DocumentEncoder(tokenizer(setting), max_length)
     model = EmbeddingModelArguments(**lora(setting))
-    return embedding_trainer(data, tokenizer(setting), encoder, model, training, HeadArguments(), RunArguments())
+    return embedding_trainer(
+        data, tokenizer(setting), encoder, model, training, HeadArguments(pooling="last"), RunArguments()
+    )
 
 
 def stock_head(setting: Setting, documents: int, max_length: int, epochs: int = 1) -> Trainer:

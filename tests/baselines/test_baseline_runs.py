@@ -3,17 +3,28 @@
 import json
 import pickle
 import pickletools
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+import hub_client
 import numpy as np
 import pytest
-from conftest import make_rows, write_jsonl
+from conftest import make_rows, run_as_main, write_jsonl
+from hub_server import HubServer
+from huggingface_hub import HfApi
+from pyarrow import parquet
+from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from tiny import save_encoder
+from transformers import pipeline
 
 from hf_causal_clf import TextClassifier
+from hf_causal_clf.backbone.identity import identify_run
 from hf_causal_clf.baselines import fitting
 from hf_causal_clf.baselines.linear import LinearHead
 from hf_causal_clf.comparison.arguments import ComparisonArguments
@@ -22,9 +33,13 @@ from hf_causal_clf.comparison.running import write_baseline
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.evaluation.calibration import to_probabilities
+from hf_causal_clf.runs.files import MANIFEST_FILE
 from hf_causal_clf.runs.results import read_results
+from hf_causal_clf.runs.run import Run
+from hf_causal_clf.sharing.hub import push_run
 from hf_causal_clf.training.arguments import PromptArguments
 
+ROOT = Path(__file__).parents[2]
 KINDS = ("tfidf", "frozen", "encoder")
 WEIGHTS = {
     "tfidf": {"head.safetensors", "vocabulary.json"},
@@ -46,9 +61,7 @@ def documents(folder: Path, multi_label: bool):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return {
-        multi_label: documents(tmp_path_factory.mktemp("documents"), multi_label) for multi_label in (False, True)
-    }
+    return {multi_label: documents(tmp_path_factory.mktemp("documents"), multi_label) for multi_label in (False, True)}
 
 
 @pytest.fixture(scope="module")
@@ -233,3 +246,184 @@ def test_two_labels(write, tmp_path):
         saved = read_results(folder, two.label_space).probabilities
         np.testing.assert_allclose(found.predict_proba(two.texts("test")), saved, atol=1e-6)
         assert saved.shape == (len(two.splits["test"]), 2)
+
+
+@kinds
+def test_a_pushed_run_is_loaded_from_the_hub(kind, runs, data, checkpoint, tmp_path, monkeypatch):
+    """With the language model of a frozen one on the Hub too, and nothing of the documents but a vocabulary."""
+    texts = data[False].texts("test")
+    folder = Path(shutil.copytree(runs[kind, False], tmp_path / "run"))
+    expected = TextClassifier.from_pretrained(folder, batch_size=BATCH).predict_proba(texts)
+    with HubServer() as server, hub_client.using(server, tmp_path / "home", server.token):
+        HfApi().create_repo("alice/base")
+        HfApi().upload_folder(repo_id="alice/base", folder_path=checkpoint)
+        options = {}
+        if kind == "frozen":
+            with pytest.raises(ValueError, match="The base model is a local folder"):
+                push_run(folder, "alice/mine")
+            options["base_model"] = "alice/base"
+        assert TextClassifier.from_pretrained(folder).push_to_hub("alice/mine", **options) == "alice/mine"
+        shutil.rmtree(folder)
+        loaded = TextClassifier.from_pretrained("alice/mine", batch_size=BATCH)
+        np.testing.assert_allclose(loaded.predict_proba(texts), expected, atol=1e-6)
+        files = server.files("alice/mine")
+        assert {name for name in files if "/" not in name} == WEIGHTS[kind] | {
+            *("classification.json", "metrics.json", "README.md")
+        }
+        for secret in (str(tmp_path), checkpoint, *texts):
+            assert not server.find(secret), secret
+        assert ("base_model: alice/base" in files["README.md"].decode()) == (kind == "frozen")
+        identity = identify_run("alice/mine")
+        assert identity.keys() == ({"base model", "commit"} if kind == "frozen" else {"commit"})
+
+
+@kinds
+def test_predict_py(kind, runs, data, tmp_path, monkeypatch, capsys):
+    rows = make_rows(11, 300)
+    options = {
+        "model_name_or_path": str(runs[kind, False]),
+        "test_file": write_jsonl(tmp_path / "documents.jsonl", rows),
+        "output_dir": str(tmp_path / "out"),
+        "shard_size": "5",
+        "per_device_eval_batch_size": "5",
+    }
+    words = [part for name, value in options.items() for part in (f"--{name}", value)]
+    monkeypatch.setattr(sys, "argv", ["predict.py", *words])
+    run_as_main(ROOT / "recipes" / "predict.py")
+    assert "11 documents are classified" in capsys.readouterr().out
+    shards = [parquet.read_table(path).to_pylist() for path in sorted((tmp_path / "out").glob("shard-*.parquet"))]
+    classifier = TextClassifier.from_pretrained(runs[kind, False], batch_size=5)
+    for shard in range(3):
+        texts = [row["text"] for row in rows[5 * shard : 5 * shard + 5]]
+        expected = classifier.predict_proba(texts)
+        found = [list(row["probabilities"].values()) for row in shards[shard]]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert [row["predicted"] for row in shards[shard]] == classifier.predict(texts)
+
+
+def test_another_language_model_in_its_place_is_another_run(data, write, checkpoint, tmp_path):
+    """Predictions that were begun with one are not gone on with another."""
+    model = Path(shutil.copytree(checkpoint, tmp_path / "model"))
+    folder = write("frozen", data[False], tmp_path / "out")
+    run = Run.read(folder)
+    replace(run, base_model=replace(run.base_model, name_or_path=str(model))).write(folder)
+    before = identify_run(folder)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
+    changed = identify_run(folder)
+    assert [name for name in before if before[name] != changed[name]] == ["base model: config.json"]
+
+
+@kinds
+def test_export_refuses_it(kind, runs, tmp_path, monkeypatch):
+    words = ["--model_name_or_path", str(runs[kind, False]), "--output_dir", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["export.py", *words])
+    wanted = {
+        "tfidf": r"is a TF-IDF and logistic regression: no stock class.*TextClassifier\.from_pretrained",
+        "frozen": r"is a frozen language model with a head: no stock class.*TextClassifier\.from_pretrained",
+        "encoder": r"stock checkpoint already.*AutoModelForSequenceClassification\.from_pretrained",
+    }
+    with pytest.raises(SystemExit, match=wanted[kind]):
+        run_as_main(ROOT / "recipes" / "export.py")
+    assert not (tmp_path / "out").exists()
+
+
+@kinds
+def test_what_it_prints(kind, runs):
+    words = {
+        "tfidf": "TF-IDF and logistic regression",
+        "frozen": "frozen language model with a head",
+        "encoder": "fine-tuned encoder",
+    }
+    classifier = TextClassifier.from_pretrained(runs[kind, True])
+    lines = repr(classifier).splitlines()
+    assert lines[0] == f"TextClassifier from {str(runs[kind, True])!r}, {words[kind]}, multi-label"
+    assert ("base model" in lines[-1]) == (kind != "tfidf")
+    with pytest.raises(ValueError, match="Only the instruction-based approach generates"):
+        classifier.generate(["a text"])
+
+
+@each
+def test_the_encoder_is_a_stock_checkpoint(multi_label, runs, data):
+    """Its card's snippet, with a pipeline."""
+    folder, texts = runs["encoder", multi_label], data[multi_label].texts("test")
+    classify = pipeline("text-classification", str(folder), top_k=None)
+    expected = TextClassifier.from_pretrained(folder, calibrated=False).predict_proba(texts)
+    for found, row in zip(classify(texts, truncation=True, max_length=24), expected, strict=True):
+        scores = {each["label"]: each["score"] for each in found}
+        np.testing.assert_allclose([scores[name] for name in data[multi_label].label_space.names], row, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage", "message"),
+    [
+        ("tfidf", lambda run: (run / "head.safetensors").unlink(), r"has no head\.safetensors\. Train or download it"),
+        ("tfidf", lambda run: (run / "vocabulary.json").unlink(), r"has no vocabulary\.json\. Train or download it"),
+        ("tfidf", lambda run: cut(run / "head.safetensors"), r"head\.safetensors is damaged"),
+        ("tfidf", lambda run: edit(run, terms=["a", "b"]), r"vocabulary\.json does not fit its run"),
+        ("tfidf", lambda run: edit(run, ngram_range=3), r"vocabulary\.json does not fit its run"),
+        ("tfidf", lambda run: change(run, bias=np.zeros(4)), "does not fit the 3 labels of its run"),
+        ("frozen", lambda run: change(run, bias=np.zeros(4)), "does not fit the 3 labels of its run"),
+        (
+            "frozen",
+            lambda run: change(run, weight=np.zeros((3, 7))),
+            r"for 7 hidden units, but .* has 32.*put that back",
+        ),
+        ("frozen", lambda run: base(run, None), "base model None of .* is not there"),
+        ("frozen", lambda run: base(run, "/nowhere/model"), "base model '/nowhere/model' of .* is not there"),
+        ("encoder", lambda run: cut(run / "model.safetensors"), r"model\.safetensors is damaged"),
+        ("encoder", lambda run: (run / "model.safetensors").unlink(), "but no weights"),
+    ],
+)
+def test_damaged_files_are_named(kind, damage, message, runs, tmp_path):
+    run = Path(shutil.copytree(runs[kind, False], tmp_path / "run"))
+    damage(run)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        TextClassifier.from_pretrained(run)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def edit(run, **changes):
+    path = run / "vocabulary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def change(run, **arrays):
+    save_file({**load_file(run / "head.safetensors"), **arrays}, run / "head.safetensors")
+
+
+def base(run, name):
+    described = Run.read(run)
+    replace(described, base_model=replace(described.base_model, name_or_path=name)).write(run)
+
+
+def test_a_folder_of_an_earlier_version_is_replaced(data, write, tmp_path):
+    """It had results only, without a manifest; somebody's own file there stays."""
+    folder = write("tfidf", data[False], tmp_path)
+    for path in folder.iterdir():
+        if path.name not in ("metrics.json", "predictions.parquet", "figures"):
+            path.unlink()
+    (folder / "metrics.json").write_text("{}")
+    (folder / "notes.txt").write_text("mine")
+    write("tfidf", data[False], tmp_path)
+    assert TextClassifier.from_pretrained(folder).labels == ["business", "sport", "tech"]
+    assert (folder / "notes.txt").read_text() == "mine"
+    written = json.loads((folder / MANIFEST_FILE).read_text())["files"]
+    assert {"metrics.json", "head.safetensors", "figures/label_f1.png"} <= set(written)
+    assert write("majority", data[False], tmp_path).name == "majority"
+    assert not (tmp_path / "majority" / "classification.json").exists()
+
+
+def test_importing_the_package_imports_no_scikit_learn(runs):
+    code = (
+        "import sys, hf_causal_clf\n"
+        "assert not any(name.split('.')[0] == 'sklearn' for name in sys.modules)\n"
+        "assert not any(name.startswith('hf_causal_clf.baselines') for name in sys.modules)\n"
+        f"hf_causal_clf.TextClassifier.from_pretrained({str(runs['frozen', False])!r})\n"
+        "print('hf_causal_clf.baselines.frozen' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "True", done.stderr[-2000:]

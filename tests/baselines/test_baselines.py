@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import make_rows, write_jsonl
 from sklearn.metrics import f1_score
-from tiny import make_causal_lm, save_checkpoint, save_encoder
-from transformers import AutoModel, AutoModelForCausalLM, TrainerCallback
+from tiny import make_causal_lm, save_encoder
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from hf_causal_clf import LabelScorer
 from hf_causal_clf.baselines import cache as features
@@ -20,7 +20,6 @@ from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments
 from hf_causal_clf.evaluation.calibration import to_probabilities
-from hf_causal_clf.task.documents import DocumentEncoder
 from hf_causal_clf.training.arguments import PromptArguments
 from hf_causal_clf.training.train import train
 
@@ -199,21 +198,6 @@ def test_another_prompt_is_scored_anew(single, checkpoint, tmp_path, monkeypatch
         wording = {**prompt(single), "template": PromptArguments().template(*limits)}
         with pytest.raises(AssertionError, match="computed again"):
             baselines.zero_shot(single, model_arguments(checkpoint), **wording, **options)
-
-
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_features_are_those_of_each_document_alone(name, tokenizer, single, tmp_path):
-    model = AutoModel.from_pretrained(save_checkpoint(tmp_path, name, tokenizer), dtype=torch.float32).train()
-    documents = DocumentEncoder(tokenizer, 12)
-    texts = single.texts("validation")
-    found = baselines.pooled_features(model, documents, texts, batch_size=4)
-    assert model.training  # put back as it was
-    with torch.no_grad():
-        model.eval()
-        alone = [model(torch.tensor([documents.encode(text)])).last_hidden_state[0] for text in texts]
-    np.testing.assert_allclose(found["last"], torch.stack([hidden[-1] for hidden in alone]).numpy(), atol=1e-4)
-    np.testing.assert_allclose(found["mean"], torch.stack([hidden.mean(0) for hidden in alone]).numpy(), atol=1e-4)
-    assert all(matrix.dtype == np.float32 for matrix in found.values())
 
 
 @both

@@ -110,7 +110,7 @@ def test_answers_from_yaml_and_from_json(tmp_path):
         (lambda: PromptArguments(empty_answer=None), "must be texts"),
         (lambda: PromptArguments(answers="[1]"), "must map label names"),
         (lambda: HeadArguments(pooling="max"), "pooling must be one of"),
-        (lambda: HeadArguments(class_weight="heavy"), "'balanced' or left out"),
+        (lambda: RunArguments(class_weight="heavy"), "'balanced' or left out"),
         (lambda: HeadArguments(head_init="zero"), "head_init must be one of"),
         (lambda: HeadArguments(head_init="verbalizer", pooling="mean"), "set pooling to last, not mean"),
         (lambda: RunArguments(truncation="middle"), "must be one of"),
@@ -148,7 +148,7 @@ def test_all_mistakes_are_told_in_one_start(tmp_path):
     assert str(raised.value).splitlines() == [
         f"{tmp_path}/a.yaml has unknown arguments: 'lora_alfa' (did you mean 'lora_alpha'?). See --help-all for all of them.",
         f"{tmp_path}/a.yaml: lora_alpha must be a whole number, got 'many'.",
-        "pooling must be one of ['last', 'mean'], got 'max'.",
+        "pooling must be one of ['auto', 'last', 'mean'], got 'max'.",
         "early_stopping_patience must be a whole number, got 'soon'.",
         "Unknown arguments: '--sead' (did you mean '--seed'?). See --help-all for all of them.",
         "split_seed must be from 0 to 2**32 - 1, got -1.",

@@ -24,7 +24,11 @@ from hf_causal_clf.task.labels import LabelSpace
 from hf_causal_clf.task.verbalizer import ParsedAnswer
 
 EXAMPLES = Path(__file__).parent.parent.parent / "model_cards"
-REPOSITORIES = {"embedding": "example-org/made-up-news", "instruction": "example-org/made-up-topics"}
+REPOSITORIES = {
+    "embedding": "example-org/made-up-news",
+    "instruction": "example-org/made-up-topics",
+    "frozen": "example-org/made-up-frozen-head",
+}
 VERSIONS = {"python": "3.12.0", "torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2", "trl": "1.16.0"}
 ARGUMENTS = {
     "learning_rate": 1e-4,
@@ -122,7 +126,8 @@ def write_run(folder: Path, description: dict, documents: int = 240, figures: tu
     Dataset.from_dict(rows).to_parquet(folder / "predictions.parquet")
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "classification.json", description)
-    write_json(folder / "adapter_config.json", LORA)
+    if description["approach"] in ("embedding", "instruction"):
+        write_json(folder / "adapter_config.json", LORA)
     (folder / "figures").mkdir(exist_ok=True)
     for name in figures:
         (folder / "figures" / f"{name}.png").touch()
@@ -212,6 +217,21 @@ def instruction_description() -> dict:
     }
 
 
+def frozen_description() -> dict:
+    description = embedding_description()
+    facts = description["training"]
+    known = ("documents", "label_counts", "overlap", "versions", "base_licence")
+    base = {**description["base_model"], "quantization": None}
+    return description | {
+        "approach": "frozen",
+        "pooling": "mean",
+        "head_init": None,
+        "temperature": 1.21,
+        "base_model": base,
+        "training": {name: facts[name] for name in known},
+    }
+
+
 COST = {
     "train_loss": 0.3,
     "epochs": 4.0,
@@ -228,6 +248,10 @@ def render_example(approach: str, folder: Path) -> str:
     """Render the example card of an approach, with its run in a folder."""
     if approach == "embedding":
         write_run(folder, embedding_description(), **COST)
+    elif approach == "frozen":
+        rates = {"train_samples_per_second": 61.3, "predict_samples_per_second": 134.0}
+        figures = tuple(name for name in FIGURES if name != "training_curves")
+        write_run(folder, frozen_description(), figures=figures, trainable_parameters=2885, **rates)
     else:
         figures = tuple(name for name in FIGURES if name != "confusion_matrix")
         write_run(folder, instruction_description(), figures=figures, **COST)
@@ -248,6 +272,8 @@ def draw_figures(folder: Path, description: dict, documents: int = 240) -> None:
         "thresholds": plots.threshold_curves(gold, probabilities, calibration.thresholds),
         "training_curves": plots.training_curves(history),
     }
+    if description["approach"] == "frozen":
+        del drawn["training_curves"]
     if not space.multi_label:
         drawn["confusion_matrix"] = plots.confusion_matrix(gold, decided, space.names)
     folder.mkdir(parents=True, exist_ok=True)

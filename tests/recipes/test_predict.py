@@ -331,3 +331,49 @@ def test_a_folder_that_was_begun_with_the_column_named_is_gone_on_with(job, tmp_
 def test_mistakes(job, monkeypatch, change, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         predict(monkeypatch, {**job[1], **change})
+
+
+def with_frequencies(folder):
+    path = folder / "classification.json"
+    description = json.loads(path.read_text())
+    description["training"] = {"label_counts": {"train": [10, 30, 60]}, "documents": {"train": 100}}
+    path.write_text(json.dumps(description))
+
+
+def test_target_prior(job, tmp_path, monkeypatch):
+    rows, options = job
+    with_frequencies(tmp_path / "run")
+    prior = {"c": 0.1, "a": 0.6, "b": 0.3}
+    predict(monkeypatch, {**options, "target_prior": json.dumps(prior)})
+    found = pd.read_parquet(tmp_path / "out")
+    classifier = TextClassifier.from_pretrained(tmp_path / "run", target_prior=prior)
+    texts = [row["text"] for row in rows]
+    named = pd.DataFrame(list(found["probabilities"]))
+    np.testing.assert_allclose(named, classifier.predict_proba(texts), atol=1e-5)
+    plain = TextClassifier.from_pretrained(tmp_path / "run").predict_proba(texts)
+    assert np.abs(named.to_numpy() - plain).max() > 0.1
+    assert list(found["predicted"]) == classifier.predict(texts)
+
+    (tmp_path / "out" / "shard-000001.parquet").unlink()
+    for other in ({}, {"target_prior": "uniform"}):  # its rows would not fit to those that are there
+        with pytest.raises(ValueError, match=r"other settings: \{'target_prior'"):
+            predict(monkeypatch, {**options, **other})
+    config = tmp_path / "predict.yaml"
+    config.write_text("target_prior: {a: 0.6, b: 0.3, c: 0.1}\n")  # the same in another order
+    predict(monkeypatch, {"config": str(config), **options})
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out"), found)
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        ('{"a": 0.5, "b": 0.5}', r"missing are \['c'\]"),
+        ("equal", "target_prior must map each label to its share"),
+        ('{"a": 0.5, "b": 0.5, "c": 0.5}', "must sum to 1"),
+    ],
+)
+def test_a_wrong_target_prior_leaves_nothing(prior, message, job, tmp_path, monkeypatch):
+    with_frequencies(tmp_path / "run")
+    with pytest.raises(ValueError, match=message):
+        predict(monkeypatch, {**job[1], "target_prior": prior})
+    assert not (tmp_path / "out").exists()

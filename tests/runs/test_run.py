@@ -16,12 +16,13 @@ NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 BASE = BaseModel("me/base", "0" * 40, "bfloat16", NF4)
 EMBEDDING = Run("embedding", SINGLE, Truncation(64), Calibration(0.5), BASE, "1.2.3", "mean", "random")
 PROMPT = Prompt(
-    PromptTemplate("Which of {labels}?", True, 256, "both", 9), Verbalizer(MULTI, {"a": "an A"}, delimiter="; ")
+    PromptTemplate("Which of {labels}?", True, 256, "both", 9, "chunks"),
+    Verbalizer(MULTI, {"a": "an A"}, delimiter="; "),
 )
 INSTRUCTION = Run(
     approach="instruction",
     label_space=MULTI,
-    truncation=Truncation(256, "both"),
+    truncation=Truncation(256, "both", "chunks"),
     calibration=Calibration((0.5, 2.0, 1.25), (0.25, 0.5, 0.75)),
     base_model=BaseModel("/models/base"),
     version="1.2.3",
@@ -81,7 +82,7 @@ def test_version_1_is_filled_in(approach):
     run = replace(RUNS[approach], training={})
     earlier = {name: value for name, value in run.to_dict().items() if name not in ABSENT[approach]}
     assert Run.from_dict({**earlier, "schema_version": 1}).to_dict() == run.to_dict()
-    with pytest.raises(ValueError, match="lacks .*training"):
+    with pytest.raises(ValueError, match=r"lacks .*training"):
         Run.from_dict(earlier)
 
 
@@ -135,7 +136,8 @@ WRONG = [
     ("truncation", 64, "an object"),
     ("truncation.max_length", "64", "a whole number above 0, or null"),
     ("truncation.max_length", True, "a whole number above 0, or null"),
-    ("truncation.side", "left", "one of ['tail', 'head', 'both']"),
+    ("truncation.long_documents", "split", "one of ['truncate', 'chunks']"),
+    ("truncation.side", "left", "one of ['tail', 'head', 'both', 'head_tail']"),
     ("temperature", "warm", "a number, a list of numbers, or null"),
     ("temperature", True, "a number, a list of numbers, or null"),
     ("thresholds", 0.5, "a list of numbers, or null"),
@@ -155,7 +157,17 @@ def test_a_wrong_entry_is_named(name, value, allowed):
         Run.from_dict(changed(INSTRUCTION, name, value), "run/classification.json")
 
 
-@pytest.mark.parametrize("name", sorted({name for name, *_ in WRONG} - {"prompt_template.answer_tokens"}))
+MAY_LACK = {"prompt_template.answer_tokens", "truncation.long_documents"}
+
+
+def test_a_run_that_does_not_say_what_becomes_of_long_documents_cuts_them():
+    data = INSTRUCTION.to_dict()
+    data["truncation"] = {"max_length": 256, "side": "both"}
+    run = Run.from_dict(data)
+    assert run.truncation.long_documents == run.prompt.template.long_documents == "truncate"
+
+
+@pytest.mark.parametrize("name", sorted({name for name, *_ in WRONG} - MAY_LACK))
 def test_a_missing_entry_is_named(name):
     data = changed(INSTRUCTION, name, None)
     *parts, key = name.split(".")

@@ -80,7 +80,9 @@ def test_trainers_name_unknown_characters(unigram, tmp_path, caplog, approach):
     tokenizer = prepare(model_arguments, arguments)
     if approach == "embedding":
         encoder = DocumentEncoder(tokenizer, 32)
-        embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, HeadArguments(), RunArguments())
+        embedding_trainer(
+            data, tokenizer, encoder, model_arguments, arguments, HeadArguments(pooling="last"), RunArguments()
+        )
     else:
         prompt = PromptArguments()
         arguments = InstructionTrainingArguments(str(tmp_path / "run"), bf16=False, report_to="none")

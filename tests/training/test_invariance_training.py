@@ -89,7 +89,9 @@ def make_trainer(approach, checkpoint, data, output, model=None, **training):
         arguments = EmbeddingTrainingArguments(max_length=32, **values)
         tokenizer = prepare(model_arguments, arguments)
         encoder = DocumentEncoder(tokenizer, 32)
-        trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, HeadArguments(), run)
+        trainer = embedding_trainer(
+            data, tokenizer, encoder, model_arguments, arguments, HeadArguments(pooling="last"), run
+        )
         return trainer, model_arguments
     model_arguments = InstructionModelArguments(**model)
     arguments = InstructionTrainingArguments(**{"activation_checkpointing": False, "max_length": 96, **values})

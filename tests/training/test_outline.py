@@ -87,7 +87,9 @@ def test_both_trainers_tell_and_no_document_is_tokenised_twice(checkpoint, files
     encoder, seen = DocumentEncoder(tokenizer, 8), []
     whole_ids = encoder.whole_ids
     monkeypatch.setattr(encoder, "whole_ids", lambda document: seen.append(document) or whole_ids(document))
-    trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, HeadArguments(), RunArguments())
+    trainer = embedding_trainer(
+        data, tokenizer, encoder, model_arguments, arguments, HeadArguments(pooling="last"), RunArguments()
+    )
     assert sorted(seen) == sorted(data.texts("train") + data.texts("validation"))
     long = sum(len(whole_ids(text)) > encoder.document_budget for text in data.texts("train"))
     assert f"cuts {long} of 48 documents" in capsys.readouterr().out.replace("\n  ", " ")
@@ -98,4 +100,4 @@ def test_both_trainers_tell_and_no_document_is_tokenised_twice(checkpoint, files
     instruction_trainer(data, tokenizer, template, verbalizer, model_arguments, arguments, RunArguments())
     said = capsys.readouterr().out
     assert "Tokens of a training document: " in said
-    assert "Steps: 6 per epoch, 30 in all at most, each with 8 documents." in said
+    assert "Steps: 6 per epoch, 180 in all at most, each with 8 documents." in said

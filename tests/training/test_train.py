@@ -125,7 +125,7 @@ def embedding_arguments(checkpoint, output, files, **training):
 
 def run_embedding(checkpoint, output, files, head=None, run=None, **training):
     data, model_arguments, arguments = embedding_arguments(checkpoint, output, files, **training)
-    head, run = head or HeadArguments(), run or RunArguments()
+    head, run = head or HeadArguments(pooling="last"), run or RunArguments()
     tokenizer = prepare(model_arguments, arguments)
     encoder = DocumentEncoder(tokenizer, arguments.max_length, run.truncation)
     trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, head, run)
@@ -183,14 +183,14 @@ def test_embedding_run(checkpoint, files, tmp_path):
     saved = json.loads((tmp_path / "run" / "classification.json").read_text())
     assert saved["approach"] == "embedding"
     assert saved["label_space"] == {"names": ["business", "sport", "tech"], "multi_label": False}
-    assert saved["truncation"] == {"max_length": 32, "side": "tail"}
+    assert saved["truncation"] == {"max_length": 32, "side": "tail", "long_documents": "truncate"}
     assert saved["training"]["text_column"] == "text"
 
 
 def test_embedding_run_multi_label_with_all_the_options(checkpoint, multi_label_files, tmp_path):
     files = {**multi_label_files, "multi_label": True}
-    head = HeadArguments(pooling="mean", class_weight="balanced")
-    run = RunArguments(truncation="both", early_stopping_patience=0)
+    head = HeadArguments(pooling="mean")
+    run = RunArguments(truncation="both", early_stopping_patience=0, class_weight="balanced")
     data, metrics, _ = run_embedding(
         checkpoint, tmp_path / "run", files, head, run, num_train_epochs=1, activation_checkpointing=True
     )
@@ -240,8 +240,8 @@ def test_class_weights_are_those_of_scikit_learn(checkpoint, files, tmp_path):
         DocumentEncoder(tokenizer, 32),
         model_arguments,
         arguments,
-        HeadArguments(class_weight="balanced"),
-        RunArguments(),
+        HeadArguments(pooling="last"),
+        RunArguments(class_weight="balanced"),
     )
     gold = data.gold("train")
     config = trainer.model.config
@@ -265,6 +265,7 @@ def run_instruction(checkpoint, output, files, prompt=None, run=None, **training
     )
     values = {
         "learning_rate": 1e-2,
+        "warmup_steps": 0,
         "num_train_epochs": 2,
         "optim": "adamw_torch",
         "report_to": "none",
@@ -463,7 +464,9 @@ def test_the_trained_model_is_let_go_before_the_saved_one_is_loaded(checkpoint, 
     data, model_arguments, arguments = embedding_arguments(checkpoint, tmp_path, files, num_train_epochs=1)
     tokenizer = prepare(model_arguments, arguments)
     encoder = DocumentEncoder(tokenizer, 32)
-    trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, HeadArguments(), RunArguments())
+    trainer = embedding_trainer(
+        data, tokenizer, encoder, model_arguments, arguments, HeadArguments(pooling="last"), RunArguments()
+    )
     train(trainer)
     alive = weakref.ref(trainer.model.base_model.model)
     save_run(
