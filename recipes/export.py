@@ -148,8 +148,8 @@ def left_to_the_caller(run: Run) -> str | None:
     if run.truncation.long_documents == "chunks":
         return (
             f"The run reads what is longer than {longest:,} tokens in overlapping chunks and averages their logits; "
-            "the checkpoint sees one chunk. Whoever uses it has to cut a document and to average. TextClassifier, which "
-            "loads this folder too, does both: classifier.scorer.encoder.chunks(document) are the token ids."
+            "the checkpoint sees one chunk. Whoever uses it has to cut a document and to average. TextClassifier, "
+            "which loads this folder too, does both: classifier.scorer.encoder.chunks(document) are the token ids."
         )
     if side in ("both", "head_tail"):
         where = {"both": "at both ends", "head_tail": "in their middle"}[side]
