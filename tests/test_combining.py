@@ -169,7 +169,7 @@ def test_its_card(multi_label, made):
 
 
 def test_what_was_decided_is_noted(made):
-    data, folder, _ = made[False]
+    _, folder, _ = made[False]
     decision = read_json(folder / "all.json")
     assert decision["kept"] is True
     assert decision["mark"] == "mark"
