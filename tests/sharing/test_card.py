@@ -329,11 +329,13 @@ def test_what_becomes_of_long_texts(approach, truncation, said, stock, made_up):
         assert (stock in card) if stock else "all that a stock tokenizer can do" not in card
 
 
+@pytest.mark.parametrize("suffix", [None, '\n"Topic":'])
 @pytest.mark.parametrize("side", ["tail", "head"])
-def test_snippets_of_the_embedding_card(runs, tmp_path, capsys, side):
+def test_snippets_of_the_embedding_card(runs, tmp_path, capsys, side, suffix):
     folder = shutil.copytree(runs[0] / "embedding", tmp_path / "run")
     saved = json.loads((folder / "classification.json").read_text())
-    saved["truncation"] = {"max_length": 8, "side": side}
+    saved["truncation"] = {"max_length": 8 if suffix is None else 16, "side": side}
+    saved["document_suffix"] = suffix
     (folder / "classification.json").write_text(json.dumps(saved))
     text = "football match and the shares fell while the bank kept markets busy with computers"
     (package, printed), (stock, answer) = run_snippets(render_card(folder, repo_id="me/mine"), folder, capsys, text)
@@ -412,7 +414,7 @@ def test_a_folder_without_a_finished_run_is_named(tmp_path):
 
 
 def test_each_template_is_found():
-    names = {"base.md", "baseline.md", "comparison.md", "embedding.md", "instruction.md"}
+    names = {"base.md", "baseline.md", "combination.md", "comparison.md", "embedding.md", "instruction.md"}
     assert {path.name for path in template_folder().glob("*.md")} == names | {"README.md"}
     assert names <= set(template_environment().list_templates())
 
