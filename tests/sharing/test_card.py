@@ -376,7 +376,7 @@ def test_limits_come_from_the_run(made_up):
 @pytest.mark.parametrize("approach", APPROACHES)
 def test_a_run_with_folds_has_no_validation_documents(approach, made_up):
     def as_with_folds(description):
-        description["training"]["arguments"].pop("metric_for_best_model")
+        description["training"]["arguments"].pop("metric_for_best_model", None)
         description["training"]["overlap"] |= {"train/validation": 0, "validation/test": 0}
 
     folder = made_up(approach, as_with_folds)
