@@ -398,6 +398,22 @@ def test_limits_come_from_the_run(made_up):
     assert "takes 50 validation documents" in plain
 
 
+@pytest.mark.parametrize("approach", APPROACHES)
+def test_a_run_with_folds_has_no_validation_documents(approach, made_up):
+    def as_with_folds(description):
+        description["training"]["arguments"].pop("metric_for_best_model", None)
+        description["training"]["overlap"] |= {"train/validation": 0, "validation/test": 0}
+
+    folder = made_up(approach, as_with_folds)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["calibration"]["folds"] = 5
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    card = render_card(folder)
+    assert "calibrated on the training documents, each predicted by one of 5 trainings without it" in card.content
+    assert "validation" not in card.content
+    assert table(card, "")[0]["out of fold"] == f"{metrics['validation']['f1_macro']:.3f}"
+
+
 def test_many_labels_are_folded_away(made_up):
     def change(description):
         description["label_space"]["names"] = [f"class {index}" for index in range(60)]
