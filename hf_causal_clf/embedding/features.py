@@ -10,12 +10,13 @@ from transformers import PreTrainedModel
 from ..backbone.batching import pad, prediction_batches
 from ..runs.schema import POOLINGS
 from ..task.documents import DocumentEncoder
-from .model import pool
+from ..task.prompts import PromptEncoder
+from .model import hidden_size, pool
 
 
 def pooled_features(
     backbone: PreTrainedModel,
-    encoder: DocumentEncoder,
+    encoder: DocumentEncoder | PromptEncoder,
     texts: Sequence[str],
     *,
     batch_size: int,
@@ -24,7 +25,7 @@ def pooled_features(
 ) -> dict[str, np.ndarray]:
     """Return the pooled last hidden states of documents, float32 `(n, hidden)` for each pooling."""
     encoded = [encoder.encode(text) for text in texts]
-    width = backbone.config.get_text_config().hidden_size
+    width = hidden_size(backbone.config)
     features = {pooling: np.empty((len(texts), width), dtype=np.float32) for pooling in poolings}
     lengths = [len(ids) for ids in encoded]
     for rows in prediction_batches(backbone, lengths, batch_size, description=description):

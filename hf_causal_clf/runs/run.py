@@ -91,7 +91,7 @@ class Run:
         calibration: What was fitted on the validation documents.
         base_model: The base model.
         pooling: `"last"` or `"mean"` (embedding-based, frozen language model), else `None`.
-        head_init: `"random"` or `"verbalizer"`: what the head started from (embedding-based), else `None`.
+        head_init: `"random"`, `"verbalizer"` or `"probe"`: what the head started from (embedding-based), else `None`.
         prompt: Template and answers; `None` for a head that reads documents as they are.
         document_suffix: Text after each document that a head reads without a prompt; `None` for none.
         training: What only the training knew (`training_facts`), for the card; empty for a run that does not have it.

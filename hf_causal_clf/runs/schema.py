@@ -24,7 +24,7 @@ KINDS = {  # of runs: the two approaches, and the baselines that are runs, in wo
     "encoder": "fine-tuned encoder",
 }
 POOLINGS = ("last", "mean")
-HEAD_INITS = ("random", "verbalizer")
+HEAD_INITS = ("random", "verbalizer", "probe")
 _DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
 _PROMPT = ("prompt_template", "verbalizer")
 
