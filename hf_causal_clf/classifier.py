@@ -13,12 +13,14 @@ from transformers import BitsAndBytesConfig
 
 from .backbone.loading import load_causal_lm, load_tokenizer
 from .backbone.weights import BaseWeights
+from .combination import CombinationScorer, Member
 from .embedding.loading import load_with_head
 from .embedding.scorer import HeadScorer
 from .evaluation.calibration import Calibration
 from .evaluation.prior import shift_prior
 from .instruction.generation import generate_answers
 from .instruction.scorer import LabelScorer
+from .runs.files import CLASSIFICATION_FILE, find_members
 from .runs.prior import TargetPrior, target_ratio
 from .runs.run import Run
 from .runs.schema import KINDS
@@ -78,7 +80,7 @@ class TextClassifier:
         attn_implementation: str | None = None,
         **hub_kwargs: Any,
     ) -> TextClassifier:
-        """Load a finished run of either approach, or of a baseline of a comparison.
+        """Load a finished run of either approach, of a baseline of a comparison, or of several in one.
 
         Args:
             pretrained_model_name_or_path: `output_dir` of a run, or a Hub repository pushed from one.
@@ -101,16 +103,17 @@ class TextClassifier:
         source = str(pretrained_model_name_or_path)
         run = Run.read(source, **hub_kwargs)
         ratio = None if target_prior is None else target_ratio(run, target_prior)
-        if isinstance(quantization_config, str):
-            settings = run.base_model.quantization
-            quantization_config = None if settings is None else BitsAndBytesConfig(**settings)
-        weights = BaseWeights(
-            dtype=run.base_model.dtype if dtype == _AUTO else dtype,
+        load: Callable[..., Scorer] = _load_alone if run.members is None else _load_combination
+        scorer = load(
+            source,
+            run,
+            hub_kwargs,
+            batch_size=batch_size,
+            dtype=dtype,
             quantization_config=quantization_config,
-            attn_implementation=attn_implementation,
             device_map=device_map,
+            attn_implementation=attn_implementation,
         )
-        scorer = _LOADERS[run.approach](source, run, weights, hub_kwargs, batch_size)
         classifier = cls(scorer, run.label_space, run.calibration if calibrated else None)
         classifier.source, classifier.run, classifier._prior_ratio = source, run, ratio
         return classifier
@@ -208,7 +211,7 @@ class TextClassifier:
         """Answer by plain greedy generation instead of label scoring (instruction-based approach only).
 
         Args:
-            texts: As for `predict_proba`.
+            texts: As for `predict_proba`. A long document is cut, where label scoring may read it in chunks.
 
         Returns:
             A `ParsedAnswer` for each text; for a single text, its own.
@@ -223,6 +226,37 @@ class TextClassifier:
         return answers[0] if given.single else answers
 
 
+def _load_combination(source: str, run: Run, hub_kwargs: dict[str, Any], **options: Any) -> CombinationScorer:
+    folder, members = find_members(source, **hub_kwargs), []
+    of_base = {name: value for name, value in hub_kwargs.items() if name not in ("revision", "force_download")}
+    for name, weight in (run.members or {}).items():
+        if not (folder / name / CLASSIFICATION_FILE).is_file():
+            raise FileNotFoundError(f"{source!r} lacks its member {name!r} ({folder / name}). Get it again.")
+        member = TextClassifier.from_pretrained(folder / name, **options, **of_base)
+        if member.label_space != run.label_space or member.approach == run.approach:
+            raise ValueError(f"The member {name!r} of {source!r} is of another run, or has other labels. Get it again.")
+        members.append(Member(member.scorer, member.calibration, weight))
+    return CombinationScorer(members, multi_label=run.label_space.multi_label, batch_size=options["batch_size"])
+
+
+def _load_alone(
+    source: str,
+    run: Run,
+    hub_kwargs: dict[str, Any],
+    *,
+    batch_size: int,
+    dtype: str | torch.dtype,
+    quantization_config: BitsAndBytesConfig | str | None,
+    **options: Any,
+) -> Scorer:
+    if isinstance(quantization_config, str):
+        settings = run.base_model.quantization
+        quantization_config = None if settings is None else BitsAndBytesConfig(**settings)
+    dtype = run.base_model.dtype if dtype == _AUTO else dtype  # type: ignore[assignment]
+    weights = BaseWeights(dtype=dtype, quantization_config=quantization_config, **options)
+    return _LOADERS[run.approach](source, run, weights, hub_kwargs, batch_size)
+
+
 def _load_head(source: str, run: Run, weights: BaseWeights, hub_kwargs: dict[str, Any], batch_size: int) -> HeadScorer:
     tokenizer = load_tokenizer(source, **hub_kwargs)
     model = load_with_head(source, weights, tokenizer=tokenizer, **hub_kwargs)
@@ -230,7 +264,14 @@ def _load_head(source: str, run: Run, weights: BaseWeights, hub_kwargs: dict[str
     if run.prompt is not None:
         encoder = run.prompt.bind(tokenizer)
     else:
-        encoder = DocumentEncoder(tokenizer, run.truncation.max_length, run.truncation.side, suffix=run.document_suffix)
+        limits = run.truncation
+        encoder = DocumentEncoder(
+            tokenizer,
+            limits.max_length,
+            limits.side,
+            suffix=run.document_suffix,
+            long_documents=limits.long_documents,
+        )
     return HeadScorer(model, tokenizer, encoder, batch_size=batch_size)
 
 

@@ -77,7 +77,7 @@ def describe_run(
     return Run(
         approach="instruction" if pooling is None else "embedding",
         label_space=label_space,
-        truncation=Truncation(limits.max_length, limits.truncation),
+        truncation=Truncation(limits.max_length, limits.truncation, limits.long_documents),
         calibration=Calibration(),
         base_model=base_model,
         version=version("hf_causal_clf"),

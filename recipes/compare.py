@@ -15,6 +15,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -34,12 +35,15 @@ import yaml
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import launch_command
 from hf_causal_clf.cli.starting import children_ignore_interrupts, run_script
-from hf_causal_clf.comparison.arguments import ComparisonArguments
+from hf_causal_clf.combining import Candidate, combine_runs
+from hf_causal_clf.combining import Job as CombinationJob
+from hf_causal_clf.comparison.arguments import ComparisonArguments, folder_name
 from hf_causal_clf.comparison.plan import (
     RECIPES,
     STATE_FILE,
     ComparisonState,
     check_model,
+    entry_folder,
     is_comparison,
     read_config,
     write_config,
@@ -47,18 +51,22 @@ from hf_causal_clf.comparison.plan import (
 from hf_causal_clf.comparison.ranking import Entry, compare_runs
 from hf_causal_clf.comparison.registry import cheapest_first
 from hf_causal_clf.comparison.report import render_entries, write_learning_curves, write_report
-from hf_causal_clf.comparison.running import run_baseline
+from hf_causal_clf.comparison.running import in_own_process, run_baseline
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import ClassificationData, load_data, note_document_mistakes
+from hf_causal_clf.evaluation.calibration import MIN_DOCUMENTS
 from hf_causal_clf.evaluation.significance import align
 from hf_causal_clf.runs.disk import lock_folder, naming_full_disk
-from hf_causal_clf.runs.files import CLASSIFICATION_FILE, MANIFEST_FILE
+from hf_causal_clf.runs.files import CLASSIFICATION_FILE, MANIFEST_FILE, METRICS_FILE, OUT_OF_FOLD_FILE, read_json
 from hf_causal_clf.runs.results import Results, read_results
 from hf_causal_clf.runs.run import Run
 from hf_causal_clf.training.arguments import PromptArguments
 from hf_causal_clf.training.checkpoints import whole_checkpoints
 from hf_causal_clf.training.output_folder import check_places, documents_content, read_manifest
 from hf_causal_clf.training.starting import settle_output_dir
+
+COMBINATION = "combination"
+DECISION_FILE = "combination.json"
 
 
 def main() -> None:
@@ -72,7 +80,7 @@ def main() -> None:
     lock_folder(output)
     arguments.cache_dir = arguments.cache_dir or str(output / "cache")
     if arguments.train_sizes:
-        check_train_sizes(arguments.train_sizes, data_args)
+        check_train_sizes(arguments.train_sizes, data_args, arguments.folds)
     reports = {}
     for size in arguments.train_sizes or [data_args.max_train_samples]:
         folder = output / f"size-{size}" if arguments.train_sizes else output
@@ -99,18 +107,18 @@ def check_comparison_folder(output: Path, arguments: ComparisonArguments, data_a
             )
 
 
-def check_train_sizes(sizes: list[int], data_args: DataArguments) -> None:
+def check_train_sizes(sizes: list[int], data_args: DataArguments, folds: int) -> None:
     """Raise a `ValueError` if there are fewer training documents than the largest size."""
     if data_args.max_train_samples is not None:
         raise ValueError("train_sizes takes the place of max_train_samples: leave one of them out.")
-    available = len(load_data(data_args).splits["train"])
+    available = len(load_data(data_args, folds).splits["train"])
     if available < max(sizes):
         raise ValueError(f"train_sizes has {max(sizes)}, but there are {available} training documents. Lower it.")
 
 
 def compare(arguments: ComparisonArguments, data_args: DataArguments, prompt_args: PromptArguments) -> dict[str, Any]:
     """Train or reuse the runs, add the baselines and write the report."""
-    data, output = load_data(data_args), Path(arguments.output_dir)
+    data, output = load_data(data_args, arguments.folds), Path(arguments.output_dir)
     trained = {name: settings for name, settings in arguments.run_settings.items() if "approach" in settings}
     configs = {
         (name, seed): write_config(output, name, seed, arguments, data_args, prompt_args)
@@ -131,8 +139,10 @@ def compare(arguments: ComparisonArguments, data_args: DataArguments, prompt_arg
     for name, settings in trained.items():
         results = [run_recipe(name, seed, configs[name, seed], settings, data, state) for seed in arguments.seeds]
         entries.append(Entry(name, settings["approach"], results, arguments.seeds))
+    entries += reused
+    combined, decision = combine(entries, arguments, data, state)
     options = {"average": arguments.f1_average, "margin": arguments.margin, "named": arguments.compared}
-    report = compare_runs([*entries, *reused], **options)
+    report = {**compare_runs([*entries, *combined], **options), COMBINATION: decision}
     write_report(output, report, arguments, data)
     return report
 
@@ -157,6 +167,55 @@ def run_recipe(
             raise SystemExit(f"Run {name!r}, seed {seed} failed; its error is above. What was finished is kept.")
         state.finish(folder)
     return read_results(folder, data.label_space)
+
+
+def combine(
+    entries: Sequence[Entry], arguments: ComparisonArguments, data: ClassificationData, state: ComparisonState
+) -> tuple[list[Entry], dict[str, Any] | None]:
+    """Combine what can be loaded, unless an earlier start did.
+
+    Returns:
+        The combination, if it is kept, and what decided that; `None` where there is nothing to combine.
+    """
+    candidates = [
+        Candidate(entry.name, folder_name(entry.name), folder)
+        for entry in sorted(entries, key=lambda entry: entry.name)
+        if is_member(folder := entry_folder(state.output, entry.name, entry.seeds, arguments), data, state)
+    ]
+    if len(candidates) < 2:
+        return [], None
+    if len(data.splits["validation"]) < MIN_DOCUMENTS:
+        reason = (
+            f"No combination was tried: fitting and judging its weights takes {MIN_DOCUMENTS} validation documents."
+        )
+        return [], {"kept": False, "reason": reason}
+    files = (CLASSIFICATION_FILE, METRICS_FILE)
+    members = {each.name: [read_json(each.folder / name) for name in files] for each in candidates}
+    configuration = {"kind": COMBINATION, "members": members, "average": arguments.f1_average}
+    folder, path, mark = state.folder(COMBINATION, None), state.output / DECISION_FILE, state.mark(configuration)
+    decision = read_json(path) if path.is_file() else {}
+    if decision.get("mark") != mark or (decision["kept"] and not state.is_finished(folder, configuration)):
+        state.prepare(folder, configuration)
+        print(f"\n{COMBINATION} of {len(candidates)} runs", flush=True)
+        options = (data, arguments.f1_average, arguments.per_device_eval_batch_size)
+        if in_own_process(combine_runs, CombinationJob(folder, path, mark, candidates, *options)):
+            raise SystemExit("The combination failed; its error is above. What was finished is kept.")
+        state.finish(folder)
+        decision = read_json(path)
+    results = [read_results(folder, data.label_space)] if decision["kept"] else []
+    return [Entry(COMBINATION, COMBINATION, [each]) for each in results], {**decision, "folder": str(folder)}
+
+
+def is_member(folder: Path, data: ClassificationData, state: ComparisonState) -> bool:
+    """Whether a folder has a run that can be loaded and that saw none of the documents that weights are fitted on."""
+    if not (folder / CLASSIFICATION_FILE).is_file() or Run.read(folder).members is not None:
+        return False
+    if data.folds is not None and not (folder / OUT_OF_FOLD_FILE).is_file():
+        return False
+    if folder.is_relative_to(state.output):
+        return True
+    settings = read_manifest(folder)["settings"] or {}  # of a run from elsewhere
+    return settings.get("data") == documents_content(data)
 
 
 def launch(command: list[str]) -> int:

@@ -55,7 +55,8 @@ def main() -> None:
         return
     data, tokenizer, settings, push = start
     if head_args.head_init == "verbalizer":
-        template = replace(prompt_args.template(training_args.max_length, run_args.truncation), answer_tokens=0)
+        limits = (training_args.max_length, run_args.truncation, run_args.long_documents)
+        template = replace(prompt_args.template(*limits), answer_tokens=0)
         encoder = prompt = template.bind(tokenizer, prompt_args.verbalizer(data.label_space))
     else:
         prompt = None
@@ -63,7 +64,8 @@ def main() -> None:
         batch_size, candidates = training_args.per_device_eval_batch_size, readings(head_args.pooling, head_args.suffix)
         reading = choose_reading(data, tokenizer, model_args, candidates, **limits, batch_size=batch_size)
         head_args = replace(head_args, pooling=reading.pooling)
-        encoder = DocumentEncoder(tokenizer, **limits, suffix=reading.suffix)
+        limits |= {"suffix": reading.suffix, "long_documents": run_args.long_documents}
+        encoder = DocumentEncoder(tokenizer, **limits)
 
     head = {"pooling": head_args.pooling, "head_init": head_args.head_init}
     run = describe_run(encoder, base_model_of(model_args), data.label_space, **head)

@@ -136,6 +136,28 @@ def main() -> None:
     print(f"{output} is a {kind} checkpoint; its logits are the run's within {gap:.1e}.")
     if onnx_gap is not None:
         print(f"{output / ONNX_FILE} gives the run's logits within {onnx_gap:.1e} in ONNX Runtime, padded or not.")
+    if (left := left_to_the_caller(run)) is not None:
+        print(left)
+
+
+def left_to_the_caller(run: Run) -> str | None:
+    """Say what becomes of long documents in the run, where neither a stock model nor its tokenizer does it."""
+    longest, side = run.truncation.max_length, run.truncation.side
+    if longest is None:
+        return None
+    if run.truncation.long_documents == "chunks":
+        return (
+            f"The run reads what is longer than {longest:,} tokens in overlapping chunks and averages their logits; "
+            "the checkpoint sees one chunk. Whoever uses it has to cut a document and to average. TextClassifier, "
+            "which loads this folder too, does both: classifier.scorer.encoder.chunks(document) are the token ids."
+        )
+    if side in ("both", "head_tail"):
+        where = {"both": "at both ends", "head_tail": "in their middle"}[side]
+        return (
+            f"The run cuts documents that are longer than {longest:,} tokens {where}; stock tokenizers cut at one end. "
+            "Whoever uses the checkpoint has to cut them. TextClassifier, which loads this folder too, does."
+        )
+    return None
 
 
 def merged(source: str, run: Run, hub_kwargs: dict[str, Any]) -> Any:

@@ -45,7 +45,7 @@ def main() -> None:
 
     mistakes = Mistakes()
     with mistakes.noted():
-        template = prompt_args.template(training_args.max_length, run_args.truncation)
+        template = prompt_args.template(training_args.max_length, run_args.truncation, run_args.long_documents)
     start = start_run("instruct", data_args, model_args, run_args, training_args, prompt_args, mistakes=mistakes)
     if start is None:  # it is finished already
         return

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as arrays
 from hf_causal_clf import LabelScorer, LabelSpace, PromptTemplate, Verbalizer
 from hf_causal_clf.evaluation.metrics import classification_metrics, expected_calibration_error
 from hf_causal_clf.instruction.trie import LabelTrie
+from hf_causal_clf.task.chunks import chunk_spans
 from hf_causal_clf.task.tokens import truncate
 from hf_causal_clf.task.verbalizer import normalize_answer
 
@@ -129,7 +130,7 @@ def test_marginals_are_those_of_all_label_sets(given_names, document):
     np.testing.assert_allclose(scorer.marginals([document])[0][0], expected, atol=2e-3)
 
 
-@given(hostile, st.booleans(), st.sampled_from(["tail", "head", "both"]), st.integers(70, 200))
+@given(hostile, st.booleans(), st.sampled_from(["tail", "head", "both", "head_tail"]), st.integers(70, 200))
 def test_a_document_never_leaves_its_place(parts, chat, side, max_length):
     template = PromptTemplate("Sort.", use_chat_template=chat, max_length=max_length, truncation=side)
     encoder = template.bind(TOKENIZER, verbalizer(["sport", "the bank"]))
@@ -143,12 +144,34 @@ def test_a_document_never_leaves_its_place(parts, chat, side, max_length):
     assert encoder.target_ids("sport")[-1] == encoder.end_id
 
 
-@given(st.lists(st.integers(0, 9), max_size=30), st.integers(0, 30), st.sampled_from(["tail", "head", "both"]))
+@given(
+    st.lists(st.integers(0, 9), max_size=30), st.integers(0, 30), st.sampled_from(["tail", "head", "both", "head_tail"])
+)
 def test_truncation_keeps_a_piece_of_the_right_length(ids, budget, side):
     found = truncate(ids, budget, side)
     assert len(found) == min(budget, len(ids))
+    if side == "head_tail":
+        assert found == [*ids[: (len(found) + 1) // 2], *ids[len(ids) - len(found) // 2 :]]
+        return
     start = {"tail": 0, "head": len(ids) - len(found), "both": (len(ids) - len(found)) // 2}[side]
     assert found == ids[start : start + len(found)]
+
+
+@given(st.integers(0, 200), st.integers(1, 40), st.sets(st.integers(0, 200)))
+def test_chunks_cover_a_document_and_each_ends_where_a_sentence_does_if_it_can(length, budget, ends):
+    spans = chunk_spans(length, budget, ends.__contains__)
+    assert spans[0][0] == 0
+    assert spans[-1][1] == length
+    assert len(spans) == 1 or length > budget
+    for (start, end), (after, _) in itertools.pairwise(spans):
+        assert end - start <= budget
+        possible = [place for place in range(start + budget - budget // 4 + 1, start + budget + 1) if place in ends]
+        assert end == (possible[-1] if possible else start + budget)
+        assert after <= end - budget // 8
+    for (_, end), (after, _) in itertools.pairwise(spans[:-1]):
+        assert after == end - budget // 8
+    start, end = spans[-1]
+    assert end - start == min(budget, length)
 
 
 @given(

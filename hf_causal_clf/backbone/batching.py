@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers.utils import logging
 
 if TYPE_CHECKING:
@@ -63,6 +65,29 @@ def run_in_groups(
         parts.append(run(input_ids[rows, span], attention_mask[rows, span]))
     order = torch.tensor([row for rows in groups for row in rows], device=input_ids.device)
     return torch.cat(parts)[order.argsort()]
+
+
+def run_in_parts(
+    run: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    rows: int,
+) -> torch.Tensor:
+    """Run a batch of any number of rows in the memory that `rows` of them take.
+
+    Where there are gradients, a part's activations are let go and computed again in the backward pass.
+
+    Args:
+        run: As for `run_in_groups`.
+        input_ids: Token ids `(batch, length)`.
+        attention_mask: 1 for tokens and 0 for padding, `(batch, length)`.
+        rows: Rows to run at a time.
+
+    Returns:
+        What `run` returns for the whole batch, in its order.
+    """
+    keep = partial(checkpoint, run, use_reentrant=False) if torch.is_grad_enabled() else run
+    return torch.cat(list(map(keep, input_ids.split(rows), attention_mask.split(rows))))
 
 
 def pad(sequences: Sequence[Sequence[int]], value: int, *, side: str = "right") -> dict[str, torch.Tensor]:

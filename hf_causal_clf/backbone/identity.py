@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub.constants import REGEX_COMMIT_OID
 from transformers.utils.hub import extract_commit_hash, resolve_revision
 
-from ..runs.files import CLASSIFICATION_FILE, find_file, model_files
+from ..runs.files import CLASSIFICATION_FILE, find_file, find_members, model_files
 from ..runs.run import Run
 from .loading import find_adapter, read_base
 
@@ -49,7 +49,8 @@ def identify_dataset(name: str, config: str | None = None, revision: str | None 
 def identify_run(source: str | PathLike[str], revision: str | None = None) -> dict[str, str]:
     """Return the hash of each file that predictions depend on, or the commit of a run on the Hub.
 
-    The base model of an adapter or of a head on a frozen one is a part of it, in the same way.
+    The base model of an adapter or of a head on a frozen one is a part of it, in the same way; so are the members of a
+    combination.
 
     Raises:
         FileNotFoundError: If its base model is not there.
@@ -60,6 +61,10 @@ def identify_run(source: str | PathLike[str], revision: str | None = None) -> di
     run = Run.read(source, revision=revision)
     if run.approach == "frozen":
         found = _identify_base(str(run.base_model.name_or_path), run.base_model.revision)
+    if run.members is not None:
+        folder = find_members(source, revision=revision)
+        for name in run.members:
+            found |= {f"{name}: {part}": mark for part, mark in identify_run(folder / name).items()}
     if os.path.isdir(source):
         return found | _hash_run(Path(source), "")
     path = find_file(source, CLASSIFICATION_FILE, revision=revision)

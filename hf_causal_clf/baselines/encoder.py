@@ -34,6 +34,8 @@ from ..runs.run import BaseModel, Run, Truncation
 from ..task.scorer import check_list
 from ..training.checkpoints import remove_traces, whole_checkpoints
 from ..training.facts import base_licence, trainer_facts
+from ..training.folds import out_of_fold
+from ..training.output_folder import documents_content
 from ..training.train import train
 from .fitting import Outcome, describe
 
@@ -130,47 +132,76 @@ def fine_tuned_encoder(
     """Train an encoder on all its weights, keep the best epoch by validation macro F1, and predict.
 
     Documents that are too long lose their tail. Checkpoints are kept in `output_dir` until it is done, and an
-    interrupted training goes on from the last.
+    interrupted training goes on from the last. With folds, each training goes to its last epoch: one for each fold, and
+    one on all labelled documents.
 
     Raises:
         ValueError: If training diverged.
     """
-    last = next(reversed(whole_checkpoints(output_dir)), None)
-    arguments = TrainingArguments(
-        output_dir=str(output_dir),
-        learning_rate=learning_rate,
-        num_train_epochs=num_train_epochs,
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=batch_size,
-        warmup_steps=0.1,
-        weight_decay=0.01,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=1,
-        load_best_model_at_end=True,
-        metric_for_best_model="f1_macro",
-        report_to="none",
-        dataloader_pin_memory=torch.accelerator.is_available(),
-        seed=seed,
-        resume_from_checkpoint=None if last is None else str(last),
-    )
+    settings: dict[str, Any] = {
+        "learning_rate": learning_rate,
+        "num_train_epochs": num_train_epochs,
+        "per_device_train_batch_size": batch_size,
+        "per_device_eval_batch_size": batch_size,
+        "seed": seed,
+    }
     tokenizer = load_tokenizer(name_or_path)
-    trainer = _trainer(data, name_or_path, tokenizer, max_length, arguments)
-    training = train(trainer)
-    longest = _longest(trainer.model, tokenizer, max_length)
-    scorer = EncoderScorer(trainer.model, tokenizer, longest, batch_size=batch_size)
+
+    def score(part: ClassificationData, folder: Path) -> np.ndarray:
+        arguments = _arguments(folder, **settings, save_strategy="no")
+        trainer = _trainer(part, name_or_path, tokenizer, max_length, arguments)
+        train(trainer)
+        return _predict(_scorer(trainer, tokenizer, max_length, batch_size), part.texts("validation"))
+
     logits = {}
-    for split in ("validation", "test"):
-        start = time.perf_counter()
-        logits[split] = scorer.logits(data.texts(split))
-        training["predict_samples_per_second"] = len(logits[split]) / (time.perf_counter() - start)
-        if not np.isfinite(logits[split]).all():
-            raise ValueError("The encoder's training diverged: it gives no numbers. Lower encoder_learning_rate.")
+    if data.folds is None:
+        best = {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "f1_macro"}
+    else:
+        best = {}
+        content = [name_or_path, max_length, settings, documents_content(data)]
+        logits["validation"] = out_of_fold(data, output_dir, content, score)
+    last = next(reversed(whole_checkpoints(output_dir)), None)
+    resumed = {"save_strategy": "epoch", "resume_from_checkpoint": None if last is None else str(last)}
+    trainer = _trainer(data, name_or_path, tokenizer, max_length, _arguments(output_dir, **settings, **best, **resumed))
+    training = train(trainer)
+    scorer = _scorer(trainer, tokenizer, max_length, batch_size)
+    if data.folds is None:
+        logits["validation"] = _predict(scorer, data.texts("validation"))
+    start = time.perf_counter()
+    logits["test"] = _predict(scorer, data.texts("test"))
+    training["predict_samples_per_second"] = len(logits["test"]) / (time.perf_counter() - start)
     remove_traces(output_dir)
     base = BaseModel(name_or_path, commit_of(name_or_path, None), "float32")
     licence = base_licence(name_or_path, None)
     facts = {**trainer_facts(trainer), **({"base_licence": licence} if licence else {})}
-    return Outcome(logits, training, describe("encoder", data, base, Truncation(longest), training=facts), scorer.save)
+    limits = Truncation(scorer.max_length)
+    return Outcome(logits, training, describe("encoder", data, base, limits, training=facts), scorer.save)
+
+
+def _arguments(output_dir: Path, **settings: Any) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(output_dir),
+        **settings,
+        warmup_steps=0.1,
+        weight_decay=0.01,
+        save_total_limit=1,
+        report_to="none",
+        dataloader_pin_memory=torch.accelerator.is_available(),
+    )
+
+
+def _scorer(
+    trainer: Trainer, tokenizer: PreTrainedTokenizerBase, max_length: int | None, batch_size: int
+) -> EncoderScorer:
+    longest = _longest(trainer.model, tokenizer, max_length)
+    return EncoderScorer(trainer.model, tokenizer, longest, batch_size=batch_size)
+
+
+def _predict(scorer: EncoderScorer, texts: list[str]) -> np.ndarray:
+    logits = scorer.logits(texts)
+    if not np.isfinite(logits).all():
+        raise ValueError("The encoder's training diverged: it gives no numbers. Lower encoder_learning_rate.")
+    return logits
 
 
 def _trainer(

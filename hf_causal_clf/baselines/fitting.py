@@ -1,14 +1,15 @@
 """What fine-tuning has to beat: baselines that give the same matrix of logits.
 
 Each function returns the logits of the validation and test documents, what it cost and, where it can be used on other
-documents, what is saved of it.
+documents, what is saved of it. With folds, the logits of the validation documents, which are all labelled ones, are out
+of fold: no document is seen by what predicts it.
 """
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -23,12 +24,12 @@ from ..backbone.loading import load_backbone, load_causal_lm
 from ..backbone.settings import base_model_of, base_weights, model_identity
 from ..data.splits import ClassificationData
 from ..embedding.features import pooled_features
+from ..embedding.reading import Reading, encoders_of, readings
 from ..evaluation.calibration import Calibration, to_probabilities
 from ..evaluation.metrics import negative_log_likelihood
 from ..instruction.scorer import LabelScorer
 from ..runs.measuring import majority_logits
 from ..runs.run import BaseModel, Run, Truncation
-from ..task.documents import DocumentEncoder
 from ..task.prompts import PromptTemplate
 from ..task.verbalizer import Verbalizer
 from ..training.facts import base_licence, document_facts
@@ -40,7 +41,7 @@ from .tfidf import SETTINGS, TfidfScorer
 if TYPE_CHECKING:
     from trl import ModelConfig
 
-STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation strengths C, chosen on validation
+STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation strengths C, chosen on validation or out of fold
 _MEASURED = ("validation", "test")
 
 
@@ -107,13 +108,17 @@ def tfidf(data: ClassificationData) -> Outcome:
 
     start = time.perf_counter()
     vectorizer = TfidfVectorizer(**SETTINGS)
-    features = {"train": vectorizer.fit_transform(data.texts("train"))}
-    features["validation"] = vectorizer.transform(data.texts("validation"))
-    head, _ = _best_head(data, features)
-    logits = {"validation": head.logits(features["validation"])}
+    texts = np.array(data.texts("train"), dtype=object)
+
+    def without(held: np.ndarray) -> dict[str, Any]:
+        return {"train": vectorizer.fit_transform(texts[~held]), "validation": vectorizer.transform(texts[held])}
+
+    parts = [without(held) for held in data.held_out()]
+    features = {"train": vectorizer.fit_transform(texts), "validation": vectorizer.transform(data.texts("validation"))}
+    head, _, validation = _best_head(data, features, parts)
     trained = time.perf_counter()
     scorer = TfidfScorer(vectorizer, head)
-    logits["test"] = scorer.logits(data.texts("test"))
+    logits = {"validation": validation, "test": scorer.logits(data.texts("test"))}
     rates = {
         "train_samples_per_second": len(data.splits["train"]) / (trained - start),
         "predict_samples_per_second": len(data.splits["test"]) / (time.perf_counter() - trained),
@@ -177,11 +182,14 @@ def frozen(
     batch_size: int,
     cache: Path,
 ) -> Outcome:
-    """Fit a head on the pooled hidden states of the untouched language model; pooling and C chosen on validation."""
+    """Fit a head on the pooled hidden states of the untouched language model.
+
+    Where it reads (`readings`) and C are chosen on validation or, with folds, out of fold.
+    """
     tokenizer = AutoTokenizer.from_pretrained(
         model_arguments.model_name_or_path, revision=model_arguments.model_revision
     )
-    encoder = DocumentEncoder(tokenizer, max_length, truncation)
+    encoders = encoders_of(readings("auto", "auto"), tokenizer, max_length, truncation)
     content = {"model": model_identity(model_arguments), "max_length": max_length, "truncation": truncation}
 
     @functools.cache
@@ -189,19 +197,27 @@ def frozen(
         weights, revision = base_weights(model_arguments), model_arguments.model_revision
         return load_backbone(model_arguments.model_name_or_path, weights, revision=revision)
 
-    def compute(texts: list[str], backbone: Any) -> dict[str, np.ndarray]:
-        return pooled_features(backbone, encoder, texts, batch_size=batch_size)
-
-    features, seconds = {}, {}
-    for split in ("train", *_MEASURED):
+    features: dict[Reading, dict[str, np.ndarray]] = {reading: {} for reading in encoders}
+    seconds = dict.fromkeys(("train", *_MEASURED), 0.0)
+    for split in seconds:
         texts = data.texts(split)
-        key = {**content, "texts": fingerprint(texts)}
-        features[split], seconds[split] = cached(cache, key, load, partial(compute, texts))
+        for suffix in {reading.suffix: None for reading in encoders}:
+            encoder = encoders[Reading("last", suffix)]
+
+            def compute(backbone: Any, encoder: Any = encoder, texts: list[str] = texts) -> dict[str, np.ndarray]:
+                return pooled_features(backbone, encoder, texts, batch_size=batch_size)
+
+            key = {**content, "texts": fingerprint(texts), **({"suffix": suffix} if suffix else {})}
+            found, spent = cached(cache, key, load, compute)
+            seconds[split] += spent
+            for reading in encoders:
+                if reading.suffix == suffix:
+                    features[reading][split] = found[reading.pooling]
     start = time.perf_counter()
-    heads = {pooling: _head_on_states(data, features, pooling) for pooling in features["train"]}
-    pooling, (head, _) = min(heads.items(), key=lambda found: found[1][1])
+    heads = {reading: _head_on_states(data, states) for reading, states in features.items()}
+    reading, (head, _, validation) = min(heads.items(), key=lambda found: found[1][1])
     fitted = time.perf_counter() - start
-    logits = {split: head.logits(features[split][pooling]) for split in _MEASURED}
+    logits = {"validation": validation, "test": head.logits(features[reading]["test"])}
     rates = {
         "train_samples_per_second": len(data.splits["train"]) / (seconds["train"] + fitted),
         "predict_samples_per_second": len(data.splits["test"]) / seconds["test"],
@@ -209,7 +225,9 @@ def frozen(
     limits, base = Truncation(max_length, truncation), base_model_of(model_arguments)
     licence = base_licence(model_arguments.model_name_or_path, model_arguments.model_revision)
     facts = {"base_licence": licence} if licence else {}
-    run = describe("frozen", data, base, limits, training=facts, pooling=pooling, document_suffix=encoder.suffix)
+    run = describe(
+        "frozen", data, base, limits, training=facts, pooling=reading.pooling, document_suffix=reading.suffix
+    )
 
     def save(folder: Path) -> None:
         head.save(folder)
@@ -218,29 +236,55 @@ def frozen(
     return Outcome(logits, _cost(head.parameters, **rates), run, save)
 
 
-def _head_on_states(
-    data: ClassificationData, features: dict[str, dict[str, np.ndarray]], pooling: str
-) -> tuple[LinearHead, float]:
-    """The best head on the hidden states of a pooling, fitted on standardised ones, and its validation NLL."""
-    mean, spread = features["train"][pooling].mean(axis=0), features["train"][pooling].std(axis=0) + 1e-6
-    head, loss = _best_head(data, {split: (features[split][pooling] - mean) / spread for split in features})
-    return head.of_unscaled(mean, spread), loss
+def _head_on_states(data: ClassificationData, states: dict[str, np.ndarray]) -> tuple[LinearHead, float, np.ndarray]:
+    """What `_best_head` returns for pooled hidden states of each split, on which it is fitted standardised."""
+    parts = [{"train": states["train"][~held], "validation": states["train"][held]} for held in data.held_out()]
+    parts = [_standardised(part)[0] for part in parts]
+    features, mean, spread = _standardised(states)
+    head, loss, logits = _best_head(data, features, parts)
+    return head.of_unscaled(mean, spread), loss, logits
 
 
-def _best_head(data: ClassificationData, features: dict[str, Any]) -> tuple[LinearHead, float]:
-    """The logistic regression on the training features with the lowest validation NLL, and that NLL."""
+def _standardised(states: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    mean, spread = states["train"].mean(axis=0), states["train"].std(axis=0) + 1e-6
+    return {split: (matrix - mean) / spread for split, matrix in states.items()}, mean, spread
+
+
+def _best_head(
+    data: ClassificationData, features: dict[str, Any], parts: Sequence[dict[str, Any]]
+) -> tuple[LinearHead, float, np.ndarray]:
+    """The logistic regression on the training features with the lowest NLL, that NLL, and the logits that have it.
+
+    These are the logits of the validation documents, or those of all labelled documents out of fold.
+
+    Args:
+        data: Documents with gold labels.
+        features: Those of the splits `train` and `validation`.
+        parts: With folds: the same for each fold, made without it, the fold as `validation`.
+    """
+    gold, rows_of_all = data.gold("train"), np.arange(len(data.splits["validation"]))
+    labels = len(data.label_space)
+    fits = [(part, gold[~held], rows_of_all[held]) for part, held in zip(parts, data.held_out(), strict=True)]
+    fits = fits or [(features, gold, rows_of_all)]
+    found = []
+    for strength in STRENGTHS:
+        logits = np.empty((len(rows_of_all), labels), dtype=np.float32)
+        for part, known, rows in fits:
+            head = _fit(strength, part["train"], known, labels)
+            logits[rows] = head.logits(part["validation"])
+        probabilities = to_probabilities(logits, multi_label=data.label_space.multi_label)
+        found.append((head, negative_log_likelihood(data.gold("validation"), probabilities), logits, strength))
+    head, nll, logits, strength = min(found, key=lambda each: each[1])
+    return _fit(strength, features["train"], gold, labels) if parts else head, nll, logits
+
+
+def _fit(strength: float, features: Any, gold: np.ndarray, labels: int) -> LinearHead:
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 
-    found = []
-    for strength in STRENGTHS:
-        classifier = LogisticRegression(C=strength, max_iter=1000)
-        classifier = OneVsRestClassifier(classifier) if data.label_space.multi_label else classifier
-        classifier.fit(features["train"], data.gold("train"))
-        head = LinearHead.of(classifier, len(data.label_space))
-        probabilities = to_probabilities(head.logits(features["validation"]), multi_label=data.label_space.multi_label)
-        found.append((head, negative_log_likelihood(data.gold("validation"), probabilities)))
-    return min(found, key=lambda pair: pair[1])
+    classifier = LogisticRegression(C=strength, max_iter=1000)
+    classifier = OneVsRestClassifier(classifier) if gold.ndim == 2 else classifier
+    return LinearHead.of(classifier.fit(features, gold), labels)
 
 
 def _cost(trainable: int, **rates: float) -> dict[str, float]:

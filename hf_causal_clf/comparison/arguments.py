@@ -12,6 +12,7 @@ from typing import Any
 from ..cli.mistakes import report
 from ..cli.sources import missing_folder
 from ..data.arguments import DEFAULT_OUTPUT, DataArguments
+from ..data.folds import check_folds
 from ..runs.schema import APPROACHES
 from ..task.tokens import TRUNCATION_SIDES
 from .registry import BASELINES
@@ -20,7 +21,7 @@ DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"  # small enough for a lapt
 DEFAULT_RUNS = {approach: {"approach": approach} for approach in ("embedding", "instruction")}
 F1_AVERAGES = ("macro", "micro")
 _TITLES = [baseline.title for baseline in BASELINES.values()]
-_TAKEN = {"seed", "output_dir", "config", "resume_from_checkpoint", "overwrite_output_dir"}
+_TAKEN = {"seed", "folds", "output_dir", "config", "resume_from_checkpoint", "overwrite_output_dir"}
 _TAKEN |= {item.name for item in fields(DataArguments)}
 _FILES = (
     *("cache", "combination", "combination.json", "configs"),
@@ -60,6 +61,14 @@ class ComparisonArguments:
         default=None,
         metadata={"help": "Compare at each of these numbers of training documents, and draw the learning curves."},
     )
+    folds: int = field(
+        default=0,
+        metadata={
+            "help": "Number of folds, 2 to 20, in place of a validation split, the same for all runs and baselines. "
+            "Calibration, and what baselines choose, rest on out-of-fold predictions of the training documents (and "
+            "validation documents, if there are any); the finished runs are trained on all of them. 0: off."
+        },
+    )
     compare: list[str] | None = field(
         default=None,
         metadata={
@@ -83,7 +92,10 @@ class ComparisonArguments:
     load_in_4bit: bool = field(default=False, metadata={"help": "Whether to load the base model in NF4."})
     truncation: str = field(
         default="tail",
-        metadata={"help": "At which end a document that is too long is cut.", "choices": list(TRUNCATION_SIDES)},
+        metadata={
+            "help": "Where a document that is too long loses text; all but the encoder.",
+            "choices": list(TRUNCATION_SIDES),
+        },
     )
     max_length: int = field(
         default=512, metadata={"help": "Maximum number of tokens of a document (heads and the encoder)."}
@@ -112,6 +124,7 @@ class ComparisonArguments:
         for name in self.baselines:
             if missing := self._missing_for(name):
                 raise ValueError(f"The baseline {name!r} needs {missing}.")
+        check_folds(self.folds)
         self.seeds = _different_numbers("seeds", _as_list(self.seeds), least=0)
         if self.train_sizes is not None:
             self.train_sizes = _different_numbers("train_sizes", _as_list(self.train_sizes), least=1)
@@ -204,6 +217,6 @@ def _check_run(name: str, settings: dict[str, Any]) -> None:
     taken = sorted(_TAKEN & set(settings)) if "approach" in settings else []
     if taken:
         raise ValueError(
-            f"Run {name!r} sets {taken}, which are the same for all runs: set seeds, output_dir and the data arguments "
-            "for the whole comparison."
+            f"Run {name!r} sets {taken}, which are the same for all runs: set seeds, folds, output_dir and the data "
+            "arguments for the whole comparison."
         )

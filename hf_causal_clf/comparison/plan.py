@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def write_config(
         "max_length": arguments.prompt_max_length if prompted else arguments.max_length,
         "per_device_eval_batch_size": arguments.per_device_eval_batch_size,
         **settings,
+        **({"folds": arguments.folds} if arguments.folds else {}),
         "seed": seed,
         "output_dir": str(run_folder(output, name, seed)),
     }
@@ -101,7 +103,8 @@ def baseline_configuration(
         _NOTED_AS.get(name, name): model_content(str(value)) if name.endswith("_name_or_path") else value
         for name, value in values.items()
     }
-    return {"kind": baseline.name, **content, **(not_defaults(prompt_args) if baseline.prompted else {})}
+    folds = {"folds": arguments.folds} if arguments.folds else {}
+    return {"kind": baseline.name, **content, **folds, **(not_defaults(prompt_args) if baseline.prompted else {})}
 
 
 def check_model(name_or_path: str, revision: str) -> None:
@@ -136,6 +139,14 @@ def run_folder(output: Path, name: str, seed: int | None) -> Path:
     known = read_json(output / STATE_FILE) if (output / STATE_FILE).is_file() else {}
     seeded = "" if seed is None else f"/seed-{seed}"
     return output / (name if f"{name}{seeded}" in known else folder_name(name)) / seeded.removeprefix("/")
+
+
+def entry_folder(output: Path, name: str, seeds: Sequence[int], arguments: ComparisonArguments) -> Path:
+    """Return the folder of an entry of the report, of the seed that the tests compare, wherever it is."""
+    settings = arguments.run_settings.get(name, {})
+    if "output_dir" in settings:
+        return Path(settings["output_dir"])
+    return run_folder(output, name, seeds[0] if seeds else None)
 
 
 def is_comparison(folder: Path) -> bool:
@@ -175,7 +186,7 @@ class ComparisonState:
     def is_finished(self, folder: Path, configuration: dict[str, Any]) -> bool:
         """Whether a run's folder has the results of this configuration and these documents."""
         run = self._runs.get(self._key(folder))
-        if run is None or run["configuration"] != self._mark(configuration) or not (folder / METRICS_FILE).is_file():
+        if run is None or run["configuration"] != self.mark(configuration) or not (folder / METRICS_FILE).is_file():
             return False
         # The end of a run may have come without `finish`
         return run["finished"] or (_content(folder) != run.get("earlier") and not (folder / UNFINISHED_FOLDER).exists())
@@ -189,7 +200,7 @@ class ComparisonState:
         Raises:
             ValueError: If the folder is there, but not from this comparison.
         """
-        key, mark = self._key(folder), self._mark(configuration)
+        key, mark = self._key(folder), self.mark(configuration)
         run = self._runs.get(key)
         if run is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(
@@ -215,7 +226,8 @@ class ComparisonState:
     def _key(self, folder: Path) -> str:
         return str(folder.relative_to(self.output))
 
-    def _mark(self, configuration: dict[str, Any]) -> str:
+    def mark(self, configuration: dict[str, Any]) -> str:
+        """What tells a run with this configuration, and with these documents, from another."""
         return fingerprint([configuration, self._data])
 
 

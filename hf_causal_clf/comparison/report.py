@@ -20,7 +20,7 @@ from ..runs.summary import what_was_fitted
 from ..sharing.markdown import code, escape
 from ..sharing.templates import template_environment
 from .arguments import ComparisonArguments
-from .plan import RECIPES, run_folder
+from .plan import RECIPES, entry_folder, run_folder
 from .ranking import Entry, difference
 
 
@@ -50,6 +50,8 @@ def render_report(
         title=title,
         data=data,
         recommendation=report["recommendation"],
+        combination=None if (found := report.get("combination")) is None else combination_text(found),
+        combination_loading=None if not found or not found["kept"] else code(loading(Path(found["folder"]))),
         loading=None if recommended is None else code(loading(recommended)),
         f1_average=report["f1_average"],
         quality=_quality(rows),
@@ -111,6 +113,26 @@ def _in_columns(table: Sequence[Sequence[str]]) -> str:
     )
 
 
+def combination_text(found: dict[str, Any]) -> str:
+    """Say in one paragraph whether a combination is kept, and what decided that; `found` is its decision as JSON."""
+    if "nll_change" not in found:
+        return found["reason"]
+    change = _with_interval(**found["nll_change"], sign="+")
+    where = f"on the {found['documents']:,} {found['split']} documents, each with weights that were fitted without it"
+    numbers = (
+        f"{where}, its negative log-likelihood is {change} against that of the best member, and its "
+        f"{found['f1_average']} F1 {found['f1']:.3f} against {found['best_f1']:.3f}"
+    )
+    if not found["kept"]:
+        return (
+            f"No combination of {len(found['candidates'])} runs is kept: {numbers}. It would have to be significantly "
+            "lower, with an F1 that is no lower."
+        )
+    total = sum(found["weights"].values())
+    shares = ", ".join(f"{name} {weight / total:.0%}" for name, weight in found["weights"].items())
+    return f"The combination adds up the log-probabilities of {shares}. It is kept, as {numbers}."
+
+
 def _quality(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     table = [["run", "approach", "macro F1", "micro F1", "accuracy", "NLL", "Brier", "ECE", "malformed"]]
     for row in rows:
@@ -140,7 +162,8 @@ def _calibrated(rows: Sequence[dict[str, Any]]) -> str:
     changed = [_fitted(row)[1] for row in rows]
     if not any(changed):
         return "with the probabilities as the models give them"
-    return "after what was fitted on the validation split" + (
+    folds = any((row["calibration"] or {}).get("folds") for row in rows)
+    return f"after what was fitted {'out of fold' if folds else 'on the validation split'}" + (
         "" if all(changed) else ", where anything was (see below)"
     )
 
@@ -220,8 +243,11 @@ def write_report(
     """Write the report, with a figure of all runs and the trained ones' reliability diagrams, and print its result."""
     sizes = {split: len(rows) for split, rows in data.splits.items()}
     kind = "multi-label" if data.label_space.multi_label else "single-label"
+    labelled = f"{sizes['train']:,} training, {sizes['validation']:,} validation"
+    if data.fold_count:
+        labelled = f"{sizes['train']:,} training documents in {data.fold_count} folds"
     sentence = (
-        f"{sizes['train']:,} training, {sizes['validation']:,} validation and {sizes['test']:,} test documents, "
+        f"{labelled} and {sizes['test']:,} test documents, "
         f"{len(data.label_space)} labels, {kind}. Model: {escape(Path(arguments.model_name_or_path).name)}. "
         f"Seeds: {', '.join(map(str, arguments.seeds))}."
     )
@@ -245,25 +271,27 @@ def write_report(
     write_json(output / "report.json", report)
     write_text(output / "report.md", page)
     use = "" if recommended is None else f"\nUse it: {loading(recommended)}"
-    print(f"\n{render_summary(report)}{use}\n\nThe report, with every pair, is in {output / 'report.md'}")
+    said = report.get("combination")
+    tried = "" if said is None else f"\n{fill(combination_text(said), 100)}"
+    print(f"\n{render_summary(report)}{tried}{use}\n\nThe report, with every pair, is in {output / 'report.md'}")
 
 
 def _recommended_folder(output: Path, report: dict[str, Any], arguments: ComparisonArguments) -> Path | None:
     """The folder of the recommended run, of the seed that the tests compare; `None` if there is nothing to load."""
     name = report["recommendation"]["run"]
     row = next(row for row in report["runs"] if row["name"] == name)
-    settings = arguments.run_settings.get(name, {})
-    if "output_dir" in settings:
-        folder = Path(settings["output_dir"])
-    else:
-        folder = run_folder(output, name, row["seeds"][0] if row["seeds"] else None)
+    folder = entry_folder(output, name, row["seeds"], arguments)
     return folder if (folder / CLASSIFICATION_FILE).is_file() else None
 
 
 def write_learning_curves(output: Path, reports: dict[int, dict[str, Any]]) -> None:
-    """Draw the F1 that decides against the number of training documents, and write the numbers beside."""
+    """Draw the F1 that decides against the number of training documents, and write the numbers beside.
+
+    A combination that is not kept at each size has no curve.
+    """
     average = reports[max(reports)]["f1_average"]
-    f1, names = f"f1_{average}", [row["name"] for row in reports[max(reports)]["runs"]]
+    f1, there = f"f1_{average}", [{row["name"] for row in report["runs"]} for report in reports.values()]
+    names = [row["name"] for row in reports[max(reports)]["runs"] if all(row["name"] in each for each in there)]
     series: dict[str, list[Any]] = {name: [] for name in names}
     for report in reports.values():
         rows = {row["name"]: row for row in report["runs"]}

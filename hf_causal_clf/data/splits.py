@@ -53,6 +53,10 @@ class ClassificationData:
         """Number of folds; 0 where there is a validation split."""
         return 0 if self.folds is None else int(self.folds.max()) + 1
 
+    def held_out(self) -> list[np.ndarray]:
+        """Return for each fold which of the labelled documents it has, bool `(n,)`; nothing without folds."""
+        return [] if self.folds is None else [self.folds == fold for fold in range(self.fold_count)]
+
     def holding_out(self, fold: int) -> ClassificationData:
         """Return the labelled documents with one fold as the validation split, and the others for training."""
         assert self.folds is not None
@@ -111,7 +115,8 @@ def load_data(arguments: DataArguments, folds: int = 0) -> ClassificationData:
     Args:
         arguments: Where the documents are, and which of them are used.
         folds: Number of folds; 0 for none. With folds, no validation split is cut; the documents of one that is given
-            are labelled documents like the training documents. The test split is the same as without folds.
+            are training documents like the others, which `max_train_samples` limits together. The test split is the
+            same as without folds.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -129,13 +134,9 @@ def load_data(arguments: DataArguments, folds: int = 0) -> ClassificationData:
     if folds:
         _check_no_validation_share(splits, arguments)
     cut_missing_splits(splits, label_space, arguments, ("test",) if folds else tuple(CUT_FRACTIONS))
-    for split in splits:
-        limit = getattr(arguments, f"max_{split}_samples")
-        if limit is not None and limit < len(splits[split]):
-            gold = label_space.encode_batch(splits[split]["label"])
-            splits[split] = splits[split].select(stratified_sample(gold, limit, arguments.split_seed))
-    if folds:
-        splits = _joined(splits)
+    others = {split: _limited(splits[split], split, label_space, arguments) for split in splits if split != "train"}
+    splits = _joined({**splits, **others}) if folds else {**splits, **others}
+    splits["train"] = _limited(splits["train"], "train", label_space, arguments)
     _check_labels_in_use(splits, label_space)
     _tell_documents(splits, arguments)
     _tell_labels(splits["train"], label_space)
@@ -159,6 +160,14 @@ def note_document_mistakes(parsed: Sequence[Any], mistakes: Mistakes) -> None:
     for arguments in (each for each in parsed if isinstance(each, DataArguments)):
         with mistakes.noted():
             load_data(arguments, folds)
+
+
+def _limited(rows: Dataset, split: str, label_space: LabelSpace, arguments: DataArguments) -> Dataset:
+    """Draw as many documents of a split as arguments say, each label in proportion."""
+    limit = getattr(arguments, f"max_{split}_samples")
+    if limit is None or limit >= len(rows):
+        return rows
+    return rows.select(stratified_sample(label_space.encode_batch(rows["label"]), limit, arguments.split_seed))
 
 
 def _check_no_validation_share(splits: dict[str, Dataset], arguments: DataArguments) -> None:

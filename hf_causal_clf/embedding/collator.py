@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..backbone.batching import pad
+from ..task.chunks import rows_of
 from ..task.labels import LabelSpace
 
 
@@ -25,8 +26,17 @@ class ClassificationCollator:
     pad_token_id: int = 0
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Batch rows with `input_ids` and, optionally, encoded `labels`."""
-        batch = pad([row["input_ids"] for row in rows], self.pad_token_id)
+        """Batch rows with `input_ids` and, optionally, encoded `labels`.
+
+        Where `input_ids` are lists of chunks, each chunk is a row of the batch, and `chunks`, int64 `(documents,)`, is
+        the number of them that each document has.
+        """
+        documents = [row["input_ids"] for row in rows]
+        if isinstance(documents[0][0], list):
+            chunks, counts = rows_of(documents)
+            batch = {**pad(chunks, self.pad_token_id), "chunks": torch.from_numpy(counts)}
+        else:
+            batch = pad(documents, self.pad_token_id)
         if "labels" in rows[0]:
             dtype = torch.float32 if self.label_space.multi_label else torch.int64
             batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=dtype)

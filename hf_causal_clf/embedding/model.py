@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 from ..backbone.attention import keep_exact_gradients
-from ..backbone.batching import run_in_groups
+from ..backbone.batching import run_in_groups, run_in_parts
 from ..backbone.loading import LM_HEADS, find_adapter, load_adapter, read_base
 from ..cli.logs import expected_weights
 from ..runs.run import Run
@@ -84,6 +85,7 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        chunks: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutputWithPast:
         """Classify a batch of token sequences.
@@ -96,19 +98,29 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
             labels: Class ids, int64 `(batch,)`; or 0/1 of any dtype `(batch, labels)` for multi-label. -100 is ignored.
             num_items_in_batch: Number of labels that are not -100 in the whole accumulated batch over all processes,
                 which the summed loss is divided by. `Trainer` counts and passes it; by default, this batch's number.
+            chunks: Number of rows of each document, int64 `(documents,)`, where documents have several: a document's
+                logits are the mean of its rows' (`labels` has an entry for a document). As many rows as there are
+                documents are run at a time, and run again in the backward pass, so that memory does not grow with
+                their length. The backbone's other outputs are left out then.
             kwargs: Passed on to the backbone (`output_hidden_states`, `past_key_values`, …).
 
         Returns:
-            `loss`, and float32 `logits` of shape `(batch, labels)`.
+            `loss`, and float32 `logits` of shape `(batch, labels)`, or `(documents, labels)`.
         """
         asked = {name for name, value in kwargs.items() if value} - {"return_dict"}
-        if self.length_groups and self.training and attention_mask is not None and input_ids is not None and not asked:
-            outputs = None
-            pooled = run_in_groups(lambda ids, mask: self._run(ids, mask)[1], input_ids, attention_mask)
+        grouped = self.length_groups and self.training
+        outputs = None
+        if chunks is not None and input_ids is not None and attention_mask is not None and len(chunks) < len(input_ids):
+            run = partial(run_in_groups, self._pooled) if grouped else self._pooled
+            pooled = run_in_parts(run, input_ids, attention_mask, rows=len(chunks))
+        elif grouped and attention_mask is not None and input_ids is not None and not asked:
+            pooled = run_in_groups(self._pooled, input_ids, attention_mask)
         else:
             outputs, pooled = self._run(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
         with torch.autocast(pooled.device.type, enabled=False):
             logits = self.score(pooled.to(next(self.score.parameters()).dtype)).float()
+        if chunks is not None:
+            logits = torch.stack([rows.mean(dim=0) for rows in logits.split(chunks.tolist())])
         loss = None if labels is None else self.loss(logits, labels, num_items_in_batch)
         return SequenceClassifierOutputWithPast(
             loss=loss,
@@ -117,6 +129,9 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
             hidden_states=getattr(outputs, "hidden_states", None),
             attentions=getattr(outputs, "attentions", None),
         )
+
+    def _pooled(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self._run(input_ids, attention_mask)[1]
 
     def _run(
         self,

@@ -66,6 +66,24 @@ def readings(pooling: str, suffix: str | None) -> list[Reading]:
     return found + [Reading("last", each) for each in SUFFIXES if "last" in poolings]
 
 
+def encoders_of(
+    candidates: list[Reading], tokenizer: PreTrainedTokenizerBase, max_length: int | None, truncation: str
+) -> dict[Reading, DocumentEncoder]:
+    """Return what reads documents for each candidate, but for suffixes that leave no room for a document.
+
+    Raises:
+        ValueError: If there is room for none of them.
+    """
+    encoders = {}
+    for reading in candidates:
+        try:
+            encoders[reading] = DocumentEncoder(tokenizer, max_length, truncation, suffix=reading.suffix)
+        except ValueError:
+            if reading is candidates[-1] and not encoders:
+                raise
+    return encoders
+
+
 def choose_reading(
     data: ClassificationData,
     tokenizer: PreTrainedTokenizerBase,
@@ -93,13 +111,7 @@ def choose_reading(
         batch_size: Documents per forward pass.
         seed: Seed of the draw of documents and of the folds.
     """
-    encoders = {}
-    for reading in candidates:
-        try:
-            encoders[reading] = DocumentEncoder(tokenizer, max_length, truncation, suffix=reading.suffix)
-        except ValueError:
-            if len(candidates) == 1:
-                raise
+    encoders = encoders_of(candidates, tokenizer, max_length, truncation)
     chosen = list(encoders)[:1]
     if len(encoders) > 1 and len(data.splits["train"]) >= _LEAST and PartialState().is_main_process:
         chosen = [_best(data, model_arguments, encoders, batch_size, seed)]
@@ -158,8 +170,10 @@ def out_of_fold_nll(features: np.ndarray, gold: np.ndarray, *, seed: int) -> flo
 
     multi_label = gold.ndim == 2
     labels = gold.shape[1] if multi_label else int(gold.max()) + 1
-    stratified = not multi_label and np.bincount(gold).max() >= _FOLDS
-    splits = (StratifiedKFold if stratified else KFold)(min(_FOLDS, len(gold)), shuffle=True, random_state=seed)
+    # With more folds than documents of a label, trainings would lack it
+    most = len(gold) if multi_label else int(np.bincount(gold).max())
+    kind, folds = (KFold, most) if multi_label or most < 2 else (StratifiedKFold, most)
+    splits = kind(max(2, min(_FOLDS, folds)), shuffle=True, random_state=seed)
     found = []
     for strength in _STRENGTHS:
         head = LogisticRegression(C=strength, max_iter=500)

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..backbone.batching import pad, padding_id, prediction_batches
 from ..evaluation.calibration import to_probabilities
+from ..task.chunks import mean_over_chunks, rows_of
 from ..task.documents import DocumentEncoder
 from ..task.prompts import PromptEncoder
 from ..task.scorer import check_list
@@ -22,7 +23,7 @@ class HeadScorer:
         model: Model with a head.
         tokenizer: Its tokenizer.
         encoder: Turns a document into the token ids that the head was trained on.
-        batch_size: Documents per forward pass.
+        batch_size: Documents, or chunks of them, per forward pass.
     """
 
     approach = "embedding"
@@ -45,17 +46,19 @@ class HeadScorer:
         return to_probabilities(self.logits(texts), multi_label=self.model.config.label_space.multi_label)
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the logit of each label, float32 `(n, labels)`.
+        """Return the logit of each label, float32 `(n, labels)`; of a document in chunks, the mean of theirs.
+
+        No more than `batch_size` chunks are run at a time.
 
         Raises:
             ValueError: If a single text is given instead of a list.
         """
         check_list(texts)
-        found = np.empty((len(texts), self.model.config.num_labels), dtype=np.float32)
-        encoded = [self.encoder.encode(text) for text in texts]
+        encoded, counts = rows_of([self.encoder.chunks(text) for text in texts])
+        found = np.empty((len(encoded), self.model.config.num_labels), dtype=np.float32)
         lengths = [len(ids) for ids in encoded]
         for rows in prediction_batches(self.model, lengths, self.batch_size, description="Predicting"):
             batch = pad([encoded[row] for row in rows], self._pad)
             logits = self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits
             found[rows] = logits.float().cpu().numpy()
-        return found
+        return mean_over_chunks(found, counts)

@@ -16,6 +16,7 @@ from ..data.sampling import stratified_sample
 from ..data.splits import ClassificationData
 from ..evaluation.calibration import to_probabilities
 from ..task.documents import DocumentEncoder
+from ..task.labels import LabelSpace
 from ..task.prompts import PromptEncoder
 from ..task.tokens import warn_of_unknown
 from ..training.arguments import RunArguments
@@ -52,17 +53,14 @@ def embedding_trainer(
     With a `PromptEncoder`, the head starts from its answers, whatever `head_arguments` say.
     """
     warn_of_unknown(tokenizer, data.texts("train"))
-    label_space = data.label_space
-    if label_space.multi_label and training_arguments.label_smoothing_factor:
-        raise ValueError("label_smoothing_factor is for single-label tasks. Leave it out.")
+    label_space, in_chunks = data.label_space, encoder.long_documents == "chunks"
     probes = head_arguments.head_init == "probe" and isinstance(encoder, DocumentEncoder)
-    if probes and (found := sharding(training_arguments)):
-        raise ValueError(f"head_init probe is not possible with {found}, which shards the model. Set it to random.")
-    encoded = {split: _encode(data, split, encoder) for split in ("train", "validation")}
+    _check(label_space, training_arguments, in_chunks=in_chunks, probes=probes)
+    encoded = {split: _encode(data, split, encoder, in_chunks) for split in ("train", "validation")}
     weight = _verbalizer_weight(encoder, model_arguments) if isinstance(encoder, PromptEncoder) else None
     lengths = list(encoded["train"]["whole_length"])
     chosen = settle_length(training_arguments, len(lengths), len(encoded["validation"]))
-    tell_outline(lengths, encoder.document_budget, len(lengths), training_arguments)
+    tell_outline(lengths, encoder.document_budget, len(lengths), training_arguments, in_chunks=in_chunks)
     set_seed(training_arguments.seed)  # the head is random, and has to be the same in all processes
     model: Any = load_with_head(
         model_arguments.model_name_or_path,
@@ -100,13 +98,27 @@ def embedding_trainer(
     return trainer
 
 
-def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder | PromptEncoder) -> Any:
+def _check(label_space: LabelSpace, arguments: EmbeddingTrainingArguments, *, in_chunks: bool, probes: bool) -> None:
+    """Raise a `ValueError` for settings that do not go together, before a model is loaded."""
+    if label_space.multi_label and arguments.label_smoothing_factor:
+        raise ValueError("label_smoothing_factor is for single-label tasks. Leave it out.")
+    if probes and (found := sharding(arguments)):
+        raise ValueError(f"head_init probe is not possible with {found}, which shards the model. Set it to random.")
+    if in_chunks and (obstacle := _calls_obstacle(arguments)):
+        raise ValueError(
+            f"long_documents chunks is not possible with {obstacle} in the embedding-based approach: a step calls the "
+            "model as often as its documents need. Leave one of the two out."
+        )
+
+
+def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder | PromptEncoder, in_chunks: bool) -> Any:
     rows = data.splits[split]
     encode_label = data.label_space.encode
+    fit: Any = encoder.fit_chunks if in_chunks else encoder.fit
 
     def row(example: dict[str, Any]) -> dict[str, Any]:
         ids = encoder.whole_ids(example["text"])
-        return {"input_ids": encoder.fit(ids), "labels": encode_label(example["label"]), "whole_length": len(ids)}
+        return {"input_ids": fit(ids), "labels": encode_label(example["label"]), "whole_length": len(ids)}
 
     return rows.map(row, remove_columns=rows.column_names, keep_in_memory=True, desc=f"Tokenizing {split}")
 
@@ -147,10 +159,15 @@ def head_metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, flo
 
 def _groups_lengths(arguments: EmbeddingTrainingArguments) -> bool:
     """Whether to run rows of similar length together: sharded weights want the same calls in all processes."""
-    safe = not (sharding(arguments) or arguments.torch_compile)
+    safe = _calls_obstacle(arguments) is None
     if arguments.length_groups and not safe:
         raise ValueError("length_groups is not possible with FSDP, DeepSpeed or torch_compile. Leave it out.")
     return safe if arguments.length_groups is None else arguments.length_groups
+
+
+def _calls_obstacle(arguments: EmbeddingTrainingArguments) -> str | None:
+    """What keeps a step from calling the backbone as often as it likes; `None` if nothing does."""
+    return sharding(arguments) or ("torch_compile" if arguments.torch_compile else None)
 
 
 def _add_adapter(model: PreTrainedModel, config: Any, arguments: TrainingArguments) -> Any:

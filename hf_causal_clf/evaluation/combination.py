@@ -1,6 +1,6 @@
 """Several classifiers as one: a weighted sum of their log-probabilities, and whether it beats the best of them.
 
-The sum is a logarithmic opinion pool (Genest and Zidek, 1986, Statistical Science 1, section 3.3). Weights are fitted on
+The sum is a logarithmic opinion pool (Genest and Zidek, 1986, doi 10.1214/ss/1177013825). Its weights are fitted on
 documents that no member was trained on, never on test. Knows arrays of gold labels and logits only.
 """
 
@@ -41,9 +41,9 @@ def member_scores(logits: np.ndarray, *, multi_label: bool, temperature: float |
         return scaled.clip(_LOWEST, -_LOWEST) if multi_label else log_softmax(scaled, axis=1).clip(_LOWEST)
 
 
-def combine(scores: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray) -> np.ndarray:
+def combine(scores: Sequence[np.ndarray] | np.ndarray, weights: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return the logits of the combination, float64 `(n, labels)`: the weighted sum of `member_scores`."""
-    return np.tensordot(np.asarray(weights, dtype=np.float64), np.stack(scores), axes=1)
+    return np.tensordot(np.asarray(weights, dtype=np.float64), np.asarray(scores), axes=1)
 
 
 def fit_weights(scores: Sequence[np.ndarray], gold: np.ndarray) -> np.ndarray:
@@ -81,7 +81,8 @@ class Verdict:
     """Whether a combination is better than its members, on documents that its weights were not fitted on.
 
     Attributes:
-        nll_change: Its negative log-likelihood less that of the member with the lowest, with the paired 95 % interval.
+        nll_change: Its negative log-likelihood less that of the member with the lowest, be it with a weight of its own,
+            with the paired 95 % interval.
         f1: Its F1.
         best_f1: The highest F1 of a member.
     """
@@ -105,15 +106,21 @@ def judge(scores: Sequence[np.ndarray], gold: np.ndarray, *, average: str = "mac
         average: F1 that decides, `"macro"` or `"micro"`.
     """
     folds = np.random.default_rng(0).permutation(len(gold)) % _FOLDS
-    pooled = np.empty_like(scores[0])
-    for fold in range(_FOLDS):
-        held_out = folds == fold
-        weights = fit_weights([each[~held_out] for each in scores], gold[~held_out])
-        pooled[held_out] = combine([each[held_out] for each in scores], weights)
-    found = [to_probabilities(logits, multi_label=gold.ndim == 2) for logits in (pooled, *scores)]
+    pooled = _cross_fitted(scores, gold, folds)
+    alone = [_cross_fitted([each], gold, folds) for each in scores]  # or a better scale could pass for a better answer
+    found = [to_probabilities(logits, multi_label=gold.ndim == 2) for logits in (pooled, *scores, *alone)]
     nll, *others = (document_nll(gold, probabilities) for probabilities in found)
     f1, *f1_others = (_f1(gold, probabilities, folds, average) for probabilities in found)
     return Verdict(mean_interval(nll - min(others, key=np.mean)), f1, max(f1_others))
+
+
+def _cross_fitted(scores: Sequence[np.ndarray], gold: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Logits of the documents of each fold, by weights that were fitted on the other folds."""
+    pooled = np.empty_like(scores[0])
+    for held_out in (folds == fold for fold in range(_FOLDS)):
+        weights = fit_weights([each[~held_out] for each in scores], gold[~held_out])
+        pooled[held_out] = combine([each[held_out] for each in scores], weights)
+    return pooled
 
 
 def _fit(scores: np.ndarray, gold: np.ndarray) -> tuple[np.ndarray, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,10 @@ class VerbalizerCollator:
     answer and its end token have labels; everything else is -100. Give `SFTConfig` the values
     `dataset_kwargs={"skip_prepare_dataset": True}` and `remove_unused_columns=False`.
 
+    Of a document that the template reads in chunks, a batch has one, drawn anew each time: the expected loss is the
+    mean over the document's chunks, every document counts once an epoch however long it is, and a step takes the memory
+    that it takes with documents that are cut.
+
     Args:
         tokenizer: The model's tokenizer.
         template: Prompt template. In a multi-label space, `PromptTemplate.reserving` keeps free what the answers need.
@@ -32,6 +37,10 @@ class VerbalizerCollator:
         label_column: Column of the gold label(s), as names or ids.
         weight_column: Column of the documents' weights in the loss, for a trainer that `weigh_documents` has seen. By
             default, none.
+
+    Attributes:
+        epoch: Which chunk is drawn depends on this number and the document alone, whatever it is batched with; `None`
+            leaves it to Python's `random`, which a `Trainer` seeds.
     """
 
     def __init__(
@@ -49,12 +58,17 @@ class VerbalizerCollator:
         self.label_column = label_column
         self.weight_column = weight_column
         self.pad_token_id = padding_id(tokenizer)
+        self.epoch: int | None = None
 
     def encode(self, text: str, label: Label | Iterable[Label]) -> tuple[list[int], list[int]]:
-        """Return `(input_ids, labels)` of one document."""
+        """Return `(input_ids, labels)` of one document; of one in chunks, of a chunk that is drawn."""
         answer = self.encoder.target_ids(label)
-        prompt = self.encoder.prompt_ids(text, answer_tokens=len(answer))
+        prompts = self.encoder.chunks(text, answer_tokens=len(answer))
+        prompt = prompts[0] if len(prompts) == 1 else self._draw(text).choice(prompts)
         return prompt + answer, [-100] * len(prompt) + answer
+
+    def _draw(self, text: str) -> Any:
+        return random if self.epoch is None else random.Random(f"{self.epoch} {text}")
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Batch rows into `input_ids`, `attention_mask` and `labels`, int64 `(batch, length)`, padded on the right.

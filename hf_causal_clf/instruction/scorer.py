@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from ..backbone.batching import evaluation_mode, prediction_batches
 from ..evaluation.calibration import to_probabilities
+from ..task.chunks import largest_of_chunks, mean_over_chunks, rows_of
 from ..task.prompts import PromptTemplate
 from ..task.scorer import check_list
 from ..task.verbalizer import Verbalizer
@@ -76,7 +77,7 @@ class LabelScorer:
         tokenizer: Its tokenizer.
         template: Prompt template.
         verbalizer: Labels and their answer texts.
-        batch_size: Documents per forward pass.
+        batch_size: Documents, or chunks of them, per forward pass.
         min_coverage: Multi-label: share of the probability of all valid answers that the search must find.
         max_expansions: Multi-label: number of partial answers per document that the search may expand.
         max_error: Single-label: how much a probability may change, at the most, for leaving out answers that cannot
@@ -133,7 +134,7 @@ class LabelScorer:
         return self._whole_trie
 
     def prompt_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each document's prompt, up to the answer slot."""
+        """Return the token ids of each document's prompt, up to the answer slot; a long document is cut."""
         check_list(texts)
         return [self.encoder.prompt_ids(text) for text in texts]
 
@@ -156,7 +157,8 @@ class LabelScorer:
 
         Single-label: `log_probs`; in large label spaces without the answers that cannot matter, which changes no
         probability by more than `max_error`, guaranteed (`PrunedScoring`). Multi-label: the log-odds of `marginals`,
-        with a warning where the search ended before it had covered enough.
+        with a warning where the search ended before it had covered enough. Of a document in chunks: the mean of theirs,
+        of which no answer is left out.
         """
         logits, errors = self._score(texts, self._scoring)
         short = int((errors > 1 - self.min_coverage).sum()) if self.verbalizer.labels.multi_label else 0
@@ -173,7 +175,8 @@ class LabelScorer:
 
         Returns:
             Probabilities, float32 `(n, labels)`, and the uncovered share of the probability of all valid answers,
-            float32 `(n,)`, an upper bound on the error of each probability of that document.
+            float32 `(n,)`, an upper bound on the error of each probability of that document (of one in chunks: the
+            largest of theirs).
 
         Raises:
             ValueError: If the label space is single-label.
@@ -184,19 +187,33 @@ class LabelScorer:
         return to_probabilities(logits, multi_label=True), uncovered
 
     def _score(self, texts: Sequence[str], scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
-        """Logits `(n, labels)`, and an upper bound on the error of each document's probabilities, `(n,)`."""
-        check_list(texts)
-        logits = np.empty((len(texts), len(self.answer_ids)), dtype=np.float32)
-        errors = np.empty(len(texts), dtype=np.float32)
-        for indices, edges, context in self._batches(texts, scoring.root_trie):
-            logits[indices], errors[indices] = scoring.run(edges, context)
-        return logits, errors
+        """Logits `(n, labels)`, and an upper bound on the error of each document's probabilities, `(n,)`.
 
-    def _batches(self, texts: Sequence[str], trie: LabelTrie) -> Iterator[tuple[list[int], torch.Tensor, Context]]:
+        Of a document in chunks: the mean of their logits, and the largest of their bounds.
+        """
+        check_list(texts)
+        rows, counts = rows_of([self.encoder.document_chunks(text) for text in texts])
+        logits = np.empty((len(rows), len(self.answer_ids)), dtype=np.float32)
+        errors = np.empty(len(rows), dtype=np.float32)
+        for places, way in self._ways(counts, scoring):
+            for batch, edges, context in self._batches([rows[place] for place in places], way.root_trie):
+                logits[places[batch]], errors[places[batch]] = way.run(edges, context)
+        return mean_over_chunks(logits, counts), largest_of_chunks(errors, counts)
+
+    def _ways(self, counts: np.ndarray, scoring: Scoring) -> list[tuple[np.ndarray, Scoring]]:
+        """Rows, and how they are scored: an answer that cannot matter in one chunk may matter in the mean."""
+        chunked = np.repeat(counts > 1, counts)
+        if not isinstance(scoring, PrunedScoring):
+            return [(np.arange(len(chunked)), scoring)]
+        return [(np.flatnonzero(~chunked), scoring), (np.flatnonzero(chunked), self._whole_trie)]
+
+    def _batches(
+        self, documents: Sequence[list[int]], trie: LabelTrie
+    ) -> Iterator[tuple[list[int], torch.Tensor, Context]]:
         """Run prompts and trie in batches of similar length: document indices, edge log-probabilities, context."""
-        if not texts:
+        if not documents:
             return
-        chains = [[*self.encoder.document_ids(text), *self.encoder.suffix_ids] for text in texts]
+        chains = [[*ids, *self.encoder.suffix_ids] for ids in documents]
         with evaluation_mode(self.model):
             prefix = self._forward.start(self.encoder.prefix_ids)
         lengths, size = [len(chain) for chain in chains], min(self.batch_size, rows_at_once(len(trie)))

@@ -65,6 +65,19 @@ class LabelScoringCallback(TrainerCallback):
         self.trainer.log(found)
 
 
+class EpochOfDraws(TrainerCallback):
+    """Tells a collator the epoch, by which it draws chunks: the same in any number of processes, and after a stop."""
+
+    def __init__(self, collator: VerbalizerCollator) -> None:
+        self.collator = collator
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note the epoch."""
+        self.collator.epoch = int(state.epoch or 0)
+
+
 def instruction_trainer(
     data: ClassificationData,
     tokenizer: PreTrainedTokenizerBase,
@@ -89,7 +102,11 @@ def instruction_trainer(
     texts = data.texts("train")
     chosen = settle_length(training_arguments, len(texts), len(data.splits["validation"]))
     tell_outline(
-        sampled_lengths(collator.encoder, texts), collator.encoder.document_budget, len(texts), training_arguments
+        sampled_lengths(collator.encoder, texts),
+        collator.encoder.document_budget,
+        len(texts),
+        training_arguments,
+        in_chunks=template.long_documents == "chunks",
     )
     set_seed(training_arguments.seed)
     model: Any = load_causal_lm(
@@ -127,6 +144,8 @@ def instruction_trainer(
     trainer.add_callback(LabelScoringCallback(trainer, scorer, data.texts("validation"), data.gold("validation")))
     for callback in early_stopping(run_arguments, training_arguments, data, chosen=chosen):
         trainer.add_callback(callback)
+    if not training_arguments.dataloader_persistent_workers:  # their copies of the collator would not be told
+        trainer.add_callback(EpochOfDraws(collator))
     publish_runs(trainer, run_arguments)
     return trainer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ PREDICTIONS_FILE = "predictions.parquet"
 OUT_OF_FOLD_FILE = "out_of_fold.parquet"
 FIGURES_FOLDER = "figures"
 CONFIG_FOLDER = "config"  # beside an adapter, a config.json would make it look like a whole model
+MEMBERS_FOLDER = "members"  # of a combination: a folder for each run that it is made of
 CARD_FILE = "README.md"
 MANIFEST_FILE = "manifest.json"  # the files that a run wrote, and what makes it another run than the next
 UNFINISHED_FOLDER = ".unfinished"  # is there while a run goes on, and holds what is saved of it until it is whole
@@ -38,10 +40,14 @@ _TOKENIZER = (
     *("chat_template.jinja", "additional_chat_templates/*"),
     *("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt"),
 )
-PUBLISHED = (  # what others need: no predictions, which tell of documents, and nothing of how a folder was written
-    *(CLASSIFICATION_FILE, METRICS_FILE, CARD_FILE, f"{CONFIG_FOLDER}/config.json"),
-    *(f"{FIGURES_FOLDER}/{name}.*" for name in FIGURES),
+NEEDED = (  # to load a run that is no combination
+    *(CLASSIFICATION_FILE, f"{CONFIG_FOLDER}/config.json"),
     *(*_ADAPTER, *_WHOLE_MODEL, *_TOKENIZER, HEAD_FILE, VOCABULARY_FILE),
+)
+PUBLISHED = (  # what others need: no predictions, which tell of documents, and nothing of how a folder was written
+    *(*NEEDED, METRICS_FILE, CARD_FILE),
+    *(f"{FIGURES_FOLDER}/{name}.*" for name in FIGURES),
+    *(f"{MEMBERS_FOLDER}/*/{name}" for name in NEEDED),
 )
 RUN_FILES = (*PUBLISHED, PREDICTIONS_FILE, OUT_OF_FOLD_FILE, MANIFEST_FILE)
 
@@ -62,6 +68,20 @@ def find_file(source: str | PathLike[str], name: str, **hub_kwargs: Any) -> Path
 
     found = cached_file(str(source), name, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
     return None if found is None else Path(found)
+
+
+def with_members(folder: Path) -> list[Path]:
+    """Return a run's folder and, where it is a combination, those of its members, sorted."""
+    return [folder, *sorted(path for path in folder.glob(f"{MEMBERS_FOLDER}/*") if path.is_dir())]
+
+
+def find_members(source: str | PathLike[str], **hub_kwargs: Any) -> Path:
+    """Return the local folder of a combination's members, from a folder or a Hub repository."""
+    if os.path.isdir(source):
+        return Path(source, MEMBERS_FOLDER)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(str(source), allow_patterns=f"{MEMBERS_FOLDER}/*", **hub_kwargs), MEMBERS_FOLDER)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -57,8 +57,8 @@ def majority_logits(data: ClassificationData) -> dict[str, np.ndarray]:
     shares = label_counts(gold, len(data.label_space)) / len(gold)
     row = to_logits(shares, multi_label=gold.ndim == 2).astype(np.float32)
     logits = {split: np.tile(row, (len(data.splits[split]), 1)) for split in ("validation", "test")}
-    for fold in range(data.fold_count):
-        logits["validation"][data.folds == fold] = majority_logits(data.holding_out(fold))["validation"]
+    for fold, held in enumerate(data.held_out()):
+        logits["validation"][held] = majority_logits(data.holding_out(fold))["validation"]
     return logits
 
 

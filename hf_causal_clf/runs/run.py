@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,8 @@ class Truncation:
 
     Attributes:
         max_length: Most tokens of a document, or of prompt and answer together; `None` for no limit.
-        side: Where a document loses text: `"tail"`, `"head"` or `"both"`.
+        side: Where a document loses text: `"tail"`, `"head"`, `"both"` or `"head_tail"`.
+        long_documents: Whether it does (`"truncate"`), or is read in overlapping `"chunks"`, whose logits are averaged.
 
     Raises:
         ValueError: If one of them is not allowed.
@@ -58,9 +59,10 @@ class Truncation:
 
     max_length: int | None
     side: str = "tail"
+    long_documents: str = "truncate"
 
     def __post_init__(self) -> None:
-        check_truncation(self.max_length, self.side)
+        check_truncation(self.max_length, self.side, self.long_documents)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Run:
     """A run, described. `dataclasses.replace` makes a changed one.
 
     Attributes:
-        approach: `"embedding"`, `"instruction"`, or a baseline that is a run: one of `schema.KINDS`.
+        approach: `"embedding"`, `"instruction"`, or another kind of run: one of `schema.KINDS`.
         label_space: Labels, in the order of the probabilities' columns.
         truncation: How long documents are shortened.
         calibration: What was fitted on the validation documents.
@@ -94,6 +96,8 @@ class Run:
         head_init: `"random"`, `"verbalizer"` or `"probe"`: what the head started from (embedding-based), else `None`.
         prompt: Template and answers; `None` for a head that reads documents as they are.
         document_suffix: Text after each document that a head reads without a prompt; `None` for none.
+        members: Weight of each run that a combination is made of, by the name of its folder below `members/`; `None`
+            for a run of its own.
         training: What only the training knew (`training_facts`), for the card; empty for a run that does not have it.
         version: Version of this package that trained it.
     """
@@ -108,6 +112,7 @@ class Run:
     head_init: str | None = None
     prompt: Prompt | None = None
     document_suffix: str | None = None
+    members: Mapping[str, float] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -159,7 +164,10 @@ class Run:
             truncation, prompt = Truncation(**data["truncation"]), None
             if data["prompt_template"] is not None:
                 template = PromptTemplate(
-                    **data["prompt_template"], max_length=truncation.max_length, truncation=truncation.side
+                    **data["prompt_template"],
+                    max_length=truncation.max_length,
+                    truncation=truncation.side,
+                    long_documents=truncation.long_documents,
                 )
                 prompt = Prompt(template, Verbalizer.from_dict(data["verbalizer"], label_space))
             base_model = BaseModel(**data["base_model"])
@@ -179,6 +187,7 @@ class Run:
             head_init=data["head_init"],
             prompt=prompt,
             document_suffix=data["document_suffix"],
+            members=data["members"],
             training=data["training"],
         )
 
@@ -194,9 +203,10 @@ class Run:
             "prompt_template": None if prompt is None else prompt.template.to_dict(),
             "verbalizer": None if prompt is None else prompt.verbalizer.to_dict(),
             "document_suffix": self.document_suffix,
+            "members": None if self.members is None else dict(self.members),
             "label_space": self.label_space.to_dict(),
             "problem_type": self.label_space.problem_type,
-            "truncation": {"max_length": self.truncation.max_length, "side": self.truncation.side},
+            "truncation": asdict(self.truncation),
             **self.calibration.to_dict(),
             "base_model": {
                 "name_or_path": base.name_or_path,

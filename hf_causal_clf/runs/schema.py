@@ -5,23 +5,26 @@ Knows JSON values only; `Run` makes its objects of them.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 from transformers.utils import logging
 
-from ..task.tokens import TRUNCATION_SIDES
+from ..task.tokens import LONG_DOCUMENTS, TRUNCATION_SIDES
 
 logger = logging.get_logger(__name__)
 
 SCHEMA_VERSION = 3
 APPROACHES = ("embedding", "instruction")
-KINDS = {  # of runs: the two approaches, and the baselines that are runs, in words
+KINDS = {  # of runs: the two approaches, the baselines that are runs, and several of these in one, in words
     "embedding": "embedding-based",
     "instruction": "instruction-based",
     "tfidf": "TF-IDF and logistic regression",
     "frozen": "frozen language model with a head",
     "encoder": "fine-tuned encoder",
+    "combination": "combination of runs",
 }
 POOLINGS = ("last", "mean")
 HEAD_INITS = ("random", "verbalizer", "probe")
@@ -65,6 +68,15 @@ _ANSWERS: Kind = (
     lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
 )
 
+_MEMBERS: Kind = (
+    "an object of weights above 0 by the members' names (letters, digits, - and _)",
+    lambda value: (
+        isinstance(value, dict)
+        and all(re.fullmatch("[A-Za-z0-9_-]+", name) for name in value)
+        and all(_is_number(weight) and 0 < weight < math.inf for weight in value.values())
+    ),
+)
+
 # Those of an object stand below it
 _ENTRIES: dict[str, Kind] = {
     "hf_causal_clf_version": _TEXT,
@@ -80,6 +92,7 @@ _ENTRIES: dict[str, Kind] = {
     "verbalizer.delimiter": _TEXT,
     "verbalizer.empty_answer": _TEXT,
     "document_suffix": _or_null(_TEXT),
+    "members": _or_null(_MEMBERS),
     "label_space": _OBJECT,
     "label_space.names": _TEXTS,
     "label_space.multi_label": _FLAG,
@@ -87,6 +100,7 @@ _ENTRIES: dict[str, Kind] = {
     "truncation": _OBJECT,
     "truncation.max_length": _or_null(_LENGTH),
     "truncation.side": _one_of(TRUNCATION_SIDES),
+    "truncation.long_documents": _one_of(LONG_DOCUMENTS),
     "temperature": _or_null(_NUMBER),
     "thresholds": _or_null(_NUMBERS),
     "base_model": _OBJECT,
@@ -96,8 +110,8 @@ _ENTRIES: dict[str, Kind] = {
     "base_model.quantization": _or_null(_OBJECT),
     "training": _OBJECT,
 }
-_MAY_LACK = ("prompt_template.answer_tokens",)
-_NEW_IN_3: dict[str, Any] = {"document_suffix": None}
+_MAY_LACK = ("prompt_template.answer_tokens", "truncation.long_documents")
+_NEW_IN_3: dict[str, Any] = {"document_suffix": None, "members": None}
 
 
 def current(data: dict[str, Any], source: str) -> dict[str, Any]:
@@ -168,7 +182,7 @@ def _check_entries(data: dict[str, Any], source: str) -> None:
 
 def _needed(data: dict[str, Any]) -> tuple[str, ...]:
     """The entries that must not be null in a run of this approach."""
-    heads = {"embedding": ("pooling", "head_init"), "frozen": ("pooling",)}
+    own = {"embedding": ("pooling", "head_init"), "frozen": ("pooling",), "combination": ("members",)}
     prompted = data["approach"] == "instruction" or data.get("head_init") == "verbalizer"
     prompted = prompted or any(data.get(name) for name in _PROMPT)
-    return (*heads.get(data["approach"], ()), *(_PROMPT if prompted else ()))
+    return (*own.get(data["approach"], ()), *(_PROMPT if prompted else ()))

@@ -20,8 +20,11 @@ from ..runs.schema import APPROACHES
 from ..runs.summary import nothing_learned
 from ..task.prompts import PLAIN_FRAME
 from .card_facts import (
+    folds,
     headline_metrics,
+    in_chunks,
     label_table,
+    member_table,
     metric_name,
     metric_table,
     quantization,
@@ -95,7 +98,7 @@ def card_data(run: FinishedRun, repo_id: str) -> ModelCardData:
 
 def _library(run: FinishedRun) -> str:
     """The library that loads it, as the Hub names it."""
-    if run.description.approach in ("tfidf", "frozen"):
+    if run.description.approach in ("tfidf", "frozen", "combination"):
         return "hf_causal_clf"
     return "transformers" if run.adapter is None else "peft"
 
@@ -130,15 +133,18 @@ def _context(run: FinishedRun, repo_id: str) -> dict[str, Any]:
         "metrics": metric_table(run),
         "test_documents": len(run.results.gold),
         "label_table": label_table(run),
+        "members": member_table(run),
         "nothing_learned": nothing_learned(run.results.metrics, multi_label=run.label_space.multi_label),
         "trust": trust(run),
         "scarce": scarce_labels(run),
         "has_majority": "majority" in run.results.metrics,
         "few": MIN_EXAMPLES,
+        "folds": folds(run),
         "figures": run.figures,
         "settings": setting_rows(run),
         "quantization": quantization(run),
         "truncation": truncation(run),
+        "chunks": in_chunks(run),
         "prompt": _prompt(run),
     }
 

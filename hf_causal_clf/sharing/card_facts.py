@@ -7,7 +7,10 @@ from typing import Any
 
 from ..evaluation.calibration import MIN_DOCUMENTS, MIN_EXAMPLES
 from ..evaluation.metrics import f1_per_label, label_counts
+from ..runs.files import MEMBERS_FOLDER
 from ..runs.finished import FinishedRun
+from ..runs.run import Run
+from ..runs.schema import KINDS
 from .markdown import code, escape
 
 _OTHERWISE = ("uncalibrated_", "nll_change", "generation_")  # what a test metric would be otherwise
@@ -19,12 +22,13 @@ _NAMES = {
     "malformed_rate": "Malformed greedy answers",
 }
 _BESIDE_TEST = {"majority": "majority baseline", "validation": "validation"}
+_BESIDE_TEST_WITH_FOLDS = {**_BESIDE_TEST, "validation": "out of fold"}
 _HEADLINES = ("f1_macro", "f1_micro", "f1_weighted", "accuracy", "nll", "brier", "ece")
 
 Rows = list[tuple[str, str]]
 Table = list[list[str]]  # of Markdown cells, the first row is the heading
 
-_SIDES = {"tail": "at their end", "head": "at their beginning", "both": "at both ends"}
+_SIDES = {"tail": "at their end", "head": "at their beginning", "both": "at both ends", "head_tail": "in their middle"}
 
 _DEVICES = {"cpu": "CPU", "cuda": "GPU", "mps": "Apple GPU"}
 
@@ -42,10 +46,16 @@ def metric_name(key: str, multi_label: bool) -> str:
     return f"{found[2].capitalize()} {found[1].replace('f1', 'F1')}" if found else key
 
 
+def folds(run: FinishedRun) -> int:
+    """Return the number of folds; 0 for a run with a validation split."""
+    return run.results.metrics.get("calibration", {}).get("folds", 0)
+
+
 def metric_table(run: FinishedRun) -> Table:
     """Return the test metrics that matter most: intervals, majority baseline and validation split beside them."""
     metrics = run.results.metrics
-    beside = {part: title for part, title in _BESIDE_TEST.items() if part in metrics}
+    titles = _BESIDE_TEST_WITH_FOLDS if folds(run) else _BESIDE_TEST
+    beside = {part: title for part, title in titles.items() if part in metrics}
     rows = [["", "test", "95 % interval", *beside.values()]]
     for key in _HEADLINES:
         interval = run.intervals.get(key)
@@ -61,7 +71,7 @@ def label_table(run: FinishedRun) -> Table:
     tested, scores = test_counts(run), f1_per_label(gold, run.results.predicted, len(space))
     columns = {"label": list(map(escape, space.names))}
     for split, title in (("train", "training"), ("validation", "validation")):
-        if facts.get("label_counts", {}).get(split):
+        if facts.get("label_counts", {}).get(split) and not (split == "validation" and folds(run)):
             columns[title] = [f"{count:,}" for count in facts["label_counts"][split]]
     columns["test"] = [f"{count:,}" for count in tested]
     columns["F1 on test"] = [f"{score:.3f}" if count else "–" for score, count in zip(scores, tested, strict=True)]
@@ -76,6 +86,22 @@ def label_table(run: FinishedRun) -> Table:
         sizes["test"] = len(gold)
         total = {"label": "**documents**", **{title: f"{size:,}" for title, size in sizes.items()}}
         rows.append([total.get(title, "") for title in columns])
+    return rows
+
+
+def member_table(run: FinishedRun) -> Table | None:
+    """Return what each member of a combination is and its share of the weights; `None` for any other run."""
+    members = run.description.members
+    if members is None:
+        return None
+    rows = [["member", "what it is", "base model", "most tokens", "share of the weights"]]
+    for name, weight in sorted(members.items(), key=lambda member: -member[1]):
+        member = Run.read(run.folder / MEMBERS_FOLDER / name)
+        base, longest = member.base_model, member.truncation.max_length
+        none = "" if base.name_or_path is None else "a local checkpoint"
+        link = f"[{escape(base.hub_id)}](https://huggingface.co/{base.hub_id})" if base.hub_id else none
+        share = f"{weight / sum(members.values()):.0%}"
+        rows.append([escape(name), KINDS[member.approach], link, "" if longest is None else f"{longest:,}", share])
     return rows
 
 
@@ -132,7 +158,13 @@ def setting_rows(run: FinishedRun) -> Rows:
 def truncation(run: FinishedRun) -> str | None:
     """Return where long documents are cut, in words; `None` if they are not."""
     limits = run.description.truncation
-    return None if limits.max_length is None else _SIDES[limits.side]
+    return None if limits.max_length is None or in_chunks(run) else _SIDES[limits.side]
+
+
+def in_chunks(run: FinishedRun) -> bool:
+    """Whether long documents are read in chunks."""
+    limits = run.description.truncation
+    return limits.max_length is not None and limits.long_documents == "chunks"
 
 
 def quantization(run: FinishedRun) -> str | None:
@@ -148,7 +180,7 @@ def quantization(run: FinishedRun) -> str | None:
 
 
 def _model(run: FinishedRun) -> Rows:
-    rows = [] if run.description.approach == "tfidf" else _base_model(run)
+    rows = [] if run.description.approach in ("tfidf", "combination") else _base_model(run)
     counts = run.results.metrics.get("training", {})
     trained, total = counts.get("trainable_parameters"), counts.get("total_parameters")
     if trained and total:
@@ -187,7 +219,8 @@ def _length(run: FinishedRun) -> Rows:
     what = "a document" if run.description.prompt is None else "prompt and answer"
     if longest is None:
         return []
-    return [(f"Most tokens of {what}", f"{longest:,}; longer ones are cut {truncation(run)}")]
+    longer = "longer documents are read in chunks" if in_chunks(run) else f"longer ones are cut {truncation(run)}"
+    return [(f"Most tokens of {what}", f"{longest:,}; {longer}")]
 
 
 def _optimisation(run: FinishedRun) -> Rows:

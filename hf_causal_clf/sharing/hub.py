@@ -21,6 +21,7 @@ from ..runs.files import (
     PUBLISHED,
     is_hub_id,
     read_json,
+    with_members,
 )
 from ..runs.run import Run
 from .card import render_card
@@ -83,12 +84,18 @@ def check_publishable(folder: Path, base_model: str | None) -> None:
     """Check what can be checked before anything is sent; errors as for `push_run`."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r}: give the output_dir of a finished run.")
-    run = Run.read(folder)
+    runs = {part: Run.read(part) for part in with_members(folder)}
     for name in (METRICS_FILE, PREDICTIONS_FILE):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}: only a finished run is pushed.")
-    if _needs_base(folder, run):
-        check_base_model(run.base_model.name_or_path, base_model)
+    needed = {run.base_model.name_or_path for part, run in runs.items() if _needs_base(part, run)}
+    for source in needed:
+        check_base_model(source, base_model)
+    if base_model is not None and len(needed) > 1:
+        raise ValueError(
+            f"The members have {len(needed)} different base models, and base_model names one, {base_model!r}. Leave it "
+            "out, and write the Hub id of each into its member's files where that is a folder."
+        )
 
 
 def check_base_model(name_or_path: str | None, base_model: str | None) -> None:
@@ -118,21 +125,27 @@ def stage_run(folder: Path, aside: Path, repo_id: str, base: tuple[str | None, s
             target = aside / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-    run = Run.read(aside)
+    for part in with_members(aside):
+        _make_public(part, base if part == aside or _needs_base(part, Run.read(part)) else None)
+    write_text(aside / CARD_FILE, str(render_card(aside, repo_id=repo_id)))
+    (aside / PREDICTIONS_FILE).unlink()  # the card needs them for its intervals
+
+
+def _make_public(folder: Path, base: tuple[str | None, str | None] | None) -> None:
+    """Take private paths and names out of a staged run, or of a member of one."""
+    run = Run.read(folder)
     # Of a file without a heading, the name of its text column is a document
     run = replace(run, training={name: fact for name, fact in run.training.items() if name != "text_column"})
-    run.write(aside)
-    adapter = aside / ADAPTER_CONFIG_FILE
-    if base is None and not _needs_base(aside, run):
+    run.write(folder)
+    adapter = folder / ADAPTER_CONFIG_FILE
+    if base is None and not _needs_base(folder, run):
         name = run.base_model.name_or_path
         base = (None if _is_local(name) else name, run.base_model.revision)
     if base is not None:
         name, revision = base
-        replace(run, base_model=replace(run.base_model, name_or_path=name, revision=revision)).write(aside)
+        replace(run, base_model=replace(run.base_model, name_or_path=name, revision=revision)).write(folder)
         if adapter.is_file():
             write_json(adapter, {**read_json(adapter), "base_model_name_or_path": name, "revision": revision})
-    write_text(aside / CARD_FILE, str(render_card(aside, repo_id=repo_id)))
-    (aside / PREDICTIONS_FILE).unlink()  # the card needs them for its intervals
 
 
 def _needs_base(folder: Path, run: Run) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .chunks import DocumentCutter
 from .tokens import PlainTokenizer, check_truncation, special_frame, truncate
 
 if TYPE_CHECKING:
@@ -23,8 +24,11 @@ class DocumentEncoder:
     Args:
         tokenizer: The backbone's tokenizer.
         max_length: Maximum number of tokens, special tokens included; `None` for no limit.
-        truncation: Where a document that is too long loses text: `"tail"`, `"head"` or `"both"`.
+        truncation: Where a document that is too long loses text: at its `"tail"`, its `"head"`, at `"both"` ends, or in
+            its middle (`"head_tail"`).
         suffix: Text after each document, which is never cut. A head that reads the last token reads its end then.
+        long_documents: Whether `chunks` cuts a document that is too long (`"truncate"`), or reads it in overlapping
+            `"chunks"`, each with special tokens and suffix as a document of its own.
 
     Attributes:
         document_budget: Number of tokens of a document that fit; `None` for all.
@@ -40,12 +44,15 @@ class DocumentEncoder:
         truncation: str = "tail",
         *,
         suffix: str | None = None,
+        long_documents: str = "truncate",
     ) -> None:
-        check_truncation(max_length, truncation)
+        check_truncation(max_length, truncation, long_documents)
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.truncation = truncation
         self.suffix = suffix
+        self.long_documents = long_documents
+        self._cut = DocumentCutter(tokenizer, truncation, long_documents)
         self._plain = PlainTokenizer(tokenizer)
         self._before, after = special_frame(tokenizer)
         self._after = [*(self._plain.encode(suffix, continues=True) if suffix else []), *after]
@@ -56,12 +63,20 @@ class DocumentEncoder:
         self.document_budget = None if max_length is None else max_length - special
 
     def encode(self, document: str) -> list[int]:
-        """Return the token ids of one document.
+        """Return the token ids of one document, cut where it is too long, never in chunks.
 
         Raises:
             ValueError: If there are none.
         """
         return self.fit(self.whole_ids(document))
+
+    def chunks(self, document: str) -> list[list[int]]:
+        """Return the token ids of each chunk of a document: what `encode` does where it fits or is to be cut.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        return self.fit_chunks(self.whole_ids(document))
 
     def whole_ids(self, document: str) -> list[int]:
         """Return the token ids of one document, none cut off and no special tokens around them.
@@ -80,3 +95,7 @@ class DocumentEncoder:
     def fit(self, ids: list[int]) -> list[int]:
         """Return what `encode` does, from the ids of the whole document."""
         return [*self._before, *truncate(ids, self.document_budget, self.truncation), *self._after]
+
+    def fit_chunks(self, ids: list[int]) -> list[list[int]]:
+        """Return what `chunks` does, from the ids of the whole document."""
+        return [[*self._before, *part, *self._after] for part in self._cut(ids, self.document_budget)]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from transformers.utils import logging
 
 from .chat_template import chat_frame
+from .chunks import DocumentCutter
 from .labels import Label
 from .tokens import PlainTokenizer, check_truncation, continuing_ids, special_frame, starts, token_ids, truncate
 from .verbalizer import Verbalizer
@@ -42,13 +43,15 @@ class PromptTemplate:
             as the user's turn) instead of plain text.
         max_length: Maximum number of tokens of prompt and answer together; `None` for no limit. Only the document is
             shortened to fit.
-        truncation: Where a document that is too long loses text: at its `"tail"`, its `"head"` or at `"both"` ends
-            (which keeps the middle).
+        truncation: Where a document that is too long loses text: at its `"tail"`, its `"head"`, at `"both"` ends
+            (which keeps the middle), or in its middle (`"head_tail"`).
         answer_tokens: Number of tokens of `max_length` that are kept free for the answer, its end included; `None` for
             the longest possible answer, which in a multi-label space names all labels (see `reserving`).
+        long_documents: Whether a document that is too long is cut (`"truncate"`), or read in overlapping `"chunks"`,
+            each in a prompt of its own (see `PromptEncoder.chunks`).
 
     Raises:
-        ValueError: If `truncation` is not one of these.
+        ValueError: If `truncation` or `long_documents` is not one of these.
     """
 
     instruction: str | None = None
@@ -56,9 +59,10 @@ class PromptTemplate:
     max_length: int | None = 1024
     truncation: str = "tail"
     answer_tokens: int | None = None
+    long_documents: str = "truncate"
 
     def __post_init__(self) -> None:
-        check_truncation(self.max_length, self.truncation)
+        check_truncation(self.max_length, self.truncation, self.long_documents)
 
     def bind(self, tokenizer: PreTrainedTokenizerBase, verbalizer: Verbalizer) -> PromptEncoder:
         """Fix tokenizer and answers, check that they fit, and return the encoder of prompts and answers."""
@@ -131,6 +135,7 @@ class PromptEncoder:
         joined_ids: One token-id list per label: delimiter and answer as they follow another label (multi-label).
         empty_ids: Token ids of the answer for a document with no label, end included (multi-label, else empty).
         document_budget: Number of tokens of a document that fit; `None` for all.
+        long_documents: That of the template.
 
     Raises:
         ValueError: If an answer has no tokens, contains a control token or cannot be told from another one, if the
@@ -141,6 +146,8 @@ class PromptEncoder:
         self.template = template
         self.tokenizer = tokenizer
         self.verbalizer = verbalizer
+        self.long_documents = template.long_documents
+        self._cut = DocumentCutter(tokenizer, template.truncation, template.long_documents)
         self._plain = PlainTokenizer(tokenizer)
         instruction = template.render_instruction(verbalizer)
         lead, beginning, self._trims = "", [], (False, False)
@@ -259,22 +266,37 @@ class PromptEncoder:
         """Token ids of a document, as plain text, shortened to fit beside an answer of `answer_tokens` too."""
         return self._shorten(self.whole_ids(document), answer_tokens)
 
+    def document_chunks(self, document: str, *, answer_tokens: int = 0) -> list[list[int]]:
+        """Token ids of each chunk of a document: `document_ids` alone where it fits or is to be cut."""
+        return self._cut(self.whole_ids(document), self._room(answer_tokens))
+
     def _shorten(self, ids: list[int], answer_tokens: int) -> list[int]:
-        budget = self.document_budget
-        if budget is not None:
-            # Known in training alone: only the few documents with longer answers are cut in another place there
-            budget = max(0, budget - max(0, answer_tokens - self._reserved))
-        return truncate(ids, budget, self.template.truncation)
+        return truncate(ids, self._room(answer_tokens), self.template.truncation)
+
+    def _room(self, answer_tokens: int) -> int | None:
+        """Number of document tokens that fit beside an answer of `answer_tokens` too."""
+        if self.document_budget is None:
+            return None
+        # Known in training alone: only the few documents with longer answers are cut in another place there
+        return max(0, self.document_budget - max(0, answer_tokens - self._reserved))
 
     def prompt_ids(self, document: str, *, answer_tokens: int = 0) -> list[int]:
-        """Token ids of the whole prompt, up to the answer slot (see `document_ids`)."""
+        """Token ids of the whole prompt, up to the answer slot (see `document_ids`): a long document is cut."""
         return self.fit(self.whole_ids(document), answer_tokens=answer_tokens)
+
+    def chunks(self, document: str, *, answer_tokens: int = 0) -> list[list[int]]:
+        """Token ids of the prompt of each chunk of a document (see `document_chunks`)."""
+        return self.fit_chunks(self.whole_ids(document), answer_tokens=answer_tokens)
 
     encode = prompt_ids  # what a head reads, in place of `DocumentEncoder.encode`
 
     def fit(self, ids: list[int], *, answer_tokens: int = 0) -> list[int]:
         """Token ids of the whole prompt, from those of the whole document."""
         return [*self.prefix_ids, *self._shorten(ids, answer_tokens), *self.suffix_ids]
+
+    def fit_chunks(self, ids: list[int], *, answer_tokens: int = 0) -> list[list[int]]:
+        """Token ids of the prompt of each chunk, from those of the whole document."""
+        return [[*self.prefix_ids, *part, *self.suffix_ids] for part in self._cut(ids, self._room(answer_tokens))]
 
     def target_ids(self, value: Label | Iterable[Label]) -> list[int]:
         """Token ids of the gold answer, end included (see `LabelSpace.encode` for `value`)."""

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-TRUNCATION_SIDES = ("tail", "head", "both")
+TRUNCATION_SIDES = ("tail", "head", "both", "head_tail")
+LONG_DOCUMENTS = ("truncate", "chunks")
 
 
 class PlainTokenizer:
@@ -79,17 +80,25 @@ def warn_of_unknown(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) ->
 
 
 def truncate(ids: list[int], budget: int | None, side: str) -> list[int]:
-    """Shorten a list of token ids to `budget`, taking tokens away at `side` (`"tail"`, `"head"` or `"both"`)."""
+    """Shorten a list of token ids to `budget`, taking tokens away at `side` (one of `TRUNCATION_SIDES`).
+
+    `"head_tail"` keeps half of the budget at the beginning, and one more where it is odd, and half at the end, which
+    Sun et al. found best for BERT (arXiv 1905.05583). `"both"` keeps the middle.
+    """
     if budget is None or len(ids) <= budget:
         return ids
+    if side == "head_tail":
+        return [*ids[: budget - budget // 2], *ids[len(ids) - budget // 2 :]]
     start = {"tail": 0, "head": len(ids) - budget, "both": (len(ids) - budget) // 2}[side]
     return ids[start : start + budget]
 
 
-def check_truncation(max_length: int | None, side: str) -> None:
-    """Raise a `ValueError` for a length that is not positive or a side that is not known."""
+def check_truncation(max_length: int | None, side: str, long_documents: str = "truncate") -> None:
+    """Raise a `ValueError` for a length that is not positive, or a side or a way that is not known."""
     if side not in TRUNCATION_SIDES:
         raise ValueError(f"`truncation` must be one of {list(TRUNCATION_SIDES)}, got {side!r}.")
+    if long_documents not in LONG_DOCUMENTS:
+        raise ValueError(f"`long_documents` must be one of {list(LONG_DOCUMENTS)}, got {long_documents!r}.")
     if max_length is not None and max_length < 1:
         raise ValueError(f"`max_length` must be a positive number of tokens, got {max_length}.")
 

@@ -21,7 +21,7 @@ from ..data.folds import check_folds
 from ..evaluation.metrics import METRICS
 from ..task.labels import LabelSpace
 from ..task.prompts import PromptTemplate
-from ..task.tokens import TRUNCATION_SIDES, check_truncation
+from ..task.tokens import LONG_DOCUMENTS, TRUNCATION_SIDES, check_truncation
 from ..task.verbalizer import Verbalizer
 from .length import SENTENCE
 
@@ -203,9 +203,15 @@ class RunArguments:
 
     truncation: str = setting(
         "tail",
-        "Where a document that is too long for max_length loses text: at its 'tail', its 'head', or at 'both' ends "
-        "(the middle stays).",
+        "Where a document that is too long for max_length loses text: at its 'tail', its 'head', at 'both' ends (the "
+        "middle stays), or in its middle ('head_tail': half of what fits is its beginning, half its end).",
         choices=list(TRUNCATION_SIDES),
+    )
+    long_documents: str = setting(
+        "truncate",
+        "What becomes of a document that is too long for max_length. 'truncate': it is cut (see truncation). 'chunks': "
+        "it is read whole, in overlapping chunks that end at sentences, whose logits are averaged.",
+        choices=list(LONG_DOCUMENTS),
     )
     class_weight: str | None = setting(
         None,
@@ -221,9 +227,10 @@ class RunArguments:
     )
     folds: int = setting(
         0,
-        "Number of folds, 2 to 20, in place of a validation split: each fold of the training documents (and of "
-        "validation documents, if there are any) is predicted by a training on the others. Calibration is fitted on "
-        "that, and the finished run is trained on all of them, to its last step. Takes folds + 1 trainings. 0: off.",
+        "Number of folds, 2 to 20, in place of a validation split: each fold of the training documents is predicted by "
+        "a training on the others. Calibration is fitted on that, and the finished run is trained on all of them, to "
+        "its last step: folds + 1 trainings in all. Validation documents, if there are any, are training documents "
+        "then, and max_train_samples is the number of both. 0: off.",
     )
     overwrite_output_dir: bool = setting(
         False,
@@ -235,7 +242,12 @@ class RunArguments:
     )
 
     def __post_init__(self) -> None:
-        check_truncation(None, self.truncation)
+        check_truncation(None, self.truncation, self.long_documents)
+        if self.long_documents == "chunks" and self.truncation != "tail":
+            raise ValueError(
+                f"truncation {self.truncation} says where a long document is cut, but long_documents chunks reads it "
+                "whole. Leave one of the two out."
+            )
         if self.class_weight not in (None, "balanced"):
             raise ValueError(f"class_weight must be 'balanced' or left out, got {self.class_weight!r}.")
         check_folds(self.folds)
@@ -285,11 +297,12 @@ class PromptArguments:
         """Build the verbalizer that these arguments describe."""
         return Verbalizer(labels, self._answers, delimiter=self.answer_delimiter, empty_answer=self.empty_answer)
 
-    def template(self, max_length: int | None, truncation: str) -> PromptTemplate:
+    def template(self, max_length: int | None, truncation: str, long_documents: str = "truncate") -> PromptTemplate:
         """Build the prompt template that these arguments describe."""
         return PromptTemplate(
             instruction=self.instruction,
             use_chat_template=self.use_chat_template,
             max_length=max_length,
             truncation=truncation,
+            long_documents=long_documents,
         )

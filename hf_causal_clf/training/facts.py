@@ -76,8 +76,6 @@ def document_facts(data: ClassificationData) -> dict[str, Any]:
         "overlap": data.overlap,
         "versions": _versions(),
     }
-    if data.fold_count:
-        facts["folds"] = data.fold_count
     return facts if data.text_column is None else {**facts, "text_column": data.text_column}
 
 

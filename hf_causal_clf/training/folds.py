@@ -63,11 +63,10 @@ def out_of_fold(
     Returns:
         Float32 `(n, labels)`, in the order of the labelled documents.
     """
-    assert data.folds is not None
-    logits = np.empty((len(data.folds), len(data.label_space)), dtype=np.float32)
+    logits = np.empty((len(data.splits["train"]), len(data.label_space)), dtype=np.float32)
     unfinished, mark = output / UNFINISHED_FOLDER, fingerprint(content)[:32]
-    for fold in range(data.fold_count):
-        rows, kept = data.folds == fold, unfinished / f"fold-{fold}-{mark}.safetensors"
+    for fold, rows in enumerate(data.held_out()):
+        kept = unfinished / f"fold-{fold}-{mark}.safetensors"
         name = f"Fold {fold + 1} of {data.fold_count}"
         found = _read(kept)
         if found is None:

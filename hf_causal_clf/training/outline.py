@@ -25,7 +25,14 @@ class WholeEncoder(Protocol):
         ...
 
 
-def tell_outline(lengths: Sequence[int], budget: int | None, documents: int, arguments: TrainingArguments) -> None:
+def tell_outline(
+    lengths: Sequence[int],
+    budget: int | None,
+    documents: int,
+    arguments: TrainingArguments,
+    *,
+    in_chunks: bool = False,
+) -> None:
     """Tell how long the training documents are, how many are cut, and how many steps there are.
 
     Args:
@@ -33,6 +40,7 @@ def tell_outline(lengths: Sequence[int], budget: int | None, documents: int, arg
         budget: Number of tokens of a document that fit; `None` for all.
         documents: Number of training documents.
         arguments: `max_length`, batch size, epochs and processes.
+        in_chunks: Whether documents that do not fit are read in chunks.
     """
     found = np.asarray(lengths)
     middle, long = (round(value) for value in np.percentile(found, (50, 95)))
@@ -45,9 +53,8 @@ def tell_outline(lengths: Sequence[int], budget: int | None, documents: int, arg
     else:
         room = "" if budget == limit else f" leaves {budget:,} tokens for a document, and"
         lost = (found - budget).clip(min=0).sum() / found.sum()
-        tell(
-            f"max_length={limit}{room} cuts {cut:,} of {len(found):,} documents: {lost:.1%} of all tokens are not read."
-        )
+        done, rest = ("reads", " in chunks.") if in_chunks else ("cuts", f": {lost:.1%} of all tokens are not read.")
+        tell(f"max_length={limit}{room} {done} {cut:,} of {len(found):,} documents{rest}")
     per_epoch, total = planned_steps(arguments, documents)
     batch = arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
     tell(f"Steps: {per_epoch:,} per epoch, {total:,} in all at most, each with {batch:,} documents.")

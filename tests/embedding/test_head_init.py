@@ -191,7 +191,7 @@ def test_two_processes_start_and_end_as_one(checkpoint, files, tmp_path, monkeyp
         assert two[split] == pytest.approx(one[split], abs=2e-3)
 
 
-@pytest.mark.parametrize("truncation", ["tail", "head", "both"])
+@pytest.mark.parametrize("truncation", ["tail", "head", "both", "head_tail"])
 def test_long_documents_are_cut_and_the_prompt_is_not(truncation, tokenizer):
     verbalizer = Verbalizer(LabelSpace(["sport", "business"]))
     encoder = PromptTemplate(max_length=100, truncation=truncation).bind(tokenizer, verbalizer)

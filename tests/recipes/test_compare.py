@@ -20,12 +20,14 @@ import yaml
 from conftest import make_rows, run_as_main, write_jsonl
 from tiny import save_encoder
 
+from hf_causal_clf import LabelSpace, TextClassifier
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.comparison import running
 from hf_causal_clf.comparison.arguments import ComparisonArguments, folder_name
 from hf_causal_clf.comparison.plan import read_config, write_config
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.runs.files import read_json
+from hf_causal_clf.runs.results import read_out_of_fold, read_results
 from hf_causal_clf.training.arguments import PromptArguments
 from hf_causal_clf.training.callbacks import TrainingClock
 from hf_causal_clf.training.checkpoints import note_checkpoint, whole_checkpoints
@@ -228,10 +230,49 @@ def test_folders_have_plain_names_and_the_terminal_ends_with_the_result(finished
     }
     printed = (folder.parent / "printed").read_text().splitlines()
     text = read_report(folder)["recommendation"]["text"]
-    assert " ".join(printed[-2 - len(textwrap.wrap(text, 100)) : -2]) == text
+    assert " ".join(printed[-3 - len(textwrap.wrap(text, 100)) : -3]) == text
     assert printed[-1] == f"The report, with every pair, is in {folder / 'report.md'}"
     assert sum(line.startswith(f"{EMBEDDING}  ") for line in printed) == 1  # in the table; the pairs are in the report
     assert not any(line.startswith(("|", "#")) for line in printed)
+
+
+def loaded_as_said(text, sign):
+    """The classifier that a report or a terminal says how to load, in the line that begins with a sign."""
+    (line,) = [line for line in text.splitlines() if line.startswith(sign)]
+    call = line.removeprefix(sign).strip(" `")
+    return eval(call, {"TextClassifier": TextClassifier})
+
+
+def test_the_recommended_run_can_be_loaded(finished):
+    folder, _ = finished
+    chosen = read_report(folder)["recommendation"]["run"]
+    for text, sign in (
+        ((folder / "report.md").read_text(), "To use it:"),
+        ((folder.parent / "printed").read_text(), "Use it:"),
+    ):
+        assert loaded_as_said(text, sign).source.startswith(str(folder / folder_name(chosen)))
+
+
+def test_a_baseline_that_wins_can_be_loaded(compare, tmp_path, files, capsys):
+    output, few = tmp_path / "it's", {"runs": {}, "baselines": ["majority", "tfidf"]}
+    assert compare(output, **few) == {"majority-class", "tf-idf-logistic-regression"}
+    assert read_report(output)["recommendation"]["run"] == "TF-IDF + logistic regression"
+    classifier = loaded_as_said((output / "report.md").read_text(), "To use it:")
+    assert loaded_as_said(capsys.readouterr().out, "Use it:").source == classifier.source
+    results = read_results(Path(classifier.source), classifier.label_space)
+    texts = [json.loads(line)["text"] for line in Path(files["test_file"]).read_text().splitlines()]
+    np.testing.assert_allclose(classifier.predict_proba(texts), results.probabilities, atol=1e-6)
+
+    # Elsewhere it is reused by what it is; one that an earlier version wrote has results only
+    reused = {"old": {"output_dir": classifier.source}}
+    assert compare(tmp_path / "other", runs=reused, baselines=["majority"]) == {"majority-class"}
+    assert loaded_as_said((tmp_path / "other" / "report.md").read_text(), "To use it:").source == classifier.source
+    assert {row["approach"] for row in read_report(tmp_path / "other")["runs"]} == {"majority", "tfidf"}
+    for path in Path(classifier.source).iterdir():
+        if path.name not in ("metrics.json", "predictions.parquet", "figures"):
+            path.unlink()
+    assert compare(output, **few) == set()
+    assert "To use it:" not in (output / "report.md").read_text()
 
 
 def test_runs_in_folders_of_an_earlier_version_are_found(copied, compare):
@@ -348,7 +389,7 @@ def test_finished_runs_are_reused(finished, compare, tmp_path):
     found = {row["metrics"]["f1_macro"]: row["approach"] for row in read_report(tmp_path / "run")["runs"]}
     assert found.keys() == {row["metrics"]["f1_macro"] for row in read_report(folder)["runs"]}
     assert {row["approach"] for row in read_report(tmp_path / "run")["runs"]} == {
-        *("embedding", "instruction", "baseline")
+        *("embedding", "instruction", "encoder", "baseline")
     }
     check_links(tmp_path / "run")
 
@@ -420,6 +461,27 @@ def test_learning_curves(compare, tmp_path):
     added = {"train_sizes": [6, 24, 12], "seeds": [1, 2]}
     assert compare(tmp_path / "run", **{**options, **added}) == {f"size-24/{name}" for name in names}
     assert contents(tmp_path / "run").items() >= before.items()
+
+
+def test_folds_are_the_same_for_runs_and_baselines(compare, settings, tmp_path):
+    options = {"folds": 3, "runs": {EMBEDDING: RUNS[EMBEDDING]}, "baselines": ["majority", "tfidf"]}
+    started = compare(tmp_path / "out", **options)
+    assert started == {f"{EMBEDDING_FOLDER}/seed-42", "majority-class", "tf-idf-logistic-regression"}
+    space = LabelSpace(["business", "sport", "tech"])
+    first, *others = [read_out_of_fold(tmp_path / "out" / folder, space) for folder in sorted(started)]
+    assert len(first.ids) == 63
+    for other in others:
+        assert other.ids == first.ids
+        np.testing.assert_array_equal(other.fold, first.fold)
+        np.testing.assert_array_equal(other.gold, first.gold)
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "63 training documents in 3 folds and 17 test documents, 3 labels" in page
+    assert "after what was fitted out of fold" in page
+    assert not compare(tmp_path / "out", **options)
+    for folds in (2, 0):
+        started = compare(tmp_path / "out", **{**options, "folds": folds, "runs": {}})
+        assert started == {"majority-class", "tf-idf-logistic-regression"}
+        assert all((tmp_path / "out" / folder / "out_of_fold.parquet").exists() == bool(folds) for folder in started)
 
 
 def test_train_sizes_have_to_be_there(compare, tmp_path):

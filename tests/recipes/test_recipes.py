@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import make_rows, run_as_main, write_jsonl
 from datasets import Dataset
 from test_train import RUN_FILES
+
+from hf_causal_clf import TextClassifier
 
 ROOT = Path(__file__).parents[2]
 COMMON = {
@@ -80,6 +83,22 @@ def test_two_processes_end_as_one(recipe, checkpoint, files, tmp_path, monkeypat
     ]
     assert list(rows[1]["id"]) == list(rows[0]["id"]) == list(range(17))
     assert list(rows[1]["gold"]) == list(rows[0]["gold"])
+
+
+@pytest.mark.parametrize(("recipe", "room"), [("embed", 12), ("instruct", 84)])
+def test_documents_are_read_in_chunks(recipe, room, checkpoint, files, tmp_path, monkeypatch, capsys):
+    options = {"long_documents": "chunks", "max_length": str(room), "num_train_epochs": "1"}
+    run(recipe, arguments(recipe, checkpoint, files, tmp_path / "run", **options), monkeypatch)
+    assert "of 48 documents in chunks." in " ".join(capsys.readouterr().out.split())
+    assert {path.name for path in (tmp_path / "run").iterdir()} == RUN_FILES
+    saved = json.loads((tmp_path / "run" / "classification.json").read_text())
+    assert saved["truncation"] == {"max_length": room, "side": "tail", "long_documents": "chunks"}
+    rows = Dataset.from_parquet(str(tmp_path / "run" / "predictions.parquet"), keep_in_memory=True)
+    texts = [json.loads(line)["text"] for line in Path(files["test_file"]).read_text().splitlines()]
+    classifier = TextClassifier.from_pretrained(tmp_path / "run")
+    assert max(len(classifier.scorer.encoder.chunks(text)) for text in texts) > 1
+    np.testing.assert_allclose(classifier.predict_proba(texts), list(rows["probabilities"]), atol=1e-5)
+    assert "in overlapping chunks" in (tmp_path / "run" / "README.md").read_text()
 
 
 def test_nf4_and_8bit_adamw_train_and_evaluate(checkpoint, files, tmp_path, monkeypatch):

@@ -16,12 +16,13 @@ NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 BASE = BaseModel("me/base", "0" * 40, "bfloat16", NF4)
 EMBEDDING = Run("embedding", SINGLE, Truncation(64), Calibration(0.5), BASE, "1.2.3", "mean", "random")
 PROMPT = Prompt(
-    PromptTemplate("Which of {labels}?", True, 256, "both", 9), Verbalizer(MULTI, {"a": "an A"}, delimiter="; ")
+    PromptTemplate("Which of {labels}?", True, 256, "both", 9, "chunks"),
+    Verbalizer(MULTI, {"a": "an A"}, delimiter="; "),
 )
 INSTRUCTION = Run(
     approach="instruction",
     label_space=MULTI,
-    truncation=Truncation(256, "both"),
+    truncation=Truncation(256, "both", "chunks"),
     calibration=Calibration((0.5, 2.0, 1.25), (0.25, 0.5, 0.75)),
     base_model=BaseModel("/models/base"),
     version="1.2.3",
@@ -62,6 +63,19 @@ def test_a_head_behind_a_prompt_keeps_no_tokens_free(tmp_path):
 
 def test_every_run_has_the_same_entries_in_the_same_order():
     assert list(EMBEDDING.to_dict()) == list(INSTRUCTION.to_dict())
+
+
+@pytest.mark.parametrize(("approach", "pooling"), [("tfidf", None), ("frozen", "mean"), ("encoder", None)])
+def test_a_baseline_is_read_back_without_a_prompt(approach, pooling, tmp_path):
+    run = replace(EMBEDDING, approach=approach, pooling=pooling, head_init=None)
+    run.write(tmp_path)
+    assert Run.read(tmp_path).to_dict() == run.to_dict()
+    assert list(run.to_dict()) == list(EMBEDDING.to_dict())
+    with pytest.raises(ValueError, match=r"lacks \['prompt_template'\]"):
+        Run.from_dict({**run.to_dict(), "verbalizer": {"answers": {}, "delimiter": "; ", "empty_answer": "none"}})
+    if pooling is not None:
+        with pytest.raises(ValueError, match=r"lacks \['pooling'\], which a run of approach 'frozen' has"):
+            Run.from_dict({**run.to_dict(), "pooling": None})
 
 
 def test_a_changed_run_leaves_the_first_as_it_was():
@@ -135,7 +149,8 @@ WRONG = [
     ("truncation", 64, "an object"),
     ("truncation.max_length", "64", "a whole number above 0, or null"),
     ("truncation.max_length", True, "a whole number above 0, or null"),
-    ("truncation.side", "left", "one of ['tail', 'head', 'both']"),
+    ("truncation.long_documents", "split", "one of ['truncate', 'chunks']"),
+    ("truncation.side", "left", "one of ['tail', 'head', 'both', 'head_tail']"),
     ("temperature", "warm", "a number, a list of numbers, or null"),
     ("temperature", True, "a number, a list of numbers, or null"),
     ("thresholds", 0.5, "a list of numbers, or null"),
@@ -155,7 +170,17 @@ def test_a_wrong_entry_is_named(name, value, allowed):
         Run.from_dict(changed(INSTRUCTION, name, value), "run/classification.json")
 
 
-@pytest.mark.parametrize("name", sorted({name for name, *_ in WRONG} - {"prompt_template.answer_tokens"}))
+MAY_LACK = {"prompt_template.answer_tokens", "truncation.long_documents"}
+
+
+def test_a_run_that_does_not_say_what_becomes_of_long_documents_cuts_them():
+    data = INSTRUCTION.to_dict()
+    data["truncation"] = {"max_length": 256, "side": "both"}
+    run = Run.from_dict(data)
+    assert run.truncation.long_documents == run.prompt.template.long_documents == "truncate"
+
+
+@pytest.mark.parametrize("name", sorted({name for name, *_ in WRONG} - MAY_LACK))
 def test_a_missing_entry_is_named(name):
     data = changed(INSTRUCTION, name, None)
     *parts, key = name.split(".")

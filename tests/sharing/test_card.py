@@ -306,6 +306,29 @@ def run_snippets(card, folder, capsys, text=None):
     return found
 
 
+@pytest.mark.parametrize(
+    ("truncation", "said", "stock"),
+    [
+        ({"side": "head_tail"}, "longer texts are cut in their middle", "`TextClassifier` cuts them in their middle."),
+        ({"side": "both"}, "longer texts are cut at both ends", "`TextClassifier` cuts them at both ends."),
+        (
+            {"side": "tail", "long_documents": "chunks"},
+            "at a time: a longer text is read whole, in overlapping chunks, each by itself, and their logits are averaged",
+            "`TextClassifier` reads them whole, in chunks, and averages the logits.",
+        ),
+        ({"side": "tail"}, "longer texts are cut at their end", None),
+    ],
+)
+@pytest.mark.parametrize("approach", APPROACHES)
+def test_what_becomes_of_long_texts(approach, truncation, said, stock, made_up):
+    card = render_card(made_up(approach, lambda description: description["truncation"].update(truncation))).text
+    (limit,) = [line for line in card.splitlines() if line.startswith("- It reads at most")]
+    assert said in limit
+    assert ("read in chunks" in card) == ("long_documents" in truncation)
+    if approach == "embedding":
+        assert (stock in card) if stock else "all that a stock tokenizer can do" not in card
+
+
 @pytest.mark.parametrize("side", ["tail", "head"])
 def test_snippets_of_the_embedding_card(runs, tmp_path, capsys, side):
     folder = shutil.copytree(runs[0] / "embedding", tmp_path / "run")

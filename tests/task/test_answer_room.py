@@ -65,7 +65,7 @@ def test_an_answer_beside_which_nothing_fits(tokenizer):
         template(tokenizer, max_length=60)
 
 
-@pytest.mark.parametrize("side", ["tail", "head", "both"])
+@pytest.mark.parametrize("side", ["tail", "head", "both", "head_tail"])
 def test_a_longer_answer_is_kept_whole(tokenizer, side):
     found = template(tokenizer, truncation=side)
     collator = VerbalizerCollator(tokenizer, found, Verbalizer(LABELS))

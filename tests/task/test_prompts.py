@@ -103,14 +103,17 @@ def test_added_tokens_that_are_not_special_stay_text_too():
     assert tokenizer.decode(ids) == "a <think>bc"  # a one-character control token cannot be taken apart
 
 
-@pytest.mark.parametrize(("side", "kept"), [("tail", [0, 1, 2]), ("head", [3, 4, 5]), ("both", [1, 2, 3])])
+@pytest.mark.parametrize(
+    ("side", "kept"), [("tail", [0, 1, 2]), ("head", [3, 4, 5]), ("both", [1, 2, 3]), ("head_tail", [0, 1, 5])]
+)
 def test_truncate(side, kept):
     assert truncate(list(range(6)), 3, side) == kept
+    assert truncate([1, 2, 3], 3, side) == [1, 2, 3]
     assert truncate([1, 2], 3, side) == [1, 2]
     assert truncate([1, 2], None, side) == [1, 2]
 
 
-@pytest.mark.parametrize("side", ["tail", "head", "both"])
+@pytest.mark.parametrize("side", ["tail", "head", "both", "head_tail"])
 def test_only_the_document_is_shortened(tokenizer, side):
     text = "the cat sat on a mat and saw the football match " * 20
     bound = encoder(tokenizer, max_length=90, truncation=side)
@@ -159,7 +162,10 @@ def test_multi_label_targets_are_put_together_from_their_parts(tokenizer):
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
-    [({"truncation": "middle"}, "one of \\['tail', 'head', 'both'\\], got 'middle'"), ({"max_length": 0}, "positive")],
+    [
+        ({"truncation": "middle"}, "one of \\['tail', 'head', 'both', 'head_tail'\\], got 'middle'"),
+        ({"max_length": 0}, "positive"),
+    ],
 )
 def test_bad_template(kwargs, message):
     with pytest.raises(ValueError, match=message):

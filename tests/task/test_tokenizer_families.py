@@ -187,7 +187,7 @@ def test_control_tokens_of_a_document_stay_text(family, template, multi_label):
         assert encoder.tokenizer.decode(ids).strip() == HOSTILE
 
 
-@pytest.mark.parametrize("side", ["tail", "head", "both"])
+@pytest.mark.parametrize("side", ["tail", "head", "both", "head_tail"])
 @pytest.mark.parametrize(("family", "template", "multi_label"), CASES)
 def test_what_is_cut_is_the_document(family, template, multi_label, side):
     free = bound(family, template, multi_label)

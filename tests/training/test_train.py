@@ -183,7 +183,7 @@ def test_embedding_run(checkpoint, files, tmp_path):
     saved = json.loads((tmp_path / "run" / "classification.json").read_text())
     assert saved["approach"] == "embedding"
     assert saved["label_space"] == {"names": ["business", "sport", "tech"], "multi_label": False}
-    assert saved["truncation"] == {"max_length": 32, "side": "tail"}
+    assert saved["truncation"] == {"max_length": 32, "side": "tail", "long_documents": "truncate"}
     assert saved["training"]["text_column"] == "text"
 
 
