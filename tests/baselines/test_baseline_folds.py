@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from hf_causal_clf.comparison.encoder_baseline import fine_tuned_encoder
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -13,7 +12,9 @@ from tiny import save_encoder
 from transformers import AutoModelForCausalLM
 
 from hf_causal_clf import LabelScorer
-from hf_causal_clf.comparison import baselines, encoder_baseline
+from hf_causal_clf.baselines import encoder_training as encoder_baseline
+from hf_causal_clf.baselines import fitting as baselines
+from hf_causal_clf.baselines.encoder_training import fine_tuned_encoder
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.training.train import train
