@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -16,15 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer
 
-from ..backbone.batching import pad, prediction_batches
 from ..backbone.identity import fingerprint
 from ..backbone.loading import load_backbone, load_causal_lm
 from ..backbone.settings import base_model_of, base_weights, model_identity
 from ..data.splits import ClassificationData
-from ..embedding.configuration import POOLINGS
-from ..embedding.model import pool
 from ..evaluation.calibration import Calibration, to_probabilities
 from ..evaluation.metrics import negative_log_likelihood
 from ..instruction.scorer import LabelScorer
@@ -36,6 +33,7 @@ from ..task.verbalizer import Verbalizer
 from ..training.facts import base_licence, document_facts
 from ..training.memory import peak_memory_bytes
 from .cache import cached
+from .features import pooled_features
 from .linear import LinearHead
 from .tfidf import SETTINGS, TfidfScorer
 
@@ -247,25 +245,3 @@ def _best_head(data: ClassificationData, features: dict[str, Any]) -> tuple[Line
 
 def _cost(trainable: int, **rates: float) -> dict[str, float]:
     return {"trainable_parameters": trainable, **rates, "peak_memory_bytes": peak_memory_bytes()}
-
-
-def pooled_features(
-    backbone: PreTrainedModel,
-    encoder: DocumentEncoder,
-    texts: Sequence[str],
-    *,
-    batch_size: int,
-    poolings: Sequence[str] = POOLINGS,
-    description: str = "Computing features",
-) -> dict[str, np.ndarray]:
-    """Return the pooled last hidden states of documents, float32 `(n, hidden)` for each pooling."""
-    encoded = [encoder.encode(text) for text in texts]
-    width = backbone.config.get_text_config().hidden_size
-    features = {pooling: np.empty((len(texts), width), dtype=np.float32) for pooling in poolings}
-    lengths = [len(ids) for ids in encoded]
-    for rows in prediction_batches(backbone, lengths, batch_size, description=description):
-        batch = {name: tensor.to(backbone.device) for name, tensor in pad([encoded[row] for row in rows], 0).items()}
-        hidden = backbone(**batch, use_cache=False).last_hidden_state
-        for pooling, matrix in features.items():
-            matrix[rows] = pool(hidden, batch["attention_mask"], pooling).float().cpu().numpy()
-    return features

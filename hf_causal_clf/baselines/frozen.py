@@ -15,7 +15,7 @@ from ..runs.files import CLASSIFICATION_FILE, HEAD_FILE
 from ..runs.run import Run
 from ..task.documents import DocumentEncoder
 from ..task.scorer import check_list
-from .fitting import pooled_features
+from .features import pooled_features
 from .linear import LinearHead
 
 

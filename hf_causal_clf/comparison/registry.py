@@ -103,7 +103,7 @@ def _frozen(job: Job) -> Outcome:
 
 
 def _encoder(job: Job) -> Outcome:
-    from ..baselines.encoder import fine_tuned_encoder
+    from ..baselines.encoder_training import fine_tuned_encoder
 
     arguments = job.arguments
     assert job.seed is not None

@@ -12,7 +12,8 @@ from transformers import AutoModelForSequenceClassification, pipeline
 from hf_causal_clf import DocumentEncoder, TextClassifier
 from hf_causal_clf.backbone.loading import load_backbone
 from hf_causal_clf.backbone.weights import BaseWeights
-from hf_causal_clf.baselines.fitting import STRENGTHS, pooled_features
+from hf_causal_clf.baselines.features import pooled_features
+from hf_causal_clf.baselines.fitting import STRENGTHS
 
 from .scoring import head_scorer
 from .setting import Setting, articles, label_space, mixed_texts, tokenizer

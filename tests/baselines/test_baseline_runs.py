@@ -417,13 +417,16 @@ def test_a_folder_of_an_earlier_version_is_replaced(data, write, tmp_path):
     assert not (tmp_path / "majority" / "classification.json").exists()
 
 
-def test_importing_the_package_imports_no_scikit_learn(runs):
+@kinds
+def test_predicting_loads_nothing_of_training(kind, runs):
     code = (
-        "import sys, hf_causal_clf\n"
-        "assert not any(name.split('.')[0] == 'sklearn' for name in sys.modules)\n"
+        "import sys\n"
+        "from hf_causal_clf import TextClassifier\n"
         "assert not any(name.startswith('hf_causal_clf.baselines') for name in sys.modules)\n"
-        f"hf_causal_clf.TextClassifier.from_pretrained({str(runs['frozen', False])!r})\n"
-        "print('hf_causal_clf.baselines.frozen' in sys.modules)"
+        "assert 'sklearn' not in sys.modules\n"
+        "TextClassifier.from_pretrained(sys.argv[1]).predict(['the cat', 'a football match'])\n"
+        "print([name for name in ('trl', 'matplotlib', 'datasets', 'evaluate', 'sklearn') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "True", done.stderr[-2000:]
+    done = subprocess.run([sys.executable, "-c", code, runs[kind, False]], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == ("['sklearn']" if kind == "tfidf" else "[]")

@@ -13,9 +13,9 @@ from transformers import AutoModel, AutoModelForCausalLM, TrainerCallback
 
 from hf_causal_clf import LabelScorer
 from hf_causal_clf.baselines import cache as features
-from hf_causal_clf.baselines import encoder
+from hf_causal_clf.baselines import encoder_training as encoder
 from hf_causal_clf.baselines import fitting as baselines
-from hf_causal_clf.baselines.encoder import fine_tuned_encoder
+from hf_causal_clf.baselines.encoder_training import fine_tuned_encoder
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments
