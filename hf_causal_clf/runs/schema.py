@@ -122,8 +122,7 @@ def current(data: dict[str, Any], source: str) -> dict[str, Any]:
         )
     if data.get("approach") not in tuple(KINDS):
         raise ValueError(
-            f"{source} has the approach {data.get('approach')!r}; known are {list(KINDS)}. Train or download it "
-            "again."
+            f"{source} has the approach {data.get('approach')!r}; known are {list(KINDS)}. Train or download it again."
         )
     _check_entries(data, source)
     return data
