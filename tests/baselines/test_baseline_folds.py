@@ -77,15 +77,18 @@ def test_frozen_backbone_whose_features_are_computed_once(data, checkpoint, tmp_
     computed, real = [], baselines.pooled_features
 
     def counted(backbone, encoder, texts, **options):
-        computed.append((list(texts), real(backbone, encoder, texts, **options)))
-        return computed[-1][1]
+        computed.append((list(texts), encoder.suffix, real(backbone, encoder, texts, **options)))
+        return computed[-1][2]
 
     monkeypatch.setattr(baselines, "pooled_features", counted)
     outcome = baselines.frozen(data, model_arguments(checkpoint), **LIMITS, cache=tmp_path)
-    assert [texts for texts, _ in computed] == [data.texts("train"), data.texts("test")]
+    suffixes = list(dict.fromkeys(reading.suffix for reading in readings("auto", "auto")))
+    seen = [(texts, suffix) for texts, suffix, _ in computed]
+    assert seen == [(data.texts(split), suffix) for split in ("train", "test") for suffix in suffixes]
     expected = []
-    for pooling in ("last", "mean"):
-        row = {text: vector for texts, found in computed for text, vector in zip(texts, found[pooling])}
+    for reading in readings("auto", "auto"):
+        found = [(texts, states[reading.pooling]) for texts, suffix, states in computed if suffix == reading.suffix]
+        row = {text: vector for texts, states in found for text, vector in zip(texts, states, strict=True)}
 
         def features(seen, unseen, row=row):
             seen, unseen = (np.array([row[text] for text in texts]) for texts in (seen, unseen))
