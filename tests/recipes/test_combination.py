@@ -228,7 +228,7 @@ def test_it_takes_enough_validation_documents(finished, settings, tmp_path):
     options = {**settings, "validation_file": few, "runs": runs}
     assert "combine_runs" not in Comparison().run(tmp_path / "report", **options)
     page = (tmp_path / "report" / "report.md").read_text()
-    assert "No combination was tried: to fit and judge its weights takes 50 validation documents." in page
+    assert "No combination was tried: fitting and judging its weights takes 50 validation documents." in page
 
 
 def test_a_combination_that_fails_is_named(copied, settings, monkeypatch):
