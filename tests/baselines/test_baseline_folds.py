@@ -17,6 +17,7 @@ from hf_causal_clf.baselines import fitting as baselines
 from hf_causal_clf.baselines.encoder_training import fine_tuned_encoder
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
+from hf_causal_clf.embedding.reading import readings
 from hf_causal_clf.training.train import train
 
 LIMITS = {"max_length": 32, "truncation": "tail", "batch_size": 8}
