@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..cli.mistakes import report
+from ..cli.packages import missing_packages
 from ..cli.sources import missing_folder
 from ..data.arguments import DataArguments
 from ..runs.schema import APPROACHES
@@ -20,7 +21,7 @@ F1_AVERAGES = ("macro", "micro")
 _TITLES = [baseline.title for baseline in BASELINES.values()]
 _TAKEN = {"seed", "output_dir", "config", "resume_from_checkpoint", "overwrite_output_dir"}
 _TAKEN |= {item.name for item in fields(DataArguments)}
-_FILES = ("cache", "configs", "figures", "report.json", "report.md", "state.json")  # of a comparison
+_FILES = ("cache", "configs", "figures", "report.json", "report.md", "state.json", "tuning")  # of a comparison
 
 
 @dataclass
@@ -49,6 +50,13 @@ class ComparisonArguments:
     train_sizes: list[int] | None = field(
         default=None,
         metadata={"help": "Compare at each of these numbers of training documents, and draw the learning curves."},
+    )
+    tune: int = field(
+        default=0,
+        metadata={
+            "help": "Try this number of settings of each run, and of each baseline that has any to choose, and take "
+            "the best by the F1 of the validation documents; the first are those that are given. 0: take these."
+        },
     )
     compare: list[str] | None = field(
         default=None,
@@ -111,6 +119,10 @@ class ComparisonArguments:
         if len(self.run_settings) + len(self.baselines) < 2:
             raise ValueError("There is nothing to compare: give at least two runs or baselines.")
         self.compared = self._names_to_compare()
+        if self.tune != 0 and self.tune < 2:
+            raise ValueError(f"tune must be 0 (off) or the number of trials, 2 or more; got {self.tune}.")
+        if self.tune:
+            report(missing_packages(["optuna"], "tune"))
         if self.f1_average not in F1_AVERAGES:
             raise ValueError(f"f1_average must be one of {list(F1_AVERAGES)}, got {self.f1_average!r}.")
         if not 0 < self.margin < 1:

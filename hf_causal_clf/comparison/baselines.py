@@ -57,15 +57,30 @@ def majority(data: ClassificationData) -> Outcome:
     return Outcome(majority_logits(data), _cost(0))
 
 
-def tfidf(data: ClassificationData) -> Outcome:
-    """TF-IDF of words and word pairs of the whole documents, and logistic regression."""
+def tfidf(
+    data: ClassificationData,
+    *,
+    longest_ngram: int = 2,
+    min_df: int = 1,
+    sublinear_tf: bool = True,
+    strength: float | None = None,
+) -> Outcome:
+    """TF-IDF of words and word pairs of the whole documents, and logistic regression.
+
+    Args:
+        data: Documents with gold labels.
+        longest_ngram: Words of the longest n-gram.
+        min_df: Number of training documents that an n-gram needs to count.
+        sublinear_tf: Whether counts enter by their logarithm.
+        strength: C, the inverse regularisation strength; by default chosen on validation.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     start = time.perf_counter()
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    vectorizer = TfidfVectorizer(ngram_range=(1, longest_ngram), min_df=min_df, sublinear_tf=sublinear_tf)
     features = {"train": vectorizer.fit_transform(data.texts("train"))}
     features["validation"] = vectorizer.transform(data.texts("validation"))
-    head, _ = _best_head(data, features)
+    head, _ = _best_head(data, features, strength)
     trained = time.perf_counter()
     features["test"] = vectorizer.transform(data.texts("test"))
     logits = {split: _logits(head, features[split], len(data.label_space)) for split in _MEASURED}
@@ -130,8 +145,13 @@ def frozen(
     truncation: str,
     batch_size: int,
     cache: Path,
+    pooling: str | None = None,
+    strength: float | None = None,
 ) -> Outcome:
-    """Fit a head on the pooled hidden states of the untouched language model; pooling and C chosen on validation."""
+    """Fit a head on the pooled hidden states of the untouched language model.
+
+    Pooling and `strength`, the inverse regularisation strength C, are chosen on validation where they are not given.
+    """
     tokenizer = AutoTokenizer.from_pretrained(
         model_arguments.model_name_or_path, revision=model_arguments.model_revision
     )
@@ -153,9 +173,9 @@ def frozen(
         features[split], seconds[split] = cached(cache, key, load, partial(compute, texts))
     start = time.perf_counter()
     heads = {}
-    for pooling in features["train"]:
-        columns = _standardised({split: features[split][pooling] for split in features})
-        heads[pooling] = (*_best_head(data, columns), columns)
+    for read in features["train"] if pooling is None else [pooling]:
+        columns = _standardised({split: features[split][read] for split in features})
+        heads[read] = (*_best_head(data, columns, strength), columns)
     head, _, columns = min(heads.values(), key=lambda found: found[1])
     fitted = time.perf_counter() - start
     logits = {split: _logits(head, columns[split], len(data.label_space)) for split in _MEASURED}
@@ -166,14 +186,14 @@ def frozen(
     return Outcome(logits, _cost(_size(head), **rates))
 
 
-def _best_head(data: ClassificationData, features: dict[str, Any]) -> tuple[Any, float]:
+def _best_head(data: ClassificationData, features: dict[str, Any], strength: float | None) -> tuple[Any, float]:
     """The logistic regression on the training features with the lowest validation NLL, and that NLL."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 
     found = []
-    for strength in STRENGTHS:
-        head = LogisticRegression(C=strength, max_iter=1000)
+    for inverse in STRENGTHS if strength is None else [strength]:
+        head = LogisticRegression(C=inverse, max_iter=1000)
         head = OneVsRestClassifier(head) if data.label_space.multi_label else head
         head.fit(features["train"], data.gold("train"))
         logits = _logits(head, features["validation"], len(data.label_space))

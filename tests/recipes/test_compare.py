@@ -685,3 +685,36 @@ def test_configuration_of_a_run(files, checkpoint, tmp_path):
     assert read_config(paths[0]) == before
     (tmp_path / "model" / "tokenizer_config.json").write_text("{}")
     assert read_config(paths[0]) != before  # the model is its files
+
+
+def test_tuning(compare, tmp_path):
+    runs = {EMBEDDING: {**RUNS[EMBEDDING], "max_steps": 2}}
+    options = {"tune": 2, "runs": runs, "baselines": ["majority", "tfidf"], "seeds": [1, 2]}
+    trials = {
+        f"tuning/{name}/trial-{number}"
+        for name in (EMBEDDING_FOLDER, "tf-idf-logistic-regression")
+        for number in (1, 2)
+    }
+    final = {f"{EMBEDDING_FOLDER}/seed-1", f"{EMBEDDING_FOLDER}/seed-2", "majority-class", "tf-idf-logistic-regression"}
+    assert compare(tmp_path / "run", **options) == {*trials, *final}
+    report = read_report(tmp_path / "run")
+    tuning = report["tuning"]
+    assert (tuning["trials"], tuning["seed"], tuning["metric"]) == (2, 1, "f1_macro")
+    assert tuning["searches"].keys() == {EMBEDDING, "TF-IDF + logistic regression"}
+    for found in tuning["searches"].values():
+        assert np.isfinite(numbers([trial["validation"] for trial in found["trials"]])).all()
+        assert found["trials"][0]["parameters"] == {name: each["given"] for name, each in found["searched"].items()}
+    found = tuning["searches"][EMBEDDING]
+    best = found["trials"][found["improvements"][-1] - 1]
+    for seed in (1, 2):  # the settings that were chosen are those of all seeds; the lowest one's run is the trial again
+        config = yaml.safe_load((tmp_path / "run" / "configs" / f"{EMBEDDING_FOLDER}-{seed}.yaml").read_text())
+        assert config.items() >= {"learning_rate": best["parameters"]["learning_rate"], "seed": seed}.items()
+    metrics = read_json(tmp_path / "run" / EMBEDDING_FOLDER / "seed-1" / "metrics.json")
+    assert best["validation"].items() <= metrics["validation"].items()
+    page, _ = check_links(tmp_path / "run")
+    assert "## Tuning" in page
+    assert "Not tuned: majority class." in page
+    before = contents(tmp_path / "run")
+    assert compare(tmp_path / "run", **options) == set()
+    assert contents(tmp_path / "run") == before
+    assert read_report(tmp_path / "run") == report
