@@ -63,7 +63,7 @@ def write_config(
         data_args: Where the documents are.
         prompt_args: The prompt.
         settings: The run's settings; by default those that were asked for.
-        folder: Folder of a trial, beside which the file is; by default that of the run.
+        folder: Folder of a trial; by default that of the run.
 
     Raises:
         ValueError: If the recipe would not take it; the message names the run.
@@ -81,7 +81,8 @@ def write_config(
         "seed": seed,
         "output_dir": str(folder or run_folder(output, name, seed)),
     }
-    path = folder.with_suffix(".yaml") if folder else output / "configs" / f"{folder_name(name)}-{seed}.yaml"
+    place = folder.relative_to(output).with_suffix(".yaml") if folder else f"{folder_name(name)}-{seed}.yaml"
+    path = output / "configs" / place
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     try:

@@ -8,28 +8,30 @@ the same trials, and those that are finished are read.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.arguments import DataArguments
 from ..data.splits import ClassificationData
-from ..runs.disk import write_json
-from ..runs.files import METRICS_FILE, read_json
+from ..runs.disk import folder_written_aside, write_json
+from ..runs.files import MANIFEST_FILE, METRICS_FILE, read_json
 from ..training.arguments import PromptArguments
 from . import running
 from .arguments import ComparisonArguments, folder_name
-from .plan import ComparisonState, baseline_configuration, read_config, write_config
+from .plan import ComparisonState, baseline_configuration, read_config, run_folder, write_config
 from .registry import Baseline, Job
 from .search_space import Choice, Space, baseline_space, changes, run_space, with_parameters
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
+    Plan = tuple[dict[str, Any], Callable[[], bool]]  # what makes a trial another one, and what runs it
+
 TUNING_FOLDER = "tuning"
 _RANDOM_TRIALS = 4  # the first ones, before the sampler learns from them
-_KEPT = ("f1_macro", "f1_micro", "nll")
+_METRICS = ("f1_macro", "f1_micro", "nll")
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,10 @@ def search(
     trials: int,
     metric: str,
     seed: int,
-) -> list[Trial]:
-    """Search with Optuna's tree-structured Parzen estimator (Bergstra et al., 2011), the given settings first.
+) -> Iterator[Trial]:
+    """Yield the trials of a search by Optuna's tree-structured Parzen estimator (Bergstra et al., 2011).
 
-    The same measurements lead to the same trials, so that what an interruption has left can be told again.
+    The first has the given settings. The same measurements lead to the same trials, so that what an interruption has left can be told again.
 
     Args:
         space: What is searched.
@@ -74,14 +76,12 @@ def search(
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.enqueue_trial({name: dimension.given for name, dimension in space.items()})
     distributions = {name: _distribution(dimension) for name, dimension in space.items()}
-    found = []
     for number in range(1, trials + 1):
         asked = study.ask(distributions)
         parameters = {name: asked.params[name] for name in space}
         validation = measure(number, parameters)
         study.tell(asked, 0.0 if validation is None else validation[metric])
-        found.append(Trial(number, parameters, validation))
-    return found
+        yield Trial(number, parameters, validation)
 
 
 def _distribution(dimension: Any) -> BaseDistribution:
@@ -144,14 +144,32 @@ class Tuner:
         if not self.arguments.tune:
             return given
         space = run_space(given)
+        run = self.state.folder(name, self.seed)
 
-        def trial(title: str, folder: Path, parameters: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], bool]]:
+        def plan(title: str, folder: Path, parameters: dict[str, Any]) -> Plan:
             settings = with_parameters(given, space, parameters)
-            everything = (self.arguments, self.data_args, self.prompt_args)
-            config = write_config(self.state.output, name, self.seed, *everything, settings=settings, folder=folder)
-            return read_config(config), lambda: self.train(title, folder, config, settings["approach"])
+            config = self._write_config(name, settings, folder)
+            configuration = read_config(config)
 
-        return with_parameters(given, space, self._best(name, space, trial))
+            def start() -> bool:
+                if not self.state.is_finished(run, configuration):
+                    return self.train(title, folder, config, settings["approach"])
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(folder / METRICS_FILE, read_json(run / METRICS_FILE))
+                return True
+
+            return configuration, start
+
+        best = self._best(name, self.seed, space, plan)
+        settings = with_parameters(given, space, best.parameters)
+        trial = self._folder(name, best.number, self.seed)
+        if (trial / MANIFEST_FILE).is_file() and not run.exists():  # with this seed, it is the run
+            self.state.prepare(run, read_config(self._write_config(name, settings)))
+            with folder_written_aside(run) as aside:
+                shutil.copytree(trial, aside, dirs_exist_ok=True)
+            self.state.finish(run)
+        _keep_validation(trial)
+        return settings
 
     def parameters(self, baseline: Baseline) -> dict[str, Any]:
         """Return the parameters of a baseline that are best on validation, where they are other than by default.
@@ -165,7 +183,7 @@ class Tuner:
         same = baseline_configuration(baseline, self.arguments, self.prompt_args)
         seed = self.seed if baseline.seeded else None
 
-        def trial(title: str, folder: Path, parameters: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], bool]]:
+        def plan(title: str, folder: Path, parameters: dict[str, Any]) -> Plan:
             changed = changes(space, parameters)
             job = Job(self.data, self.arguments, self.prompt_args, seed, folder, changed)
 
@@ -173,9 +191,11 @@ class Tuner:
                 print(f"\n{title}", flush=True)
                 return not running.in_own_process(running.write_validation, baseline, job)
 
-            return {**same, "tuned": changed, "seed": seed}, start
+            return {**same, "tuned": changed}, start
 
-        return changes(space, self._best(baseline.title, space, trial))
+        best = self._best(baseline.title, seed, space, plan)
+        _keep_validation(self._folder(baseline.title, best.number, seed))
+        return changes(space, best.parameters)
 
     def report(self) -> dict[str, Any]:
         """Return the part `tuning` of `report.json`; nothing where nothing is tuned."""
@@ -184,20 +204,27 @@ class Tuner:
         about = {"trials": self.arguments.tune, "seed": self.seed, "metric": self.metric}
         return {"tuning": {**about, "searches": self._found}}
 
-    def _best(self, name: str, space: Space, trial: Any) -> dict[str, Any]:
-        """Search, and return the parameters of the best trial."""
+    def _best(
+        self, name: str, seed: int | None, space: Space, plan: Callable[[str, Path, dict[str, Any]], Plan]
+    ) -> Trial:
+        """Search, and return the best trial, whose folder is whole if it was run now; the others' are not."""
 
         def measure(number: int, parameters: dict[str, Any]) -> dict[str, float] | None:
-            folder = self._folder(name, number)
+            folder = self._folder(name, number, seed)
             title = f"{name}, trial {number} of {self.arguments.tune} ({described(changes(space, parameters))})"
-            return self._validation(title, folder, *trial(title, folder, parameters))
+            return self._validation(title, folder, *plan(title, folder, parameters))
 
         options: dict[str, Any] = {"trials": self.arguments.tune, "metric": self.metric, "seed": self.seed}
-        trials = search(space, measure, **options)
-        better = improvements(trials, self.metric)
+        trials: list[Trial] = []
+        for trial in search(space, measure, **options):
+            trials.append(trial)
+            better = improvements(trials, self.metric)
+            for other in trials:
+                if other not in better[-1:]:
+                    _keep_validation(self._folder(name, other.number, seed))
         if not better:
             for each in trials:  # to be tried again: what was wrong with all of them may be mended
-                (self._folder(name, each.number) / METRICS_FILE).unlink()
+                (self._folder(name, each.number, seed) / METRICS_FILE).unlink()
             raise SystemExit(f"Every trial of {name!r} failed; the errors are above. What was finished is kept.")
         self._found[name] = {
             "searched": {key: vars(dimension) for key, dimension in space.items()},
@@ -205,15 +232,12 @@ class Tuner:
             "improvements": [each.number for each in better],
             "chosen": described(changes(space, better[-1].parameters)),
         }
-        return better[-1].parameters
-
-    def _folder(self, name: str, number: int) -> Path:
-        return self.state.output / TUNING_FOLDER / folder_name(name) / f"trial-{number}"
+        return better[-1]
 
     def _validation(
         self, title: str, folder: Path, configuration: dict[str, Any], start: Callable[[], bool]
     ) -> dict[str, float] | None:
-        """Run a trial unless it is finished, and return its validation metrics, all that its folder keeps."""
+        """Run a trial unless it is finished, and return its validation metrics; `None` if it failed."""
         path = folder / METRICS_FILE
         if not self.state.is_finished(folder, configuration):
             self.state.prepare(folder, configuration)
@@ -222,13 +246,27 @@ class Tuner:
                 print(f"{title} failed; its error is above. It counts as the worst.", flush=True)
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(path, {"validation": None})
+            self.state.finish(folder)
         found = read_json(path)["validation"]
-        validation = found and {name: found[name] for name in _KEPT}
-        write_json(path, {"validation": validation})
-        self.state.finish(folder)
-        for other in set(folder.iterdir()) - {path}:
-            shutil.rmtree(other) if other.is_dir() else other.unlink()
-        return validation
+        return found and {name: found[name] for name in _METRICS}
+
+    def _write_config(self, name: str, settings: dict[str, Any], folder: Path | None = None) -> Path:
+        parts = (self.arguments, self.data_args, self.prompt_args)
+        return write_config(self.state.output, name, self.seed, *parts, settings=settings, folder=folder)
+
+    def _folder(self, name: str, number: int, seed: int | None) -> Path:
+        """The folder of a trial; its last name is that of the run's, which the model card has."""
+        return run_folder(self.state.output / TUNING_FOLDER / folder_name(name), f"trial-{number}", seed)
+
+
+def _keep_validation(folder: Path) -> None:
+    """Remove all but the validation metrics from the folder of a trial."""
+    path = folder / METRICS_FILE
+    others = set(folder.iterdir()) - {path}
+    if others or read_json(path).keys() != {"validation"}:
+        write_json(path, {"validation": read_json(path)["validation"]})
+    for other in others:
+        shutil.rmtree(other) if other.is_dir() else other.unlink()
 
 
 def described(changed: dict[str, Any]) -> str:

@@ -7,9 +7,9 @@ import sys
 import pytest
 import yaml
 
-from hf_causal_clf.comparison import running
+from hf_causal_clf.comparison import running, tuning
 from hf_causal_clf.comparison.arguments import ComparisonArguments
-from hf_causal_clf.comparison.plan import ComparisonState
+from hf_causal_clf.comparison.plan import ComparisonState, read_config
 from hf_causal_clf.comparison.registry import BASELINES
 from hf_causal_clf.comparison.search_space import (
     Choice,
@@ -19,7 +19,7 @@ from hf_causal_clf.comparison.search_space import (
     run_space,
     with_parameters,
 )
-from hf_causal_clf.comparison.tuning import Tuner, improvements, search
+from hf_causal_clf.comparison.tuning import Tuner, improvements
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.training.arguments import PromptArguments
@@ -31,6 +31,10 @@ SPACE = {
     "start": Choice(None, (None, "a", 2)),
 }
 OPTIONS = {"metric": "f1_macro", "seed": 7}
+
+
+def search(*arguments, **options):
+    return list(tuning.search(*arguments, **options))
 
 
 def of(f1, nll=1.0):
@@ -174,9 +178,10 @@ class Recipe:
         self.started.append((title, settings))
         if len(self.started) in self.fails:
             return False
-        (folder / "figures").mkdir(parents=True)
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
         (folder / "figures" / "curve.png").write_text("png")
-        (folder / "adapter_model.safetensors").write_text("weights")
+        (folder / "adapter_model.safetensors").write_text(str(settings["learning_rate"]))
+        (folder / "manifest.json").write_text('{"files": ["adapter_model.safetensors", "metrics.json"]}')
         metrics = {"validation": of(min(1.0, settings["learning_rate"] * 400)), "test": of(self.test_f1)}
         (folder / "metrics.json").write_text(json.dumps(metrics))
         return True
@@ -190,6 +195,7 @@ class TestTuner:
     @pytest.fixture
     def tune(self, files, tmp_path, recipe):
         """Tunes a run as a new start of a comparison does; returns the tuner and what was chosen."""
+        recipe.run = tmp_path / "run" / "a-b" / "seed-3"
 
         def tune(trials=6, settings=EMBEDDING, **options):
             recipe.started.clear()
@@ -234,11 +240,47 @@ class TestTuner:
 
     def test_a_trial_keeps_its_validation_metrics_only(self, tune, tmp_path):
         tune()
-        folders = sorted((tmp_path / "run" / "tuning" / "a-b").glob("trial-*/"))
+        folders = sorted((tmp_path / "run" / "tuning" / "a-b").glob("trial-*/seed-3/"))
         assert len(folders) == 6
         for folder in folders:
             assert [path.name for path in folder.iterdir()] == ["metrics.json"]
             assert json.loads((folder / "metrics.json").read_text()).keys() == {"validation"}
+
+    def test_the_best_trial_is_the_run_of_its_seed(self, tune, recipe, tmp_path):
+        tuner, settings = tune()
+        assert {path.name for path in recipe.run.iterdir()} == {
+            *("metrics.json", "manifest.json", "adapter_model.safetensors", "figures")
+        }
+        assert float((recipe.run / "adapter_model.safetensors").read_text()) == settings["learning_rate"]
+        config = read_config(tuner._write_config("a, b", settings))
+        assert tuner.state.is_finished(recipe.run, config)
+        changed = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "tuning").rglob("metrics.json")}
+        tune()
+        assert {path: path.stat().st_mtime_ns for path in changed} == changed
+
+    def test_a_run_that_is_there_is_not_touched_and_is_the_first_trial(self, tune, recipe, tmp_path):
+        """It was trained before anybody asked for tuning."""
+        tuner, _ = tune(0)
+        config = tuner._write_config("a, b", EMBEDDING)
+        tuner.state.prepare(recipe.run, read_config(config))
+        config.write_text(config.read_text())
+        assert recipe("untuned", recipe.run, config, "embedding")
+        tuner.state.finish(recipe.run)
+        before = {path.name: path.stat().st_mtime_ns for path in recipe.run.iterdir()}
+        found = self.searched(tune()[0])
+        assert len(recipe.started) == 5
+        assert {path.name: path.stat().st_mtime_ns for path in recipe.run.iterdir()} == before
+        (tmp_path / "run").rename(tmp_path / "earlier")
+        assert self.searched(tune()[0]) == found
+        assert len(recipe.started) == 6
+
+    def test_the_best_of_an_interrupted_search_is_whole(self, tune, recipe):
+        recipe.stops = 5
+        with pytest.raises(KeyboardInterrupt):
+            tune()
+        recipe.stops = None
+        _, settings = tune()
+        assert float((recipe.run / "adapter_model.safetensors").read_text()) == settings["learning_rate"]
 
     def test_test_metrics_change_nothing(self, tune, recipe, tmp_path):
         _, settings = tune()
@@ -301,10 +343,10 @@ class TestTuner:
         assert len(recipe.started) == 3  # what was wrong with all of them may have been mended
 
     def test_somebody_elses_folder_is_left_alone(self, tune, recipe, tmp_path):
-        own = tmp_path / "run" / "tuning" / "a-b" / "trial-1"
+        own = tmp_path / "run" / "tuning" / "a-b" / "trial-1" / "seed-3"
         own.mkdir(parents=True)
         (own / "notes.txt").write_text("mine")
-        with pytest.raises(ValueError, match="trial-1' is there, but"):
+        with pytest.raises(ValueError, match="trial-1/seed-3' is there, but"):
             tune()
         assert (own / "notes.txt").read_text() == "mine"
         assert recipe.started == []
@@ -361,7 +403,7 @@ def test_tfidf_and_frozen_take_all_that_is_searched(files, checkpoint, tmp_path)
 def test_optuna_is_imported_by_a_search_only():
     code = (
         "import sys\nimport hf_causal_clf.comparison.tuning as tuning\nprint('optuna' in sys.modules)\n"
-        "tuning.search({}, lambda *_: None, trials=1, metric='f1_macro', seed=0)\nprint('optuna' in sys.modules)"
+        "list(tuning.search({}, lambda *_: None, trials=1, metric='f1_macro', seed=0))\nprint('optuna' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
