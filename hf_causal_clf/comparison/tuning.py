@@ -59,7 +59,8 @@ def search(
 ) -> Iterator[Trial]:
     """Yield the trials of a search by Optuna's tree-structured Parzen estimator (Bergstra et al., 2011).
 
-    The first has the given settings. The same measurements lead to the same trials, so that what an interruption has left can be told again.
+    The first has the given settings. The same measurements lead to the same trials, so that what an interruption has
+    left can be told again.
 
     Args:
         space: What is searched.
