@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import yaml
 
 from hf_causal_clf.comparison import running, tuning
 from hf_causal_clf.comparison.arguments import ComparisonArguments
+from hf_causal_clf.comparison.baselines import Outcome
 from hf_causal_clf.comparison.plan import ComparisonState, read_config
 from hf_causal_clf.comparison.registry import BASELINES
 from hf_causal_clf.comparison.search_space import (
@@ -323,6 +326,8 @@ class TestTuner:
         tuner, _ = tune(3, {**EMBEDDING, "lora_r": 4})
         assert [config["lora_r"] for _, config in recipe.started] == [4, 4, 4]
         assert all(trial["validation"] for trial in self.searched(tuner)["trials"])
+        tune(3, {**EMBEDDING, "lora_r": 4})
+        assert recipe.started == []
 
     def test_a_failure_is_said_and_kept(self, tune, recipe, capsys):
         recipe.fails = (2,)
@@ -398,6 +403,53 @@ def test_tfidf_and_frozen_take_all_that_is_searched(files, checkpoint, tmp_path)
         for key, choice in space.items():
             values = [value for value in choice.values if value != choice.given]
             assert any((logits(name, **{key: value}) != plain).any() for value in values[:: max(1, len(values) - 1)])
+
+
+def test_what_is_chosen_is_run(files, tmp_path, monkeypatch):
+    """With other parameters a baseline is another one; with none it is the one that was finished without tuning."""
+    jobs = []
+
+    def in_own_process(function, baseline, job):
+        jobs.append(job)
+        function(baseline, job)
+        return 0
+
+    monkeypatch.setattr(running, "in_own_process", in_own_process)
+    arguments = ComparisonArguments(str(tmp_path / "run"), "org/model", {"a": EMBEDDING})
+    data = load_data(DataArguments(**files))
+    state = ComparisonState(tmp_path / "run", data)
+    found = []
+    for parameters in ({}, {}, {"strength": 0.003}, {"strength": 0.003}, {"strength": 100.0}):
+        entry = running.run_baseline(BASELINES["tfidf"], arguments, PromptArguments(), data, state, parameters)
+        found.append(entry.results[0].metrics["test"]["nll"])
+    assert [job.parameters for job in jobs] == [{}, {"strength": 0.003}, {"strength": 100.0}]
+    assert found[0] == found[1] != found[2] == found[3] != found[4]
+
+
+def test_the_encoder_takes_what_is_searched(files, tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        "hf_causal_clf.comparison.encoder_baseline.fine_tuned_encoder", lambda *_, **options: taken.append(options)
+    )
+    given = {"encoder_name_or_path": "org/bert", "encoder_learning_rate": 1e-4, "encoder_num_train_epochs": 3}
+    arguments = ComparisonArguments(str(tmp_path / "run"), "org/model", {"a": EMBEDDING}, **given)
+    data = load_data(DataArguments(**files))
+    for parameters in ({}, {"learning_rate": 2e-5}, {"learning_rate": 3e-5, "num_train_epochs": 6.0}):
+        BASELINES["encoder"].run(running.Job(data, arguments, PromptArguments(), 1, tmp_path, parameters))
+    assert [(each["learning_rate"], each["num_train_epochs"]) for each in taken] == [(1e-4, 3), (2e-5, 3), (3e-5, 6.0)]
+
+
+def test_a_baseline_tells_a_trial_its_validation_metrics(files, tmp_path):
+    data = load_data(DataArguments(**files))
+    right = np.eye(3, dtype=np.float32)[data.gold("validation")] * 9
+    logits = {"validation": right, "test": np.zeros((17, 3), dtype=np.float32)}
+    baseline = replace(BASELINES["majority"], run=lambda job: Outcome(logits, {}))
+    job = running.Job(data, None, None, None, tmp_path / "trial")
+    running.write_validation(baseline, job)
+    metrics = json.loads((tmp_path / "trial" / "metrics.json").read_text())
+    assert metrics.keys() == {"validation"}
+    assert metrics["validation"]["f1_macro"] == 1.0
+    assert metrics["validation"]["nll"] < 0.01
 
 
 def test_optuna_is_imported_by_a_search_only():
