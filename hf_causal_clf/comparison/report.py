@@ -131,7 +131,7 @@ def _calibration(rows: Sequence[dict[str, Any]]) -> tuple[list[list[str]], dict[
 
 
 def _tuning(tuning: dict[str, Any]) -> list[list[str]]:
-    table = [["run", "trials", "as given", "chosen", "chosen settings", "best so far"]]
+    table = [["run", "trials", "F1 as given", "F1 chosen", "chosen settings", "best so far"]]
     for name, found in tuning["searches"].items():
         scores = [trial["validation"] and trial["validation"][tuning["metric"]] for trial in found["trials"]]
         failed = scores.count(None)

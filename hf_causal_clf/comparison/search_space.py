@@ -57,12 +57,14 @@ def run_space(settings: dict[str, Any]) -> Space:
     """
     defaults = {item.name: item.default for kind in TYPES[settings["approach"]] for item in fields(kind)}
     space: Space = {"learning_rate": _around(LEARNING_RATES, settings.get("learning_rate", defaults["learning_rate"]))}
-    if (length := next((name for name in ("max_steps", "num_train_epochs") if name in settings), None)) is not None:
+    given = (name for name in ("max_steps", "num_train_epochs") if float(settings.get(name) or 0) > 0)
+    if (length := next(given, None)) is not None:
         space[length] = _lengths(settings[length], whole=length == "max_steps")
-    starts = tuple(start for start in HEAD_STARTS if _can_start(settings, start))
-    if settings["approach"] == "embedding" and len(starts) > 1 and "max_length" not in settings:
+    start = settings.get("head_init", defaults["head_init"]) if settings["approach"] == "embedding" else None
+    starts = tuple(dict.fromkeys([start, *(other for other in HEAD_STARTS if _can_start(settings, other))]))
+    if start is not None and len(starts) > 1 and "max_length" not in settings:
         # A length of the run's own is one with or without a prompt, as its own head start is
-        space["head_init"] = Choice(settings.get("head_init", defaults["head_init"]), starts)
+        space["head_init"] = Choice(start, starts)
     return space
 
 

@@ -249,7 +249,10 @@ class Tuner:
                 write_json(path, {"validation": None})
             self.state.finish(folder)
         found = read_json(path)["validation"]
-        return found and {name: found[name] for name in _METRICS}
+        if found is None:
+            return None
+        print(f"{title}: {self.metric} {found[self.metric]:.3f} on validation", flush=True)
+        return {name: found[name] for name in _METRICS}
 
     def _write_config(self, name: str, settings: dict[str, Any], folder: Path | None = None) -> Path:
         parts = (self.arguments, self.data_args, self.prompt_args)

@@ -63,11 +63,17 @@ class TestSpace:
         assert run_space({**EMBEDDING, "num_train_epochs": 3})["num_train_epochs"] == Choice(3.0, (1.5, 3.0, 6.0))
         both = run_space({**EMBEDDING, "num_train_epochs": 3, "max_steps": 4})
         assert "num_train_epochs" not in both  # max_steps overrides it
+        epochs = run_space({**EMBEDDING, "num_train_epochs": "3", "max_steps": -1})
+        assert epochs["num_train_epochs"] == Choice(3.0, (1.5, 3.0, 6.0))
+        assert run_space({**EMBEDDING, "num_train_epochs": None}).keys() == {"learning_rate", "head_init"}
         assert run_space(EMBEDDING).keys() == {"learning_rate", "head_init"}
 
     def test_head_starts_that_are_possible(self):
         assert run_space(EMBEDDING)["head_init"] == Choice("random", ("random", "verbalizer"))
-        assert run_space({**EMBEDDING, "head_init": "verbalizer"})["head_init"].given == "verbalizer"
+        assert run_space({**EMBEDDING, "head_init": "verbalizer"})["head_init"] == Choice(
+            "verbalizer", ("verbalizer", "random")
+        )
+        assert run_space({**EMBEDDING, "head_init": "another"})["head_init"].values[0] == "another"
         assert "head_init" not in run_space({**EMBEDDING, "pooling": "mean"})
         assert "head_init" not in run_space({**EMBEDDING, "max_length": 32})  # with or without a prompt: not the same
         assert "head_init" not in run_space({"approach": "instruction"})
