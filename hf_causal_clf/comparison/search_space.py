@@ -1,0 +1,123 @@
+"""What `--tune` searches: which settings of a run or baseline, and between which values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..cli.mistakes import raised_here
+from ..embedding.arguments import HeadArguments
+from ..training.arguments import PromptArguments
+from .arguments import ComparisonArguments
+from .plan import TYPES
+from .registry import Baseline
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting that has one of a few values; `given` is the one that was asked for."""
+
+    given: Any
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class LogRange:
+    """A number between two others, uniform in its logarithm; `given` is the one that was asked for."""
+
+    given: float
+    low: float
+    high: float
+
+
+Space = dict[str, Choice | LogRange]
+
+LEARNING_RATES = (1e-4, 2e-3)  # LoRA: below, few documents teach nothing in time; above, training diverges
+ENCODER_LEARNING_RATES = (1e-5, 2e-4)  # all weights of a BERT: a tenth of LoRA's
+LENGTHS = (0.5, 1, 2)  # times the length as given: enough to tell a training that is too short or too long
+HEAD_STARTS = ("random", "verbalizer")  # with few documents the head's start decides; which is better, the task says
+_STRENGTH = Choice(None, (None, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0))  # C; none: by NLL
+_BASELINES: dict[str, Space] = {
+    "tfidf": {
+        "longest_ngram": Choice(2, (1, 2, 3)),  # pairs tell more than words; triples are rare in short documents
+        "min_df": Choice(1, (1, 2, 3)),  # words of one document are noise where documents are many
+        "sublinear_tf": Choice(True, (True, False)),  # counts matter where documents are long
+        "strength": _STRENGTH,
+    },
+    "frozen": {
+        "pooling": Choice("auto", ("auto", *POOLINGS)),  # auto: by NLL, as the text after each document
+        "document_suffix": Choice("auto", ("auto", None, *SUFFIXES)),
+        "strength": _STRENGTH,
+    },
+}
+
+
+def run_space(settings: dict[str, Any]) -> Space:
+    """Return what is searched of a run: learning rate, length of training and, of a head, what it starts from.
+
+    Args:
+        settings: The run's, as in `runs`.
+    """
+    defaults = {item.name: item.default for kind in TYPES[settings["approach"]] for item in fields(kind)}
+    space: Space = {"learning_rate": _around(LEARNING_RATES, settings.get("learning_rate", defaults["learning_rate"]))}
+    given = (name for name in ("max_steps", "num_train_epochs") if float(settings.get(name) or 0) > 0)
+    if (length := next(given, None)) is not None:
+        space[length] = _lengths(settings[length], whole=length == "max_steps")
+    start = settings.get("head_init", defaults["head_init"]) if settings["approach"] == "embedding" else None
+    starts = tuple(dict.fromkeys([start, *(other for other in HEAD_STARTS if _can_start(settings, other))]))
+    if start is not None and len(starts) > 1 and "max_length" not in settings:
+        # A length of the run's own is one with or without a prompt, as its own head start is
+        space["head_init"] = Choice(start, starts)
+    return space
+
+
+def with_parameters(settings: dict[str, Any], space: Space, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's settings with those of a trial; what was asked for stays as it was written."""
+    changed = changes(space, parameters)
+    prompted = changed.get("head_init", "verbalizer") == "verbalizer"  # or the head starts as was asked for
+    unused = set() if prompted else {item.name for item in fields(PromptArguments)}
+    return {name: value for name, value in {**settings, **changed}.items() if name not in unused}
+
+
+def changes(space: Space, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a trial's settings is other than was asked for."""
+    return {name: value for name, value in parameters.items() if value != space[name].given}
+
+
+def baseline_space(baseline: Baseline, arguments: ComparisonArguments) -> Space:
+    """Return what is searched of a baseline, by the parameters of its function; nothing of most."""
+    if baseline.name == "encoder":
+        return {
+            "learning_rate": _around(ENCODER_LEARNING_RATES, arguments.encoder_learning_rate),
+            "num_train_epochs": _lengths(arguments.encoder_num_train_epochs),
+        }
+    return _BASELINES.get(baseline.name, {})
+
+
+def _around(ends: tuple[float, float], given: Any) -> LogRange:
+    """A range as wide as the usual one that has the given value: the usual one, if that does."""
+    low, high, given = *ends, float(given)  # YAML reads 5e-4 as a text
+    if not low <= given <= high:
+        reach = math.sqrt(high / low)
+        low, high = given / reach, given * reach
+    return LogRange(given, low, high)
+
+
+def _lengths(given: Any, whole: bool = False) -> Choice:
+    values = [float(given) * factor for factor in LENGTHS]
+    if whole:
+        values = [max(1, round(value)) for value in values]
+    return Choice(type(values[0])(given), tuple(dict.fromkeys(values)))
+
+
+def _can_start(settings: dict[str, Any], start: str) -> bool:
+    """Whether a head with these settings can start so."""
+    names = {item.name for item in fields(HeadArguments)} & set(settings)
+    try:
+        HeadArguments(**{**{name: settings[name] for name in names}, "head_init": start})
+    except ValueError as error:
+        if not raised_here(error):
+            raise
+        return False
+    return True
