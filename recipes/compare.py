@@ -30,7 +30,6 @@ from hf_causal_clf.cli.logs import hide_by_name
 hide_by_name()
 
 import numpy as np
-import yaml
 
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import launch_command
@@ -42,7 +41,7 @@ from hf_causal_clf.comparison.plan import (
     RECIPES,
     STATE_FILE,
     ComparisonState,
-    check_model,
+    check_model_of,
     entry_folder,
     is_comparison,
     read_config,
@@ -156,8 +155,7 @@ def run_recipe(
     """Train a run with its recipe, or go on with it, unless it is finished."""
     folder, configuration = state.folder(name, seed), read_config(config)
     if not state.is_finished(folder, configuration):
-        given = yaml.safe_load(config.read_text(encoding="utf-8"))
-        check_model(given["model_name_or_path"], given["model_revision"])
+        check_model_of(config)
         state.prepare(folder, configuration)
         if not train(f"{name}, seed {seed}", folder, config, approach):
             raise SystemExit(f"Run {name!r}, seed {seed} failed; its error is above. What was finished is kept.")

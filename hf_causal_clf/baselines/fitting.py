@@ -202,8 +202,8 @@ def frozen(
 ) -> Outcome:
     """Fit a head on the pooled hidden states of the untouched language model.
 
-    Where it reads (`readings` of `pooling` and `document_suffix`) and `strength`, the inverse regularisation strength C,
-    are chosen on validation or, with folds, out of fold, where they are not given.
+    Where it reads (`readings` of `pooling` and `document_suffix`) and C (`strength`) are chosen on validation or, with
+    folds, out of fold, where they are not given.
     """
     tokenizer = AutoTokenizer.from_pretrained(
         model_arguments.model_name_or_path, revision=model_arguments.model_revision

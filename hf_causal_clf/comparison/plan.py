@@ -137,6 +137,12 @@ def check_model(name_or_path: str, revision: str) -> None:
         ) from error
 
 
+def check_model_of(config: Path) -> None:
+    """Check that there is the language model of a run's configuration file, as `check_model` does."""
+    given = yaml.safe_load(config.read_text(encoding="utf-8"))
+    check_model(given["model_name_or_path"], given["model_revision"])
+
+
 def not_defaults(arguments: Any) -> dict[str, Any]:
     """Return the fields of a dataclass that differ from their defaults."""
     default = {item.name: item.default for item in fields(arguments)}

@@ -20,7 +20,15 @@ from ..runs.files import MANIFEST_FILE, METRICS_FILE, read_json
 from ..training.arguments import PromptArguments
 from . import running
 from .arguments import ComparisonArguments, folder_name
-from .plan import ComparisonState, baseline_configuration, read_config, run_folder, write_config
+from .plan import (
+    ComparisonState,
+    baseline_configuration,
+    check_model,
+    check_model_of,
+    read_config,
+    run_folder,
+    write_config,
+)
 from .registry import Baseline, Job
 from .search_space import Choice, Space, baseline_space, changes, run_space, with_parameters
 
@@ -144,7 +152,7 @@ class Tuner:
         given = self.arguments.run_settings[name]
         if not self.arguments.tune:
             return given
-        space = run_space(given)
+        space = run_space(given, len(self.data.splits["train"]))
         run = self.state.folder(name, self.seed)
 
         def plan(title: str, folder: Path, parameters: dict[str, Any]) -> Plan:
@@ -154,6 +162,7 @@ class Tuner:
 
             def start() -> bool:
                 if not self.state.is_finished(run, configuration):
+                    check_model_of(config)
                     return self.train(title, folder, config, settings["approach"])
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(folder / METRICS_FILE, read_json(run / METRICS_FILE))
@@ -189,6 +198,8 @@ class Tuner:
             job = Job(self.data, self.arguments, self.prompt_args, seed, folder, changed)
 
             def start() -> bool:
+                if "model_name_or_path" in baseline.depends_on:
+                    check_model(self.arguments.model_name_or_path, self.arguments.model_revision)
                 print(f"\n{title}", flush=True)
                 return not running.in_own_process(running.write_validation, baseline, job)
 
@@ -275,5 +286,12 @@ def _keep_validation(folder: Path) -> None:
 
 def described(changed: dict[str, Any]) -> str:
     """Return settings that are other than was asked for as one reads them."""
-    values = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in changed.items()}
-    return ", ".join(f"{name} {value}" for name, value in values.items()) or "as given"
+    return ", ".join(f"{name} {_written(value)}" for name, value in changed.items()) or "as given"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, str) and not value.isidentifier():  # a text with line breaks
+        return repr(value)
+    return "none" if value is None else str(value)

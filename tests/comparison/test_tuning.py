@@ -3,16 +3,17 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import yaml
+from transformers import TrainerState
 
 from hf_causal_clf.baselines.fitting import Outcome
 from hf_causal_clf.comparison import running, tuning
 from hf_causal_clf.comparison.arguments import ComparisonArguments
-from hf_causal_clf.comparison.plan import ComparisonState, read_config
+from hf_causal_clf.comparison.plan import TYPES, ComparisonState, check_model_of, read_config
 from hf_causal_clf.comparison.registry import BASELINES
 from hf_causal_clf.comparison.search_space import (
     Choice,
@@ -25,7 +26,10 @@ from hf_causal_clf.comparison.search_space import (
 from hf_causal_clf.comparison.tuning import Tuner, improvements
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
-from hf_causal_clf.training.arguments import PromptArguments
+from hf_causal_clf.runs.schema import HEAD_INITS
+from hf_causal_clf.training.arguments import PromptArguments, RunArguments
+from hf_causal_clf.training.length import settle_length
+from hf_causal_clf.training.train import early_stopping
 
 EMBEDDING = {"approach": "embedding", "learning_rate": 5e-4}
 SPACE = {
@@ -46,41 +50,75 @@ def of(f1, nll=1.0):
 
 class TestSpace:
     def test_learning_rate_as_given_is_in_its_range(self):
-        usual = run_space({"approach": "instruction"})["learning_rate"]
-        assert usual == LogRange(1e-4, 1e-4, 2e-3)  # the recipe's default
+        usual = run_space({"approach": "instruction"}, 48)["learning_rate"]
+        assert usual == LogRange(2e-4, 1e-4, 2e-3)  # the recipe's default
         for given in (1e-4, "5e-4", 2e-3):  # YAML reads the second as a text
-            found = run_space({"approach": "embedding", "learning_rate": given})["learning_rate"]
+            found = run_space({"approach": "embedding", "learning_rate": given}, 48)["learning_rate"]
             assert found == LogRange(float(given), 1e-4, 2e-3)
         for given in (1e-5, 1e-2):
-            found = run_space({"approach": "embedding", "learning_rate": given})["learning_rate"]
+            found = run_space({"approach": "embedding", "learning_rate": given}, 48)["learning_rate"]
             assert found.low < given < found.high
             assert found.high / found.low == pytest.approx(20)
             assert found.low * found.high == pytest.approx(given**2)
 
     def test_length_is_a_factor_of_what_is_given(self):
-        assert run_space({**EMBEDDING, "max_steps": 10})["max_steps"] == Choice(10, (5, 10, 20))
-        assert run_space({**EMBEDDING, "max_steps": 1})["max_steps"] == Choice(1, (1, 2))
-        assert run_space({**EMBEDDING, "num_train_epochs": 3})["num_train_epochs"] == Choice(3.0, (1.5, 3.0, 6.0))
-        both = run_space({**EMBEDDING, "num_train_epochs": 3, "max_steps": 4})
+        assert run_space({**EMBEDDING, "max_steps": 10}, 48)["max_steps"] == Choice(10, (5, 10, 20))
+        assert run_space({**EMBEDDING, "max_steps": 1}, 48)["max_steps"] == Choice(1, (1, 2))
+        assert run_space({**EMBEDDING, "num_train_epochs": 3}, 48)["num_train_epochs"] == Choice(3.0, (1.5, 3.0, 6.0))
+        both = run_space({**EMBEDDING, "num_train_epochs": 3, "max_steps": 4}, 48)
         assert "num_train_epochs" not in both  # max_steps overrides it
-        epochs = run_space({**EMBEDDING, "num_train_epochs": "3", "max_steps": -1})
+        epochs = run_space({**EMBEDDING, "num_train_epochs": "3", "max_steps": -1}, 48)
         assert epochs["num_train_epochs"] == Choice(3.0, (1.5, 3.0, 6.0))
-        assert run_space({**EMBEDDING, "num_train_epochs": None}).keys() == {"learning_rate", "head_init"}
-        assert run_space(EMBEDDING).keys() == {"learning_rate", "head_init"}
+        assert run_space({**EMBEDDING, "max_steps": "10"}, 48)["max_steps"] == Choice(10, (5, 10, 20))
+
+    def test_length_that_is_not_given_is_a_factor_of_what_the_documents_need(self):
+        for given in ({}, {"num_train_epochs": None}, {"max_steps": -1}):
+            assert run_space({**EMBEDDING, **given}, 48)["max_steps"] == Choice(174, (90, 174, 350))
+        batches = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": "4"}
+        assert run_space({**EMBEDDING, **batches}, 10_000)["max_steps"] == Choice(1250, (620, 1250, 2500))
+
+    @pytest.mark.parametrize("approach", ["embedding", "instruction"])
+    def test_trials_with_a_factor_differ_in_length_alone(self, approach, files, tmp_path):
+        """Evaluations, checkpoints and early stopping are those of a length that is chosen."""
+
+        def settled(steps, **settings):
+            space = run_space({"approach": approach, **settings}, 48)
+            given = {name: dimension.given for name, dimension in space.items()}
+            found = with_parameters({"approach": approach, **settings}, space, {**given, "max_steps": steps})
+            del found["approach"]
+            run, training = RunArguments, TYPES[approach][-1]
+            names = {item.name for item in fields(run)} & found.keys()
+            run = run(**{name: found.pop(name) for name in names})
+            training = training(str(tmp_path), use_cpu=True, **found)
+            chosen = settle_length(training, 48, 15)
+            stopping = early_stopping(run, training, data, chosen=chosen)
+            state = TrainerState()
+            state.compute_steps(training, training.max_steps)
+            every = (training.eval_strategy, training.save_strategy, state.eval_steps, state.save_steps)
+            return training.max_steps, every, [each.early_stopping_patience for each in stopping]
+
+        data = load_data(DataArguments(**files))
+        assert settled(174) == (180, ("steps", "steps", 18, 18), [5])
+        assert settled(90) == (90, ("steps", "steps", 9, 9), [5])
+        assert settled(350, early_stopping_patience=2) == (350, ("steps", "steps", 35, 35), [2])
+        own = {"eval_strategy": "steps", "eval_steps": 7, "save_strategy": "steps", "save_steps": 14}
+        assert settled(350, **own) == (350, ("steps", "steps", 7, 14), [5])
 
     def test_head_starts_that_are_possible(self):
-        assert run_space(EMBEDDING)["head_init"] == Choice("random", ("random", "verbalizer"))
-        assert run_space({**EMBEDDING, "head_init": "verbalizer"})["head_init"] == Choice(
-            "verbalizer", ("verbalizer", "random")
+        assert run_space(EMBEDDING, 48)["head_init"] == Choice("random", HEAD_INITS)
+        assert run_space({**EMBEDDING, "head_init": "verbalizer"}, 48)["head_init"] == Choice(
+            "verbalizer", ("verbalizer", *(start for start in HEAD_INITS if start != "verbalizer"))
         )
-        assert run_space({**EMBEDDING, "head_init": "another"})["head_init"].values[0] == "another"
-        assert "head_init" not in run_space({**EMBEDDING, "pooling": "mean"})
-        assert "head_init" not in run_space({**EMBEDDING, "max_length": 32})  # with or without a prompt: not the same
-        assert "head_init" not in run_space({"approach": "instruction"})
+        assert run_space({**EMBEDDING, "head_init": "another"}, 48)["head_init"].values[0] == "another"
+        mean = run_space({**EMBEDDING, "pooling": "mean"}, 48)
+        assert "head_init" not in mean or "verbalizer" not in mean["head_init"].values
+        # A length with a prompt is not one without
+        assert "head_init" not in run_space({**EMBEDDING, "max_length": 32}, 48)
+        assert "head_init" not in run_space({"approach": "instruction"}, 48)
 
     def test_what_was_asked_for_stays_as_it_was_written(self):
         settings = {"approach": "embedding", "learning_rate": "5e-4", "num_train_epochs": 3}
-        space = run_space(settings)
+        space = run_space(settings, 48)
         given = {name: dimension.given for name, dimension in space.items()}
         assert with_parameters(settings, space, given) == settings
         assert with_parameters(settings, space, {**given, "num_train_epochs": 6.0}) == {
@@ -90,7 +128,7 @@ class TestSpace:
 
     def test_a_prompt_goes_with_the_start_that_needs_it(self):
         settings = {**EMBEDDING, "head_init": "verbalizer", "use_chat_template": True}
-        space = run_space(settings)
+        space = run_space(settings, 48)
         given = {name: dimension.given for name, dimension in space.items()}
         assert with_parameters(settings, space, {**given, "learning_rate": 1e-3})["use_chat_template"]
         assert with_parameters(settings, space, {**given, "head_init": "random"}) == {
@@ -202,9 +240,10 @@ class TestTuner:
         return Recipe()
 
     @pytest.fixture
-    def tune(self, files, tmp_path, recipe):
+    def tune(self, files, tmp_path, recipe, monkeypatch):
         """Tunes a run as a new start of a comparison does; returns the tuner and what was chosen."""
         recipe.run = tmp_path / "run" / "a-b" / "seed-3"
+        monkeypatch.setattr(tuning, "check_model_of", lambda config: None)
 
         def tune(trials=6, settings=EMBEDDING, **options):
             recipe.started.clear()
@@ -353,6 +392,12 @@ class TestTuner:
         tune(3)
         assert len(recipe.started) == 3  # what was wrong with all of them may have been mended
 
+    def test_a_model_that_is_not_there_is_no_failed_trial(self, tune, recipe, monkeypatch):
+        monkeypatch.setattr(tuning, "check_model_of", check_model_of)
+        with pytest.raises(ValueError, match="'org/model' cannot be read"):
+            tune()
+        assert recipe.started == []
+
     def test_somebody_elses_folder_is_left_alone(self, tune, recipe, tmp_path):
         own = tmp_path / "run" / "tuning" / "a-b" / "trial-1" / "seed-3"
         own.mkdir(parents=True)
@@ -376,6 +421,7 @@ def test_baselines_are_tuned_on_validation(baseline, files, tmp_path, monkeypatc
         return 0
 
     monkeypatch.setattr(running, "in_own_process", in_own_process)
+    monkeypatch.setattr(tuning, "check_model", lambda *_: None)
     given = {"runs": {"a": EMBEDDING}, "encoder_name_or_path": "org/bert", "seeds": [9, 3], "tune": 5}
     arguments = ComparisonArguments(str(tmp_path / "run"), "org/model", **given)
     data = load_data(DataArguments(**files))
