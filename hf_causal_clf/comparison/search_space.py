@@ -60,12 +60,12 @@ def run_space(settings: dict[str, Any]) -> Space:
     given = (name for name in ("max_steps", "num_train_epochs") if float(settings.get(name) or 0) > 0)
     if (length := next(given, None)) is not None:
         space[length] = _lengths(settings[length], whole=length == "max_steps")
-    start = settings.get("head_init", defaults["head_init"]) if settings["approach"] == "embedding" else None
-    starts = tuple(dict.fromkeys([start, *(other for other in HEAD_STARTS if _can_start(settings, other))]))
-    if start is not None and len(starts) > 1 and "max_length" not in settings:
-        # A length of the run's own is one with or without a prompt, as its own head start is
-        space["head_init"] = Choice(start, starts)
-    return space
+    # A max_length of the run's own is with or without a prompt, as its head start is: neither is changed then
+    if settings["approach"] == "embedding" and "max_length" not in settings:
+        start = settings.get("head_init", defaults["head_init"])
+        starts = dict.fromkeys([start, *(other for other in HEAD_STARTS if _can_start(settings, other))])
+        space["head_init"] = Choice(start, tuple(starts))
+    return {name: found for name, found in space.items() if not (isinstance(found, Choice) and len(found.values) == 1)}
 
 
 def with_parameters(settings: dict[str, Any], space: Space, parameters: dict[str, Any]) -> dict[str, Any]:
