@@ -70,13 +70,12 @@ def run_space(settings: dict[str, Any], documents: int) -> Space:
         sizes = ("per_device_train_batch_size", "gradient_accumulation_steps")
         steps = chosen_steps(documents, math.prod(int(settings.get(name, defaults[name])) for name in sizes))
         space["max_steps"] = _lengths(steps, unit=EVALUATIONS)
-    # With few documents the head's start decides; which is better, the task says
-    start = settings.get("head_init", defaults["head_init"]) if settings["approach"] == "embedding" else None
-    starts = tuple(dict.fromkeys([start, *(other for other in HEAD_INITS if _can_start(settings, other))]))
-    if start is not None and len(starts) > 1 and "max_length" not in settings:
-        # A length of the run's own is one with or without a prompt, as its own head start is
-        space["head_init"] = Choice(start, starts)
-    return space
+    # A max_length of the run's own is with or without a prompt, as its head start is: neither is changed then
+    if settings["approach"] == "embedding" and "max_length" not in settings:
+        start = settings.get("head_init", defaults["head_init"])
+        starts = dict.fromkeys([start, *(other for other in HEAD_INITS if _can_start(settings, other))])
+        space["head_init"] = Choice(start, tuple(starts))
+    return {name: found for name, found in space.items() if not (isinstance(found, Choice) and len(found.values) == 1)}
 
 
 def with_parameters(settings: dict[str, Any], space: Space, parameters: dict[str, Any]) -> dict[str, Any]:
