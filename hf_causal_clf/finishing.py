@@ -58,6 +58,7 @@ def describe_run(
     label_space: LabelSpace,
     *,
     pooling: str | None,
+    head_init: str = "random",
     training: dict[str, Any] | None = None,
 ) -> Run:
     """Describe a run that has been trained and is not calibrated yet.
@@ -67,11 +68,12 @@ def describe_run(
         base_model: The base model (`settings.base_model_of`).
         label_space: Labels.
         pooling: That of the head; `None` for the instruction-based approach.
+        head_init: What the head started from; with a prompt, that is the answers.
         training: `training_facts`, for the model card.
     """
     prompt = Prompt(encoder.template, encoder.verbalizer) if isinstance(encoder, PromptEncoder) else None
     limits = encoder.template if isinstance(encoder, PromptEncoder) else encoder
-    head_init = "random" if prompt is None else "verbalizer"
+    head_init = head_init if prompt is None else "verbalizer"
     return Run(
         approach="instruction" if pooling is None else "embedding",
         label_space=label_space,

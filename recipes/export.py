@@ -141,7 +141,17 @@ def main() -> None:
 
 
 def left_to_the_caller(run: Run) -> str | None:
-    """Say what becomes of long documents in the run, where neither a stock model nor its tokenizer does it."""
+    """Say what the run does with documents, where neither a stock model nor its tokenizer does it."""
+    suffix = None
+    if run.document_suffix:
+        suffix = (
+            f"The run reads {run.document_suffix!r} after each document: whoever uses the checkpoint has to append it, "
+            "after what is cut. TextClassifier, which loads this folder too, does."
+        )
+    return "\n".join(filter(None, (suffix, _long_documents(run)))) or None
+
+
+def _long_documents(run: Run) -> str | None:
     longest, side = run.truncation.max_length, run.truncation.side
     if longest is None:
         return None

@@ -35,7 +35,8 @@ class HeadArguments:
     head_init: str = setting(
         "random",
         "What the head starts from. 'random': random weights. 'verbalizer': the language model's own weights of the "
-        "answers; each document then stands in the prompt, up to the answer.",
+        "answers; each document then stands in the prompt, up to the answer. 'probe': a logistic regression on what "
+        "the untouched model says of the training documents.",
         choices=list(HEAD_INITS),
     )
 

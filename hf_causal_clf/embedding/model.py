@@ -56,8 +56,7 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
         setattr(self, self.base_model_prefix, backbone)
         self._no_split_modules = backbone._no_split_modules
         self._takes_position_ids = "position_ids" in inspect.signature(backbone.forward).parameters
-        hidden_size = _hidden_size(config.text_config)
-        self.score = nn.Linear(hidden_size, config.num_labels, bias=False, dtype=torch.float32)
+        self.score = nn.Linear(hidden_size(config.text_config), config.num_labels, bias=False, dtype=torch.float32)
         self.length_groups = False  # in training, run rows of similar length together; set by whoever trains
         self.post_init()
 
@@ -318,7 +317,8 @@ def pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooli
     return (hidden_states.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
-def _hidden_size(config: PreTrainedConfig) -> int:
+def hidden_size(config: PreTrainedConfig) -> int:
+    """Width of a backbone's last hidden state."""
     text_config = config.get_text_config()
     # OPT-350m projects its last hidden state to the width of the embeddings
     return getattr(text_config, "word_embed_proj_dim", None) or text_config.hidden_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,23 +12,28 @@ from transformers.trainer_utils import set_seed
 
 from ..backbone.batching import padding_id
 from ..backbone.settings import base_weights, peft_config
+from ..data.sampling import stratified_sample
 from ..data.splits import ClassificationData
 from ..evaluation.calibration import to_probabilities
 from ..task.documents import DocumentEncoder
+from ..task.labels import LabelSpace
 from ..task.prompts import PromptEncoder
 from ..task.tokens import warn_of_unknown
 from ..training.arguments import RunArguments
 from ..training.callbacks import evaluation_metrics
 from ..training.length import settle_length
 from ..training.outline import tell_outline
-from ..training.processes import sharding
+from ..training.processes import over_processes, sharding
 from ..training.pushing import publish_runs
 from ..training.train import early_stopping
 from .arguments import EmbeddingTrainingArguments, HeadArguments
 from .collator import ClassificationCollator
+from .features import pooled_features
 from .head_init import read_output_embeddings, verbalizer_head
 from .head_rate import set_head_learning_rate
 from .loading import load_with_head
+from .model import CausalLMForLastTokenClassification
+from .probe import DOCUMENTS, probe_head
 
 if TYPE_CHECKING:
     from trl import ModelConfig
@@ -47,15 +53,9 @@ def embedding_trainer(
     With a `PromptEncoder`, the head starts from its answers, whatever `head_arguments` say.
     """
     warn_of_unknown(tokenizer, data.texts("train"))
-    label_space = data.label_space
-    if label_space.multi_label and training_arguments.label_smoothing_factor:
-        raise ValueError("label_smoothing_factor is for single-label tasks. Leave it out.")
-    in_chunks = encoder.long_documents == "chunks"
-    if in_chunks and (obstacle := _calls_obstacle(training_arguments)):
-        raise ValueError(
-            f"long_documents chunks is not possible with {obstacle} in the embedding-based approach: a step calls the "
-            "model as often as its documents need. Leave one of the two out."
-        )
+    label_space, in_chunks = data.label_space, encoder.long_documents == "chunks"
+    probes = head_arguments.head_init == "probe" and isinstance(encoder, DocumentEncoder)
+    _check(label_space, training_arguments, in_chunks=in_chunks, probes=probes)
     encoded = {split: _encode(data, split, encoder, in_chunks) for split in ("train", "validation")}
     weight = _verbalizer_weight(encoder, model_arguments) if isinstance(encoder, PromptEncoder) else None
     lengths = list(encoded["train"]["whole_length"])
@@ -74,6 +74,8 @@ def embedding_trainer(
         revision=model_arguments.model_revision,
     )
     model.length_groups = _groups_lengths(training_arguments)
+    if probes and training_arguments.resume_from_checkpoint is None:  # a checkpoint has the head
+        weight = _probe_weight(model, encoder, data, training_arguments)
     if weight is not None:
         model.score.weight.data.copy_(weight)
     training_arguments.label_smoothing_factor = 0.0  # the model's own loss does it, normalised
@@ -96,6 +98,19 @@ def embedding_trainer(
     return trainer
 
 
+def _check(label_space: LabelSpace, arguments: EmbeddingTrainingArguments, *, in_chunks: bool, probes: bool) -> None:
+    """Raise a `ValueError` for settings that do not go together, before a model is loaded."""
+    if label_space.multi_label and arguments.label_smoothing_factor:
+        raise ValueError("label_smoothing_factor is for single-label tasks. Leave it out.")
+    if probes and (found := sharding(arguments)):
+        raise ValueError(f"head_init probe is not possible with {found}, which shards the model. Set it to random.")
+    if in_chunks and (obstacle := _calls_obstacle(arguments)):
+        raise ValueError(
+            f"long_documents chunks is not possible with {obstacle} in the embedding-based approach: a step calls the "
+            "model as often as its documents need. Leave one of the two out."
+        )
+
+
 def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder | PromptEncoder, in_chunks: bool) -> Any:
     rows = data.splits[split]
     encode_label = data.label_space.encode
@@ -112,6 +127,28 @@ def _verbalizer_weight(encoder: PromptEncoder, model_arguments: ModelConfig) -> 
     source, revision = model_arguments.model_name_or_path, model_arguments.model_revision
     output_embeddings = read_output_embeddings(source, revision=revision, dtype=model_arguments.dtype)
     return verbalizer_head(output_embeddings, encoder.answer_ids, end_tokens=len(encoder.end_ids))
+
+
+def _probe_weight(
+    model: CausalLMForLastTokenClassification,
+    encoder: DocumentEncoder | PromptEncoder,
+    data: ClassificationData,
+    arguments: EmbeddingTrainingArguments,
+) -> torch.Tensor:
+    """Weight of a head that starts from frozen features of the training documents; the same in all processes."""
+    if not getattr(model, "is_quantized", False):
+        model.to(arguments.device)  # where the trainer puts it too; quantised weights are there
+    texts, gold = data.texts("train"), data.gold("train")
+    if len(texts) > DOCUMENTS:
+        rows = stratified_sample(gold, DOCUMENTS, arguments.seed)
+        texts, gold = [texts[row] for row in rows], gold[rows]
+    pooling, batch_size = model.config.pooling, arguments.per_device_eval_batch_size
+
+    def features(share: Sequence[str]) -> np.ndarray:
+        return pooled_features(model.backbone, encoder, share, batch_size=batch_size, poolings=[pooling])[pooling]
+
+    weight = probe_head(over_processes(features, texts), gold, len(data.label_space), seed=arguments.seed)
+    return torch.from_numpy(weight)
 
 
 def head_metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, float]:

@@ -97,7 +97,7 @@ def fit_calibration(gold: np.ndarray, logits: np.ndarray, *, documents: str = "v
             "probabilities and thresholds stay as they are."
         )
         return Calibration()
-    common = _fit_temperature(gold, logits)
+    common = fit_temperature(gold, logits)
     if gold.ndim == 1:
         return Calibration(common)
     positives = gold.sum(axis=0)
@@ -108,7 +108,7 @@ def fit_calibration(gold: np.ndarray, logits: np.ndarray, *, documents: str = "v
             f"{documents} documents and take the temperature and threshold fitted on all labels together."
         )
     temperatures = tuple(
-        common if scarce[label] else _fit_temperature(gold[:, [label]], logits[:, [label]])
+        common if scarce[label] else fit_temperature(gold[:, [label]], logits[:, [label]])
         for label in range(len(scarce))
     )
     calibrated = Calibration(temperatures).apply(logits, multi_label=True)
@@ -165,8 +165,13 @@ def best_threshold(gold: np.ndarray, probabilities: np.ndarray) -> float:
     return float(limits[best[np.abs(limits[best] - 0.5).argmin()]])
 
 
-def _fit_temperature(gold: np.ndarray, logits: np.ndarray) -> float:
-    """Minimise over the logarithm of the temperature; 1.0 where nothing is better."""
+def fit_temperature(gold: np.ndarray, logits: np.ndarray) -> float:
+    """Return the temperature with the lowest negative log-likelihood, from 0.05 to 20; 1.0 where nothing is better.
+
+    Args:
+        gold: Label ids `(n,)`, or 0/1 `(n, labels)` for a multi-label task.
+        logits: Logits of the same documents, `(n, labels)`.
+    """
     from scipy.optimize import minimize_scalar
 
     logits = logits.astype(np.float64)

@@ -93,7 +93,7 @@ class Run:
         calibration: What was fitted on the validation documents.
         base_model: The base model.
         pooling: `"last"` or `"mean"` (embedding-based, frozen language model), else `None`.
-        head_init: `"random"` or `"verbalizer"`: what the head started from (embedding-based), else `None`.
+        head_init: `"random"`, `"verbalizer"` or `"probe"`: what the head started from (embedding-based), else `None`.
         prompt: Template and answers; `None` for a head that reads documents as they are.
         document_suffix: Text after each document that a head reads without a prompt; `None` for none.
         members: Weight of each run that a combination is made of, by the name of its folder below `members/`; `None`

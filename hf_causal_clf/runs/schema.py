@@ -27,7 +27,7 @@ KINDS = {  # of runs: the two approaches, the baselines that are runs, and sever
     "combination": "combination of runs",
 }
 POOLINGS = ("last", "mean")
-HEAD_INITS = ("random", "verbalizer")
+HEAD_INITS = ("random", "verbalizer", "probe")
 _DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
 _PROMPT = ("prompt_template", "verbalizer")
 

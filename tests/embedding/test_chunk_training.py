@@ -9,6 +9,7 @@ from conftest import SUBJECTS, run_in_two_processes, write_jsonl
 from torch.nn import functional as F
 
 from hf_causal_clf import DocumentEncoder, LabelSpace, TextClassifier
+from hf_causal_clf.backbone.settings import base_model_of
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
@@ -16,7 +17,7 @@ from hf_causal_clf.embedding.collator import ClassificationCollator
 from hf_causal_clf.embedding.model import CausalLMForLastTokenClassification
 from hf_causal_clf.embedding.scorer import HeadScorer
 from hf_causal_clf.embedding.trainer import embedding_trainer
-from hf_causal_clf.finishing import base_model_of, describe_run, save_run
+from hf_causal_clf.finishing import describe_run, save_run
 from hf_causal_clf.training.arguments import RunArguments
 from hf_causal_clf.training.train import prepare, train
 
@@ -147,7 +148,9 @@ def make_trainer(checkpoint, data, output, dtype="float32", long_documents="chun
     tokenizer = prepare(model_arguments, arguments)
     encoder = DocumentEncoder(tokenizer, max_length, long_documents=long_documents)
     run = RunArguments(early_stopping_patience=0, long_documents=long_documents)
-    trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, HeadArguments(), run)
+    trainer = embedding_trainer(
+        data, tokenizer, encoder, model_arguments, arguments, HeadArguments(pooling="last"), run
+    )
     return trainer, encoder, model_arguments
 
 

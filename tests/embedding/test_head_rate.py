@@ -36,7 +36,7 @@ def make_trainer(checkpoint, folder, files, model=None, **training):
         setattr(model_arguments, name, value)
     tokenizer = prepare(model_arguments, arguments)
     run, encoder = RunArguments(early_stopping_patience=0), DocumentEncoder(tokenizer, 32)
-    return embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, HeadArguments(), run)
+    return embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, HeadArguments(pooling="last"), run)
 
 
 def weights(trainer):

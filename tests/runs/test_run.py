@@ -134,7 +134,7 @@ def changed(run, name, value):
 WRONG = [
     ("hf_causal_clf_version", 1, "a text"),
     ("pooling", "max", "one of ['last', 'mean'], or null"),
-    ("head_init", ["random"], "one of ['random', 'verbalizer'], or null"),
+    ("head_init", ["random"], "one of ['random', 'verbalizer', 'probe'], or null"),
     ("prompt_template", "Which?", "an object, or null"),
     ("prompt_template.instruction", 3, "a text, or null"),
     ("prompt_template.use_chat_template", "yes", "true or false"),

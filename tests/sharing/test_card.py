@@ -329,11 +329,13 @@ def test_what_becomes_of_long_texts(approach, truncation, said, stock, made_up):
         assert (stock in card) if stock else "all that a stock tokenizer can do" not in card
 
 
+@pytest.mark.parametrize("suffix", [None, '\n"Topic":'])
 @pytest.mark.parametrize("side", ["tail", "head"])
-def test_snippets_of_the_embedding_card(runs, tmp_path, capsys, side):
+def test_snippets_of_the_embedding_card(runs, tmp_path, capsys, side, suffix):
     folder = shutil.copytree(runs[0] / "embedding", tmp_path / "run")
     saved = json.loads((folder / "classification.json").read_text())
-    saved["truncation"] = {"max_length": 8, "side": side}
+    saved["truncation"] = {"max_length": 8 if suffix is None else 16, "side": side}
+    saved["document_suffix"] = suffix
     (folder / "classification.json").write_text(json.dumps(saved))
     text = "football match and the shares fell while the bank kept markets busy with computers"
     (package, printed), (stock, answer) = run_snippets(render_card(folder, repo_id="me/mine"), folder, capsys, text)
@@ -396,6 +398,22 @@ def test_limits_come_from_the_run(made_up):
     assert "takes 50 validation documents" in plain
 
 
+@pytest.mark.parametrize("approach", APPROACHES)
+def test_a_run_with_folds_has_no_validation_documents(approach, made_up):
+    def as_with_folds(description):
+        description["training"]["arguments"].pop("metric_for_best_model", None)
+        description["training"]["overlap"] |= {"train/validation": 0, "validation/test": 0}
+
+    folder = made_up(approach, as_with_folds)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["calibration"]["folds"] = 5
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    card = render_card(folder)
+    assert "calibrated on the training documents, each predicted by one of 5 trainings without it" in card.content
+    assert "validation" not in card.content
+    assert table(card, "")[0]["out of fold"] == f"{metrics['validation']['f1_macro']:.3f}"
+
+
 def test_many_labels_are_folded_away(made_up):
     def change(description):
         description["label_space"]["names"] = [f"class {index}" for index in range(60)]
@@ -412,7 +430,7 @@ def test_a_folder_without_a_finished_run_is_named(tmp_path):
 
 
 def test_each_template_is_found():
-    names = {"base.md", "baseline.md", "comparison.md", "embedding.md", "instruction.md"}
+    names = {"base.md", "baseline.md", "combination.md", "comparison.md", "embedding.md", "instruction.md"}
     assert {path.name for path in template_folder().glob("*.md")} == names | {"README.md"}
     assert names <= set(template_environment().list_templates())
 
