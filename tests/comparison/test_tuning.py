@@ -8,6 +8,10 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import yaml
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.pipeline import make_pipeline
 from transformers import TrainerState
 
 from hf_causal_clf.baselines.fitting import Outcome
@@ -502,6 +506,28 @@ def test_a_baseline_tells_a_trial_its_validation_metrics(files, tmp_path):
     assert metrics.keys() == {"validation"}
     assert metrics["validation"]["f1_macro"] == 1.0
     assert metrics["validation"]["nll"] < 0.01
+
+
+def test_with_folds_a_trial_is_measured_out_of_fold(files, tmp_path):
+    data = load_data(DataArguments(**files), 3)
+    parameters = {"longest_ngram": 1, "strength": 0.1}
+    running.write_validation(BASELINES["tfidf"], running.Job(data, None, None, None, tmp_path / "trial", parameters))
+    found = json.loads((tmp_path / "trial" / "metrics.json").read_text())["validation"]
+    texts, gold = np.array(data.texts("train"), dtype=object), data.gold("train")
+    predicted = np.empty(len(texts), dtype=int)
+    for fold in range(3):
+        held = data.folds == fold
+        pipeline = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=0.1, max_iter=1000))
+        predicted[held] = pipeline.fit(texts[~held], gold[~held]).predict(texts[held])
+    assert found["f1_macro"] == pytest.approx(f1_score(gold, predicted, average="macro"))
+
+
+def test_texts_are_told_in_one_line():
+    changed = {"learning_rate": 0.00012345, "document_suffix": "\n\nTopic:", "pooling": "last", "strength": None}
+    assert tuning.described(changed) == (
+        r"learning_rate 0.000123, document_suffix '\n\nTopic:', pooling last, strength none"
+    )
+    assert tuning.described({}) == "as given"
 
 
 def test_optuna_is_imported_by_a_search_only():
