@@ -30,7 +30,6 @@ from hf_causal_clf.cli.logs import hide_by_name
 hide_by_name()
 
 import numpy as np
-import yaml
 
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import launch_command
@@ -42,7 +41,7 @@ from hf_causal_clf.comparison.plan import (
     RECIPES,
     STATE_FILE,
     ComparisonState,
-    check_model,
+    check_model_of,
     entry_folder,
     is_comparison,
     read_config,
@@ -52,6 +51,7 @@ from hf_causal_clf.comparison.ranking import Entry, compare_runs
 from hf_causal_clf.comparison.registry import cheapest_first
 from hf_causal_clf.comparison.report import render_entries, write_learning_curves, write_report
 from hf_causal_clf.comparison.running import in_own_process, run_baseline
+from hf_causal_clf.comparison.tuning import Tuner
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import ClassificationData, load_data, note_document_mistakes
 from hf_causal_clf.evaluation.calibration import MIN_DOCUMENTS
@@ -120,11 +120,9 @@ def compare(arguments: ComparisonArguments, data_args: DataArguments, prompt_arg
     """Train or reuse the runs, add the baselines and write the report."""
     data, output = load_data(data_args, arguments.folds), Path(arguments.output_dir)
     trained = {name: settings for name, settings in arguments.run_settings.items() if "approach" in settings}
-    configs = {
-        (name, seed): write_config(output, name, seed, arguments, data_args, prompt_args)
-        for name in trained
-        for seed in arguments.seeds
-    }
+    everything = (arguments, data_args, prompt_args)
+    for name in trained:  # all mistakes in settings are told before anything is trained
+        write_config(output, name, arguments.seeds[0], *everything)
     reused = [
         reuse(name, Path(settings["output_dir"]), data)
         for name, settings in arguments.run_settings.items()
@@ -132,41 +130,49 @@ def compare(arguments: ComparisonArguments, data_args: DataArguments, prompt_arg
     ]
     state = ComparisonState(output, data)
     state.save()
+    tuner = Tuner(*everything, data, state, train)
     entries: list[Entry] = []
     for group in cheapest_first(arguments.baselines):
-        entries += [run_baseline(baseline, arguments, prompt_args, data, state) for baseline in group]
+        entries += [run_baseline(each, arguments, prompt_args, data, state, tuner.parameters(each)) for each in group]
         print(f"\n{render_entries(entries, arguments.f1_average)}", flush=True)
-    for name, settings in trained.items():
-        results = [run_recipe(name, seed, configs[name, seed], settings, data, state) for seed in arguments.seeds]
+    for name in trained:
+        settings, results = tuner.settings(name), []
+        for seed in arguments.seeds:
+            config = write_config(output, name, seed, *everything, settings=settings)
+            results.append(run_recipe(name, seed, config, settings["approach"], data, state))
         entries.append(Entry(name, settings["approach"], results, arguments.seeds))
     entries += reused
     combined, decision = combine(entries, arguments, data, state)
     options = {"average": arguments.f1_average, "margin": arguments.margin, "named": arguments.compared}
-    report = {**compare_runs([*entries, *combined], **options), COMBINATION: decision}
+    report = {**compare_runs([*entries, *combined], **options), COMBINATION: decision} | tuner.report()
     write_report(output, report, arguments, data)
     return report
 
 
 def run_recipe(
-    name: str, seed: int, config: Path, settings: dict[str, Any], data: ClassificationData, state: ComparisonState
+    name: str, seed: int, config: Path, approach: str, data: ClassificationData, state: ComparisonState
 ) -> Results:
     """Train a run with its recipe, or go on with it, unless it is finished."""
     folder, configuration = state.folder(name, seed), read_config(config)
     if not state.is_finished(folder, configuration):
-        given = yaml.safe_load(config.read_text(encoding="utf-8"))
-        check_model(given["model_name_or_path"], given["model_revision"])
+        check_model_of(config)
         state.prepare(folder, configuration)
-        script = Path(__file__).with_name(RECIPES[settings["approach"]])
-        command = launch_command(str(script), str(config), gpu=os.environ["CUDA_VISIBLE_DEVICES"])
-        if whole_checkpoints(folder):
-            command += ["--resume_from_checkpoint", "true"]
-        if (folder / MANIFEST_FILE).is_file():  # of another configuration
-            command += ["--overwrite_output_dir", "true"]
-        print(f"\n{name}, seed {seed}: $ accelerate launch {shlex.join(command[3:])}", flush=True)
-        if launch(command):
+        if not train(f"{name}, seed {seed}", folder, config, approach):
             raise SystemExit(f"Run {name!r}, seed {seed} failed; its error is above. What was finished is kept.")
         state.finish(folder)
     return read_results(folder, data.label_space)
+
+
+def train(title: str, folder: Path, config: Path, approach: str) -> bool:
+    """Train with a recipe, from a folder's last checkpoint where there is one, and return whether that succeeded."""
+    script = Path(__file__).with_name(RECIPES[approach])
+    command = launch_command(str(script), str(config), gpu=os.environ["CUDA_VISIBLE_DEVICES"])
+    if whole_checkpoints(folder):
+        command += ["--resume_from_checkpoint", "true"]
+    if (folder / MANIFEST_FILE).is_file():  # of another configuration
+        command += ["--overwrite_output_dir", "true"]
+    print(f"\n{title}: $ accelerate launch {shlex.join(command[3:])}", flush=True)
+    return not launch(command)
 
 
 def combine(

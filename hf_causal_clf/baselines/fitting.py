@@ -36,7 +36,7 @@ from ..training.facts import base_licence, document_facts
 from ..training.memory import peak_memory_bytes
 from .cache import cached
 from .linear import LinearHead
-from .tfidf import SETTINGS, TfidfScorer
+from .tfidf import TfidfScorer
 
 if TYPE_CHECKING:
     from trl import ModelConfig
@@ -102,12 +102,27 @@ def majority(data: ClassificationData) -> Outcome:
     return Outcome(majority_logits(data), _cost(0))
 
 
-def tfidf(data: ClassificationData) -> Outcome:
-    """TF-IDF of words and word pairs of the whole documents, and logistic regression."""
+def tfidf(
+    data: ClassificationData,
+    *,
+    longest_ngram: int = 2,
+    min_df: int = 1,
+    sublinear_tf: bool = True,
+    strength: float | None = None,
+) -> Outcome:
+    """TF-IDF of words and word sequences of the whole documents, and logistic regression.
+
+    Args:
+        data: Documents with gold labels.
+        longest_ngram: Words of the longest sequence that counts.
+        min_df: Number of training documents that a sequence needs to count.
+        sublinear_tf: Whether counts enter by their logarithm.
+        strength: C, the inverse regularisation strength; by default chosen on validation or, with folds, out of fold.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     start = time.perf_counter()
-    vectorizer = TfidfVectorizer(**SETTINGS)
+    vectorizer = TfidfVectorizer(ngram_range=(1, longest_ngram), min_df=min_df, sublinear_tf=sublinear_tf)
     texts = np.array(data.texts("train"), dtype=object)
 
     def without(held: np.ndarray) -> dict[str, Any]:
@@ -115,7 +130,7 @@ def tfidf(data: ClassificationData) -> Outcome:
 
     parts = [without(held) for held in data.held_out()]
     features = {"train": vectorizer.fit_transform(texts), "validation": vectorizer.transform(data.texts("validation"))}
-    head, _, validation = _best_head(data, features, parts)
+    head, _, validation = _best_head(data, features, parts, strength)
     trained = time.perf_counter()
     scorer = TfidfScorer(vectorizer, head)
     logits = {"validation": validation, "test": scorer.logits(data.texts("test"))}
@@ -181,15 +196,19 @@ def frozen(
     truncation: str,
     batch_size: int,
     cache: Path,
+    pooling: str = "auto",
+    document_suffix: str | None = "auto",
+    strength: float | None = None,
 ) -> Outcome:
     """Fit a head on the pooled hidden states of the untouched language model.
 
-    Where it reads (`readings`) and C are chosen on validation or, with folds, out of fold.
+    Where it reads (`readings` of `pooling` and `document_suffix`) and C (`strength`) are chosen on validation or, with
+    folds, out of fold, where they are not given.
     """
     tokenizer = AutoTokenizer.from_pretrained(
         model_arguments.model_name_or_path, revision=model_arguments.model_revision
     )
-    encoders = encoders_of(readings("auto", "auto"), tokenizer, max_length, truncation)
+    encoders = encoders_of(readings(pooling, document_suffix), tokenizer, max_length, truncation)
     content = {"model": model_identity(model_arguments), "max_length": max_length, "truncation": truncation}
 
     @functools.cache
@@ -201,8 +220,7 @@ def frozen(
     seconds = dict.fromkeys(("train", *_MEASURED), 0.0)
     for split in seconds:
         texts = data.texts(split)
-        for suffix in {reading.suffix: None for reading in encoders}:
-            encoder = encoders[Reading("last", suffix)]
+        for suffix, encoder in {reading.suffix: encoder for reading, encoder in encoders.items()}.items():
 
             def compute(backbone: Any, encoder: Any = encoder, texts: list[str] = texts) -> dict[str, np.ndarray]:
                 return pooled_features(backbone, encoder, texts, batch_size=batch_size)
@@ -214,7 +232,7 @@ def frozen(
                 if reading.suffix == suffix:
                     features[reading][split] = found[reading.pooling]
     start = time.perf_counter()
-    heads = {reading: _head_on_states(data, states) for reading, states in features.items()}
+    heads = {reading: _head_on_states(data, states, strength) for reading, states in features.items()}
     reading, (head, _, validation) = min(heads.items(), key=lambda found: found[1][1])
     fitted = time.perf_counter() - start
     logits = {"validation": validation, "test": head.logits(features[reading]["test"])}
@@ -236,12 +254,14 @@ def frozen(
     return Outcome(logits, _cost(head.parameters, **rates), run, save)
 
 
-def _head_on_states(data: ClassificationData, states: dict[str, np.ndarray]) -> tuple[LinearHead, float, np.ndarray]:
+def _head_on_states(
+    data: ClassificationData, states: dict[str, np.ndarray], strength: float | None
+) -> tuple[LinearHead, float, np.ndarray]:
     """What `_best_head` returns for pooled hidden states of each split, on which it is fitted standardised."""
     parts = [{"train": states["train"][~held], "validation": states["train"][held]} for held in data.held_out()]
     parts = [_standardised(part)[0] for part in parts]
     features, mean, spread = _standardised(states)
-    head, loss, logits = _best_head(data, features, parts)
+    head, loss, logits = _best_head(data, features, parts, strength)
     return head.of_unscaled(mean, spread), loss, logits
 
 
@@ -251,7 +271,7 @@ def _standardised(states: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray],
 
 
 def _best_head(
-    data: ClassificationData, features: dict[str, Any], parts: Sequence[dict[str, Any]]
+    data: ClassificationData, features: dict[str, Any], parts: Sequence[dict[str, Any]], strength: float | None
 ) -> tuple[LinearHead, float, np.ndarray]:
     """The logistic regression on the training features with the lowest NLL, that NLL, and the logits that have it.
 
@@ -261,21 +281,22 @@ def _best_head(
         data: Documents with gold labels.
         features: Those of the splits `train` and `validation`.
         parts: With folds: the same for each fold, made without it, the fold as `validation`.
+        strength: C, where it is given; one of `STRENGTHS` otherwise.
     """
     gold, rows_of_all = data.gold("train"), np.arange(len(data.splits["validation"]))
     labels = len(data.label_space)
     fits = [(part, gold[~held], rows_of_all[held]) for part, held in zip(parts, data.held_out(), strict=True)]
     fits = fits or [(features, gold, rows_of_all)]
     found = []
-    for strength in STRENGTHS:
+    for inverse in STRENGTHS if strength is None else [strength]:
         logits = np.empty((len(rows_of_all), labels), dtype=np.float32)
         for part, known, rows in fits:
-            head = _fit(strength, part["train"], known, labels)
+            head = _fit(inverse, part["train"], known, labels)
             logits[rows] = head.logits(part["validation"])
         probabilities = to_probabilities(logits, multi_label=data.label_space.multi_label)
-        found.append((head, negative_log_likelihood(data.gold("validation"), probabilities), logits, strength))
-    head, nll, logits, strength = min(found, key=lambda each: each[1])
-    return _fit(strength, features["train"], gold, labels) if parts else head, nll, logits
+        found.append((head, negative_log_likelihood(data.gold("validation"), probabilities), logits, inverse))
+    head, nll, logits, inverse = min(found, key=lambda each: each[1])
+    return _fit(inverse, features["train"], gold, labels) if parts else head, nll, logits
 
 
 def _fit(strength: float, features: Any, gold: np.ndarray, labels: int) -> LinearHead:

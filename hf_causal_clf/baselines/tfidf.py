@@ -13,14 +13,14 @@ from ..runs.files import VOCABULARY_FILE, find_file, read_json
 from ..task.scorer import check_list
 from .linear import LinearHead
 
-SETTINGS = {"ngram_range": (1, 2), "sublinear_tf": True}
+_SETTINGS = ("ngram_range", "sublinear_tf")  # that a fitted vectoriser still needs
 
 
 class TfidfScorer:
-    """Reads the logits from the words and word pairs of documents.
+    """Reads the logits from the words and word sequences of documents.
 
     Args:
-        vectorizer: A fitted `TfidfVectorizer`, with `SETTINGS`.
+        vectorizer: A fitted `TfidfVectorizer`.
         head: What gives its features logits.
         batch_size: Changes nothing: all documents are one batch.
     """
@@ -46,7 +46,8 @@ class TfidfScorer:
     def save(self, folder: Path) -> None:
         """Write the vocabulary as JSON, and all numbers as safetensors."""
         terms = [str(term) for term in self.vectorizer.get_feature_names_out()]
-        write_json(folder / VOCABULARY_FILE, {**SETTINGS, "terms": terms})
+        settings = {name: getattr(self.vectorizer, name) for name in _SETTINGS}
+        write_json(folder / VOCABULARY_FILE, {**settings, "terms": terms})
         self.head.save(folder, idf=self.vectorizer.idf_)
 
     @classmethod
@@ -64,7 +65,7 @@ class TfidfScorer:
             raise ValueError(f"{source!r} has no {VOCABULARY_FILE}. Train or download it again.")
         saved = read_json(path)
         try:
-            settings = {name: saved[name] for name in SETTINGS}
+            settings = {name: saved[name] for name in _SETTINGS}
             settings["ngram_range"] = tuple(settings["ngram_range"])
             vectorizer = TfidfVectorizer(vocabulary=saved["terms"], **settings)
             vectorizer.idf_ = others["idf"]

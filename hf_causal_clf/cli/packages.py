@@ -10,6 +10,7 @@ EXTRAS = {  # of pyproject.toml
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
+    "optuna": "tune",
     "sentencepiece": "tokenizers",
     "tensorboard": "tracking",
     "tiktoken": "tokenizers",

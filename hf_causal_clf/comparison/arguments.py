@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..cli.mistakes import report
+from ..cli.packages import missing_packages
 from ..cli.sources import missing_folder
 from ..data.arguments import DEFAULT_OUTPUT, DataArguments
 from ..data.folds import check_folds
@@ -25,7 +26,7 @@ _TAKEN = {"seed", "folds", "output_dir", "config", "resume_from_checkpoint", "ov
 _TAKEN |= {item.name for item in fields(DataArguments)}
 _FILES = (
     *("cache", "combination", "combination.json", "configs"),
-    *("figures", "report.json", "report.md", "state.json"),
+    *("figures", "report.json", "report.md", "state.json", "tuning"),
 )  # of a comparison
 
 
@@ -67,6 +68,13 @@ class ComparisonArguments:
             "help": "Number of folds, 2 to 20, in place of a validation split, the same for all runs and baselines. "
             "Calibration, and what baselines choose, rest on out-of-fold predictions of the training documents (and "
             "validation documents, if there are any); the finished runs are trained on all of them. 0: off."
+        },
+    )
+    tune: int = field(
+        default=0,
+        metadata={
+            "help": "Try this number of settings of each run, and of each baseline that has any to choose, and take "
+            "the best by the F1 of the validation documents; the first are those that are given. 0: take these."
         },
     )
     compare: list[str] | None = field(
@@ -134,6 +142,10 @@ class ComparisonArguments:
         if len(self.run_settings) + len(self.baselines) < 2:
             raise ValueError("There is nothing to compare: give at least two runs or baselines.")
         self.compared = self._names_to_compare()
+        if self.tune != 0 and self.tune < 2:
+            raise ValueError(f"tune must be 0 (off) or the number of trials, 2 or more; got {self.tune}.")
+        if self.tune:
+            report(missing_packages(["optuna"], "tune"))
         if self.f1_average not in F1_AVERAGES:
             raise ValueError(f"f1_average must be one of {list(F1_AVERAGES)}, got {self.f1_average!r}.")
         if not 0 < self.margin < 1:

@@ -51,13 +51,26 @@ def write_config(
     arguments: ComparisonArguments,
     data_args: DataArguments,
     prompt_args: PromptArguments,
+    *,
+    settings: dict[str, Any] | None = None,
+    folder: Path | None = None,
 ) -> Path:
     """Write a run's whole configuration as a YAML file that its recipe takes, and check it.
+
+    Args:
+        output: Folder of the comparison.
+        name: The run's.
+        seed: Training seed.
+        arguments: Arguments of the comparison.
+        data_args: Where the documents are.
+        prompt_args: The prompt.
+        settings: The run's settings; by default those that were asked for.
+        folder: Folder of a trial; by default that of the run.
 
     Raises:
         ValueError: If the recipe would not take it; the message names the run.
     """
-    settings = dict(arguments.run_settings[name])
+    settings = dict(arguments.run_settings[name] if settings is None else settings)
     approach = settings.pop("approach")
     prompted = approach == "instruction" or settings.get("head_init") == "verbalizer"
     config = {
@@ -69,9 +82,10 @@ def write_config(
         **settings,
         **({"folds": arguments.folds} if arguments.folds else {}),
         "seed": seed,
-        "output_dir": str(run_folder(output, name, seed)),
+        "output_dir": str(folder or run_folder(output, name, seed)),
     }
-    path = output / "configs" / f"{folder_name(name)}-{seed}.yaml"
+    place = folder.relative_to(output).with_suffix(".yaml") if folder else f"{folder_name(name)}-{seed}.yaml"
+    path = output / "configs" / place
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     try:
@@ -121,6 +135,12 @@ def check_model(name_or_path: str, revision: str) -> None:
             "--model_name_or_path NAME, a Hub id or a folder; or leave it out with --runs none --baselines majority "
             "tfidf."
         ) from error
+
+
+def check_model_of(config: Path) -> None:
+    """Check that there is the language model of a run's configuration file, as `check_model` does."""
+    given = yaml.safe_load(config.read_text(encoding="utf-8"))
+    check_model(given["model_name_or_path"], given["model_revision"])
 
 
 def not_defaults(arguments: Any) -> dict[str, Any]:

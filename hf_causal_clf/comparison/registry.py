@@ -7,7 +7,7 @@ names before that.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ class Job:
         prompt_args: The prompt.
         seed: Training seed; `None` for a baseline without one.
         folder: Where its results will be, and its checkpoints while it goes on.
+        parameters: Of the baseline's function, where `--tune` has found others than the default ones.
     """
 
     data: ClassificationData
@@ -40,6 +41,7 @@ class Job:
     prompt_args: PromptArguments
     seed: int | None
     folder: Path
+    parameters: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def _majority(job: Job) -> Outcome:
 def _tfidf(job: Job) -> Outcome:
     from ..baselines.fitting import tfidf
 
-    return tfidf(job.data)
+    return tfidf(job.data, **job.parameters)
 
 
 def _zero_shot(job: Job, *, contextual: bool = False) -> Outcome:
@@ -105,7 +107,7 @@ def _frozen(job: Job) -> Outcome:
 
     arguments = job.arguments
     limits: dict[str, Any] = {"max_length": arguments.max_length, "truncation": arguments.truncation}
-    return frozen(job.data, _base_model(arguments), **limits, **_prediction(arguments))
+    return frozen(job.data, _base_model(arguments), **limits, **_prediction(arguments), **job.parameters)
 
 
 def _encoder(job: Job) -> Outcome:
@@ -113,15 +115,18 @@ def _encoder(job: Job) -> Outcome:
 
     arguments = job.arguments
     assert job.seed is not None
+    given = {
+        "learning_rate": arguments.encoder_learning_rate,
+        "num_train_epochs": arguments.encoder_num_train_epochs,
+    }
     return fine_tuned_encoder(
         job.data,
         str(arguments.encoder_name_or_path),
         max_length=arguments.max_length,
-        learning_rate=arguments.encoder_learning_rate,
-        num_train_epochs=arguments.encoder_num_train_epochs,
         batch_size=_ENCODER_BATCH_SIZE,
         seed=job.seed,
         output_dir=job.folder,
+        **{**given, **job.parameters},
     )
 
 

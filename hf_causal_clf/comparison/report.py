@@ -62,6 +62,8 @@ def render_report(
         generation=_generation(rows) if any("generation_f1_macro" in row["metrics"] for row in rows) else None,
         cost=_cost(rows),
         pairs=_pairs(report["pairwise"]),
+        tuning=_tuning(report["tuning"]) if "tuning" in report else None,
+        not_tuned=[name for name in names if name not in report.get("tuning", {}).get("searches", {})],
         figures=figures,
     )
 
@@ -186,6 +188,21 @@ def _calibration(rows: Sequence[dict[str, Any]]) -> tuple[list[list[str]], dict[
         }
         table.append([escape(row["name"]), fitted, *cells["nll"], change, *cells["ece"], *cells["f1_macro"]])
     return table, unchanged
+
+
+def _tuning(tuning: dict[str, Any]) -> list[list[str]]:
+    table = [["run", "trials", "F1 as given", "F1 chosen", "chosen settings", "best so far"]]
+    for name, found in tuning["searches"].items():
+        scores = [trial["validation"] and trial["validation"][tuning["metric"]] for trial in found["trials"]]
+        failed = scores.count(None)
+        trials = f"{len(scores)}" + (f", {failed} failed" if failed else "")
+        curve = [f"{scores[number - 1]:.3f} in trial {number}" for number in found["improvements"]]
+        first, last = (
+            "failed" if scores[index] is None else f"{scores[index]:.3f}"
+            for index in (0, found["improvements"][-1] - 1)
+        )
+        table.append([escape(name), trials, first, last, found["chosen"], ", ".join(curve)])
+    return table
 
 
 def _generation(rows: Sequence[dict[str, Any]]) -> list[list[str]]:

@@ -31,13 +31,18 @@ def run_baseline(
     prompt_args: PromptArguments,
     data: ClassificationData,
     state: ComparisonState,
+    parameters: dict[str, Any] | None = None,
 ) -> Entry:
     """Run a baseline unless it is finished, in a process of its own so that its peak memory is its own.
+
+    With `parameters`, those of its function that `--tune` has found are taken.
 
     Raises:
         SystemExit: If it fails.
     """
     configuration = baseline_configuration(baseline, arguments, prompt_args)
+    if parameters:
+        configuration["tuned"] = parameters
     seeds = arguments.seeds if baseline.seeded else []
     starts: list[int | None] = list(seeds) or [None]
     results = []
@@ -47,8 +52,9 @@ def run_baseline(
             if "model_name_or_path" in baseline.depends_on:
                 check_model(arguments.model_name_or_path, arguments.model_revision)
             state.prepare(folder, configuration)
+            job = Job(data, arguments, prompt_args, seed, folder, parameters or {})
             print(f"\n{baseline.title}" + (f", seed {seed}" if seed is not None else ""), flush=True)
-            if in_own_process(write_baseline, baseline, Job(data, arguments, prompt_args, seed, folder)):
+            if in_own_process(write_baseline, baseline, job):
                 raise SystemExit(f"{baseline.title} failed; its error is above. What was finished is kept.")
             state.finish(folder)
         results.append(read_results(folder, data.label_space))
@@ -94,3 +100,10 @@ def _list_earlier_results(folder: Path) -> None:
     files = sorted(path.relative_to(folder).as_posix() for pattern in patterns for path in folder.glob(pattern))
     if files:
         write_json(folder / MANIFEST_FILE, {"settings": None, "files": files, "checkpoints": False})
+
+
+def write_validation(baseline: Baseline, job: Job) -> None:
+    """Run a baseline for a trial, and write its validation metrics into its folder."""
+    _, metrics = measure(job.data, baseline.run(job).logits)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    write_json(job.folder / METRICS_FILE, {"validation": metrics["validation"]})

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM
 from hf_causal_clf import LabelScorer
 from hf_causal_clf.baselines import encoder_training as encoder_baseline
 from hf_causal_clf.baselines import fitting as baselines
-from hf_causal_clf.baselines.encoder_training import fine_tuned_encoder
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.embedding.reading import readings
@@ -39,14 +38,14 @@ def head(strength, multi_label):
     return OneVsRestClassifier(found) if multi_label else found
 
 
-def by_hand(data, features):
+def by_hand(data, features, strengths=baselines.STRENGTHS):
     """The lowest out-of-fold NLL, its probabilities, and those of the test documents by the head on all documents.
 
     `features` gives those of the documents it is to be fitted on, and of others, from texts of both.
     """
     texts, gold, several = np.array(data.texts("train"), dtype=object), data.gold("train"), data.label_space.multi_label
     found = []
-    for strength in baselines.STRENGTHS:
+    for strength in strengths:
         held_out = np.empty((len(texts), len(data.label_space)))
         for fold in range(3):
             held = data.folds == fold
@@ -72,6 +71,17 @@ def test_tfidf(data):
         return vectorizer.transform(seen), vectorizer.transform(unseen)
 
     check_by_hand(baselines.tfidf(data), data, by_hand(data, features))
+
+
+def test_tfidf_with_what_was_tuned(data):
+    """The out-of-fold logits are those of the given settings, each fold's vocabulary without the fold."""
+
+    def features(seen, unseen):
+        vectorizer = TfidfVectorizer(ngram_range=(1, 3), min_df=2, sublinear_tf=False).fit(seen)
+        return vectorizer.transform(seen), vectorizer.transform(unseen)
+
+    outcome = baselines.tfidf(data, longest_ngram=3, min_df=2, sublinear_tf=False, strength=3.0)
+    check_by_hand(outcome, data, by_hand(data, features, [3.0]))
 
 
 def test_frozen_backbone_whose_features_are_computed_once(data, checkpoint, tmp_path, monkeypatch):
@@ -117,7 +127,7 @@ def bert(tokenizer, tmp_path_factory):
 
 def train_encoder(data, bert, output, **settings):
     settings = {"max_length": 32, "learning_rate": 5e-3, "num_train_epochs": 1, "batch_size": 8, "seed": 42} | settings
-    return fine_tuned_encoder(data, bert, output_dir=output, **settings)
+    return encoder_baseline.fine_tuned_encoder(data, bert, output_dir=output, **settings)
 
 
 def test_encoder_goes_on_with_the_fold_that_is_missing(single, bert, tmp_path, monkeypatch):

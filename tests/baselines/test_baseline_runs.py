@@ -69,7 +69,7 @@ def write(checkpoint, tokenizer, tmp_path_factory):
     """Writes the run of a baseline on documents into a folder."""
     bert = save_encoder(tmp_path_factory.mktemp("bert"), tokenizer)
 
-    def write(kind, data, folder, **changes):
+    def write(kind, data, folder, parameters=None, **changes):
         arguments = ComparisonArguments(
             output_dir=str(folder),
             model_name_or_path=checkpoint,
@@ -82,7 +82,7 @@ def write(checkpoint, tokenizer, tmp_path_factory):
             **changes,
         )
         seed = 42 if kind == "encoder" else None
-        write_baseline(BASELINES[kind], Job(data, arguments, PromptArguments(), seed, folder / kind))
+        write_baseline(BASELINES[kind], Job(data, arguments, PromptArguments(), seed, folder / kind, parameters or {}))
         return folder / kind
 
     return write
@@ -120,6 +120,26 @@ def test_a_loaded_run_gives_the_saved_predictions(kind, multi_label, runs, data)
     assert (classifier.calibration.thresholds is None) != multi_label
     plain = TextClassifier.from_pretrained(folder, calibrated=False).predict_proba(texts)
     assert np.abs(plain - found).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters"),
+    [
+        ("tfidf", {"longest_ngram": 3, "min_df": 2, "sublinear_tf": False, "strength": 30.0}),
+        ("tfidf", {"longest_ngram": 1}),
+        ("frozen", {"pooling": "last", "document_suffix": "\n\nTopic:", "strength": 3.0}),
+        ("frozen", {"pooling": "mean", "document_suffix": "\n\nTopic:"}),
+        ("frozen", {"pooling": "mean", "document_suffix": None}),
+    ],
+)
+def test_a_tuned_baseline_is_loaded_with_what_was_tuned(kind, parameters, data, write, tmp_path):
+    folder, documents = write(kind, data[False], tmp_path, parameters), data[False]
+    classifier = TextClassifier.from_pretrained(folder, batch_size=BATCH)
+    found = classifier.predict_proba(documents.texts("test"))
+    np.testing.assert_allclose(found, read_results(folder, documents.label_space).probabilities, atol=1e-6)
+    if kind == "frozen":
+        run = Run.read(folder)
+        assert (run.pooling, run.document_suffix) == (parameters["pooling"], parameters["document_suffix"])
 
 
 @each

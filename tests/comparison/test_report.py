@@ -78,3 +78,36 @@ def test_names_of_runs_without_calibration_are_shown_as_they_are():
     names = ("*a*", "b_c_d")
     report = compare_runs([Entry(name, "embedding", [each], (1,)) for name, each in zip(names, results, strict=True)])
     assert "Unchanged: *a*; b_c_d (fitted: temperature 1)." in shown(render_report(report, title="T", data="D"))
+
+
+def trial(number, f1):
+    validation = None if f1 is None else {"f1_macro": 0.1, "f1_micro": f1, "nll": 1.0}
+    return {"number": number, "parameters": {}, "validation": validation}
+
+
+def test_tuning():
+    """Scores of the metric that decides, what failed, and how the best one was found."""
+    names = ("a|b", "*other*", "majority class")
+    entries = [Entry(name, "embedding", [make_results(0.8, seed)], (1,)) for seed, name in enumerate(names)]
+    searches = {
+        "a|b": {
+            "trials": [trial(1, 0.5), trial(2, None), trial(3, 0.625), trial(4, 0.6)],
+            "improvements": [1, 3],
+            "chosen": "head_init verbalizer",
+        },
+        "*other*": {"trials": [trial(1, None), trial(2, 0.25)], "improvements": [2], "chosen": "learning_rate 1e-05"},
+    }
+    tuning = {"trials": 4, "seed": 1, "metric": "f1_micro", "searches": searches}
+    report = compare_runs(entries, average="micro") | {"tuning": tuning}
+    page = shown(render_report(report, title="T", data="D"))
+    start = page.index("Tuning")
+    table = [page[row : row + 6] for row in range(start + 1, start + 19, 6)]
+    assert table[1] == [
+        *("a|b", "4, 1 failed", "0.500", "0.625"),
+        "head_init verbalizer",
+        "0.500 in trial 1, 0.625 in trial 3",
+    ]
+    assert table[2] == [*("*other*", "2, 1 failed", "failed", "0.250"), "learning_rate 1e-05", "0.250 in trial 2"]
+    assert page[start + 19].startswith("Micro F1 of the validation documents")
+    assert page[start + 19].endswith("Not tuned: majority class.")
+    assert "Tuning" not in shown(render_report(compare_runs(entries), title="T", data="D"))

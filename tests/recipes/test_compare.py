@@ -18,6 +18,7 @@ import pytest
 import sessions
 import yaml
 from conftest import make_rows, run_as_main, write_jsonl
+from pyarrow import parquet
 from tiny import save_encoder
 
 from hf_causal_clf import LabelSpace, TextClassifier
@@ -747,3 +748,37 @@ def test_configuration_of_a_run(files, checkpoint, tmp_path):
     assert read_config(paths[0]) == before
     (tmp_path / "model" / "tokenizer_config.json").write_text("{}")
     assert read_config(paths[0]) != before  # the model is its files
+
+
+def test_tuning(compare, tmp_path):
+    runs = {EMBEDDING: {**RUNS[EMBEDDING], "max_steps": 2}}
+    options = {"tune": 2, "runs": runs, "baselines": ["majority", "tfidf"], "seeds": [1, 2]}
+    trials = {f"tuning/{EMBEDDING_FOLDER}/trial-{number}/seed-1" for number in (1, 2)}
+    trials |= {f"tuning/tf-idf-logistic-regression/trial-{number}" for number in (1, 2)}
+    final = {f"{EMBEDDING_FOLDER}/seed-2", "majority-class", "tf-idf-logistic-regression"}  # seed 1 is the best trial
+    assert compare(tmp_path / "run", **options) == {*trials, *final}
+    report = read_report(tmp_path / "run")
+    tuning = report["tuning"]
+    assert (tuning["trials"], tuning["seed"], tuning["metric"]) == (2, 1, "f1_macro")
+    assert tuning["searches"].keys() == {EMBEDDING, "TF-IDF + logistic regression"}
+    for found in tuning["searches"].values():
+        assert np.isfinite(numbers([trial["validation"] for trial in found["trials"]])).all()
+        assert found["trials"][0]["parameters"] == {name: each["given"] for name, each in found["searched"].items()}
+    found = tuning["searches"][EMBEDDING]
+    best = found["trials"][found["improvements"][-1] - 1]
+    for seed in (1, 2):  # the settings that were chosen are those of all seeds
+        config = yaml.safe_load((tmp_path / "run" / "configs" / f"{EMBEDDING_FOLDER}-{seed}.yaml").read_text())
+        assert config.items() >= {"learning_rate": best["parameters"]["learning_rate"], "seed": seed}.items()
+    metrics = read_json(tmp_path / "run" / EMBEDDING_FOLDER / "seed-1" / "metrics.json")
+    assert best["validation"].items() <= metrics["validation"].items()
+    classifier = TextClassifier.from_pretrained(tmp_path / "run" / EMBEDDING_FOLDER / "seed-1")
+    rows = parquet.read_table(tmp_path / "run" / EMBEDDING_FOLDER / "seed-1" / "predictions.parquet").to_pylist()
+    texts = [row["text"] for row in make_rows(17, 200)]
+    assert classifier.predict(texts) == [row["predicted"] for row in rows]
+    page, _ = check_links(tmp_path / "run")
+    assert "## Tuning" in page
+    assert "Not tuned: majority class." in page
+    before = contents(tmp_path / "run")
+    assert compare(tmp_path / "run", **options) == set()
+    assert contents(tmp_path / "run") == before
+    assert read_report(tmp_path / "run") == report
