@@ -22,9 +22,9 @@ class HeadArguments:
     _argument_group_name = "Head"
 
     pooling: str = setting(
-        "auto",
+        "last",
         "What the head reads: the 'last' token, or the 'mean' of all tokens. 'auto': what tells the labels of training "
-        "documents best with a frozen model, out of fold.",
+        "documents best with a frozen model, out of fold; that favours the mean, which fine-tuning gains less from.",
         choices=["auto", *POOLINGS],
     )
     document_suffix: str = setting(

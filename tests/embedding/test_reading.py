@@ -138,4 +138,4 @@ def test_auto_is_the_default_and_is_written_down(checkpoint, files, tmp_path, mo
     run_recipe("embed", arguments("embed", checkpoint, files, tmp_path / "run", **options), monkeypatch)
     run = Run.read(tmp_path / "run")
     assert Reading(run.pooling, run.document_suffix) in readings("auto", "auto")
-    assert HeadArguments().pooling == HeadArguments().document_suffix == "auto"
+    assert (HeadArguments().pooling, HeadArguments().document_suffix) == ("last", "auto")
