@@ -230,8 +230,11 @@ def test_folders_have_plain_names_and_the_terminal_ends_with_the_result(finished
         *(f"{EMBEDDING_FOLDER}-42.yaml", f"{INSTRUCTION_FOLDER}-42.yaml")
     }
     printed = (folder.parent / "printed").read_text().splitlines()
-    text = read_report(folder)["recommendation"]["text"]
-    assert " ".join(printed[-3 - len(textwrap.wrap(text, 100)) : -3]) == text
+    report = read_report(folder)
+    said = [report["recommendation"]["text"], combination_text(report["combination"])]
+    lines = [line for text in said for line in textwrap.wrap(text, 100)]
+    assert printed[-3 - len(lines) : -3] == lines
+    assert printed[-3].startswith("Use it: ")
     assert printed[-1] == f"The report, with every pair, is in {folder / 'report.md'}"
     assert sum(line.startswith(f"{EMBEDDING}  ") for line in printed) == 1  # in the table; the pairs are in the report
     assert not any(line.startswith(("|", "#")) for line in printed)
@@ -543,6 +546,7 @@ STARTS = """
 import runpy, sys, time
 compare = runpy.run_path("recipes/compare.py")
 from hf_causal_clf.cli.starting import run_script
+from hf_causal_clf.comparison.report import combination_text
 from hf_causal_clf.comparison.running import in_own_process
 compare["end_on_signals"]()
 launcher = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
