@@ -485,7 +485,7 @@ def test_what_is_chosen_is_run(files, tmp_path, monkeypatch):
 def test_the_encoder_takes_what_is_searched(files, tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(
-        "hf_causal_clf.baselines.encoder.fine_tuned_encoder", lambda *_, **options: taken.append(options)
+        "hf_causal_clf.baselines.encoder_training.fine_tuned_encoder", lambda *_, **options: taken.append(options)
     )
     given = {"encoder_name_or_path": "org/bert", "encoder_learning_rate": 1e-4, "encoder_num_train_epochs": 3}
     arguments = ComparisonArguments(str(tmp_path / "run"), "org/model", {"a": EMBEDDING}, **given)

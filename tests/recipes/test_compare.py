@@ -26,6 +26,7 @@ from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.comparison import running
 from hf_causal_clf.comparison.arguments import ComparisonArguments, folder_name
 from hf_causal_clf.comparison.plan import read_config, write_config
+from hf_causal_clf.comparison.report import combination_text
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.runs.files import read_json
 from hf_causal_clf.runs.results import read_out_of_fold, read_results
