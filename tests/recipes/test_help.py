@@ -34,7 +34,7 @@ def test_the_short_help_has_own_options_and_often_set_ones_in_groups():
         assert f"\n  --{name} " in text
     for name in ("adam_beta1", "lora_task_type"):
         assert f"--{name} " not in text
-    assert "(default: 0.0001)" in " ".join(text.split())
+    assert "(default: 0.0002)" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 120
     assert len(text.splitlines()) < 200
 
