@@ -52,7 +52,7 @@ class DataArguments:
     text_column: str | None = field(
         default=None,
         metadata={
-            "help": f"Column of the document's text. Default: a column with a known name ({', '.join(TEXT_NAMES[:6])} "
+            "help": f"Column of the document's text. Default: a column with a known name ({', '.join(TEXT_NAMES[:4])} "
             "and the like), else the one with long texts where only two columns could be meant."
         },
     )
@@ -60,7 +60,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Column of the label (a name or an id), or of a list of labels. Default: a column with a known "
-            f"name ({', '.join(LABEL_NAMES[:8])} and the like), else the one whose values repeat and are no numbers, "
+            f"name ({', '.join(LABEL_NAMES[:4])} and the like), else the one whose values repeat and are no numbers, "
             "where only two columns could be meant."
         },
     )

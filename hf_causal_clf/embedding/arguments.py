@@ -23,20 +23,19 @@ class HeadArguments:
 
     pooling: str = setting(
         "last",
-        "What the head reads: the 'last' token, or the 'mean' of all tokens. 'auto': what tells the labels of training "
-        "documents best with a frozen model, out of fold; that favours the mean, which fine-tuning gains less from.",
+        "What the head reads: the 'last' token, or the 'mean' of all. 'auto': what a frozen model does better with, "
+        "out of fold.",
         choices=["auto", *POOLINGS],
     )
     document_suffix: str = setting(
         "auto",
-        "Text after each document, never cut, which a head on the last token reads (\\n is a new line); 'none': none. "
-        f"'auto': chosen with the pooling, of none and {', '.join(map(repr, SUFFIXES))}.",
+        "Text after each document, which a head on the last token reads (\\n is a new line), or 'none'. 'auto': none, "
+        f"or one of {len(SUFFIXES)}, whichever a frozen model does best with, out of fold.",
     )
     head_init: str = setting(
         "random",
-        "What the head starts from. 'random': random weights. 'verbalizer': the language model's own weights of the "
-        "answers; each document then stands in the prompt, up to the answer. 'probe': a logistic regression on what "
-        "the untouched model says of the training documents.",
+        "What the head starts from: 'random' weights; the language model's own for the answers ('verbalizer': each "
+        "document then stands in the prompt); or a logistic regression on frozen features ('probe').",
         choices=list(HEAD_INITS),
     )
 
@@ -91,15 +90,13 @@ class EmbeddingTrainingArguments(SharedTrainingArguments, TrainingArguments):
 
     _argument_group_name = "Training"
 
-    head_learning_rate: float | None = setting(
-        None, "Highest learning rate of the head. Default: learning_rate, that of all other weights."
-    )
+    head_learning_rate: float | None = setting(None, "Highest learning rate of the head. Default: learning_rate.")
     optim: str = setting("adamw_8bit", "The optimizer.")
     logging_steps: float = setting(10, "Log the loss after this number of steps; below 1: after this share of all.")
     max_length: int | None = setting(
         512,
-        "Highest number of tokens of a document, with special tokens. With head_init verbalizer: of prompt and "
-        "document together, without an answer; only the document is cut to fit.",
+        "Highest number of tokens of a document, special tokens and document_suffix included; with head_init "
+        "verbalizer, of prompt and document.",
     )
     length_groups: bool | None = setting(
         None,

@@ -54,14 +54,13 @@ class AdapterModelArguments(ModelConfig):
 
     dtype: str | None = setting(
         "bfloat16",
-        "Data type of the base model's weights. Where they are quantised: data type to compute in.",
+        "Data type of the base model's weights, or to compute in where they are quantised.",
         choices=["auto", "bfloat16", "float16", "float32"],
     )
     use_peft: bool = setting(True, "Whether to train LoRA adapters, and keep the base model's weights as they are.")
     lora_target_modules: list[str] | None = setting(
         None,
-        "Modules that get an adapter. Default: the projections q, k, v, o, gate, up and down; in a model without these "
-        "names, all linear layers.",
+        "Modules that get an adapter. Default: q, k, v, o, gate, up and down; without these names, all linear layers.",
     )
     use_bnb_nested_quant: bool = setting(
         True, "With load_in_4bit: whether to quantise the scales of the quantised weights as well."
@@ -145,13 +144,13 @@ class SharedTrainingArguments:
 
     output_dir: str | None = setting(
         DEFAULT_OUTPUT,
-        "Folder of the finished run. By default {name} is the name of train_file (with its folder's, where it is a "
-        "word such as train or data) or of the data set (with its owner and configuration), and {approach} is embed or "
-        "instruct.",
+        "Folder of the finished run. By default {name} is that of the documents' file or data set, and {approach} "
+        "is embed or instruct.",
     )
     num_train_epochs: float | None = setting(
         None, f"Highest number of epochs; early stopping can end the training before. {SENTENCE}"
     )
+    max_steps: int = setting(-1, "Number of update steps, in place of num_train_epochs.")
     learning_rate: float = setting(2e-4, "Highest learning rate, at the end of the warm-up.")
     warmup_steps: float = setting(0.1, "Steps of the warm-up; below 1: share of all steps.")
     per_device_train_batch_size: int = setting(8, "Documents per device and step in training.")
@@ -163,12 +162,10 @@ class SharedTrainingArguments:
     )
     metric_for_best_model: str | None = setting(
         "f1_macro",
-        "Metric of the validation documents that tells which checkpoint is best. Multi-label: F1, precision, recall "
-        "and accuracy are measured at the one threshold with the best F1, not at 0.5.",
+        "Metric of the validation documents that tells which checkpoint is best. Multi-label: at the one threshold "
+        "with the best F1, not at 0.5.",
     )
-    greater_is_better: bool | None = setting(
-        None, "Whether a larger metric_for_best_model is better. Default: its name decides."
-    )
+    greater_is_better: bool | None = setting(None, "Whether larger is better. Default: by the metric's name.")
     resume_from_checkpoint: str | None = setting(
         None,
         "Go on with a run that did not finish: true for the last checkpoint in output_dir, or a checkpoint's folder.",
@@ -203,39 +200,35 @@ class RunArguments:
 
     truncation: str = setting(
         "tail",
-        "Where a document that is too long for max_length loses text: at its 'tail', its 'head', at 'both' ends (the "
-        "middle stays), or in its middle ('head_tail': half of what fits is its beginning, half its end).",
+        "Where a document that is too long for max_length loses text: at its 'tail', its 'head', at 'both' ends, or in "
+        "its middle ('head_tail').",
         choices=list(TRUNCATION_SIDES),
     )
     long_documents: str = setting(
         "truncate",
-        "What becomes of a document that is too long for max_length. 'truncate': it is cut (see truncation). 'chunks': "
-        "it is read whole, in overlapping chunks that end at sentences, whose logits are averaged.",
+        "'truncate': cut a document that is too long for max_length. 'chunks': read it whole, in overlapping chunks, "
+        "and average their logits.",
         choices=list(LONG_DOCUMENTS),
     )
     class_weight: str | None = setting(
         None,
-        "'balanced': rare labels weigh more in the loss. Multi-label: embedding-based, a label's rare positives; "
-        "instruction-based, a document by the mean over its labels. Default: all documents weigh the same.",
+        "'balanced': rare labels weigh more in the loss. Default: all documents weigh the same.",
         choices=["balanced"],
     )
     early_stopping_patience: int | None = setting(
         None,
-        "Stop after this number of evaluations without a better metric_for_best_model; counted from the first that is "
-        "better than always answering the most frequent label. 0: never stop early. Default: 3, or 5 where the length "
-        "of the training is chosen.",
+        "Stop after this number of evaluations without a better metric_for_best_model, counted once that of the most "
+        "frequent label is passed. 0: never. Default: 3, or 5 where the length is chosen.",
     )
     folds: int = setting(
         0,
-        "Number of folds, 2 to 20, in place of a validation split: each fold of the training documents is predicted by "
-        "a training on the others. Calibration is fitted on that, and the finished run is trained on all of them, to "
-        "its last step: folds + 1 trainings in all. Validation documents, if there are any, are training documents "
-        "then, and max_train_samples is the number of both. 0: off.",
+        "Number of folds, 2 to 20, in place of a validation split: each is predicted by a training on the others, "
+        "calibration is fitted on that, and the finished run is trained on all documents, validation documents too. "
+        "Takes folds + 1 trainings. 0: off.",
     )
     overwrite_output_dir: bool = setting(
         False,
-        "Whether to train again where output_dir has a finished run. Its files are replaced when the new run is "
-        "finished.",
+        "Whether to train again where output_dir has a finished run, and replace its files at the end.",
     )
     hub_base_model: str | None = setting(
         None, "With push_to_hub: Hub id of the base model, needed where model_name_or_path is a folder."
@@ -263,8 +256,7 @@ class PromptArguments:
 
     instruction: str | None = setting(
         None,
-        "Text before each document. {labels}, {delimiter} and {empty_answer} in it are filled in. Default: a short "
-        "instruction with the list of the labels.",
+        "Text before each document, with {labels}, {delimiter} and {empty_answer}. Default: short, with all labels.",
     )
     use_chat_template: bool = setting(
         False, "Whether to write the prompt with the tokenizer's chat template. Default: plain text."

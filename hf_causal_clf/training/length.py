@@ -12,9 +12,8 @@ LEAST_STEPS = 150  # with fewer, 40 documents are not learned: recipes/RESULTS.m
 DOCUMENTS_PER_ROOT = 200  # documents that are read in training, for the square root of 1 document
 EVALUATIONS = 10
 SENTENCE = (
-    "Default, where max_steps is not given either: as long as the documents need, which is the time to read "
-    f"{DOCUMENTS_PER_ROOT}·√(training documents) of them, {LEAST_STEPS} update steps and one epoch, whichever is "
-    "longest, with ten evaluations."
+    f"Default, without max_steps: as the documents need; {DOCUMENTS_PER_ROOT}·√documents are read, at least "
+    f"{LEAST_STEPS} update steps and one epoch, with ten evaluations."
 )
 
 
