@@ -1,4 +1,4 @@
-"""A linear head that scikit-learn has fitted, as two arrays: its logits, and a file of it that is no pickle."""
+"""A linear head that scikit-learn has fitted, as two arrays: its logits, and a safe file of it."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ def test_a_trainer_pushes_the_same_repository(hub, checkpoint, files, tmp_path, 
     built = []
     module, name = {"embed": (embedding, "embedding_trainer"), "instruct": (instruction, "instruction_trainer")}[recipe]
     original = getattr(module, name)
-    monkeypatch.setattr(module, name, lambda *args: built.append(original(*args)) or built[0])
+    monkeypatch.setattr(module, name, lambda *args, **kwargs: built.append(original(*args, **kwargs)) or built[0])
     options = {"max_train_samples": "12", "num_train_epochs": "1", "hub_model_id": REPO, "hub_token": hub.token}
     options = arguments(recipe, BASE, files, tmp_path / "run", **options)
     run_recipe(recipe, [*options, "--hub_private_repo", "true"], monkeypatch)
