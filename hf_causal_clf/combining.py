@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -162,16 +161,10 @@ def _measure(folder: Path, job: Job, members: dict[Candidate, float], held_out: 
 
 
 def _copy_run(source: Path, target: Path) -> None:
-    """Copy what a run is loaded from; weights are hard links where the file system has them."""
+    """Copy what a run is loaded from: no links, through which a change of one would be a change of the other."""
     for path in (path for pattern in NEEDED for path in source.glob(pattern)):
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".safetensors":
-            try:
-                os.link(path.resolve(), copy)
-                continue
-            except OSError:  # another file system, or one without them
-                pass
         shutil.copyfile(path, copy)
 
 

@@ -18,6 +18,8 @@ from ..data.splits import ClassificationData
 from ..runs.disk import folder_written_aside, write_json
 from ..runs.files import MANIFEST_FILE, METRICS_FILE, read_json
 from ..training.arguments import PromptArguments
+from ..training.checkpoints import remove_traces
+from ..training.output_folder import read_manifest
 from . import running
 from .arguments import ComparisonArguments, folder_name
 from .plan import (
@@ -275,13 +277,17 @@ class Tuner:
 
 
 def _keep_validation(folder: Path) -> None:
-    """Remove all but the validation metrics from the folder of a trial."""
+    """Remove from the folder of a trial what the trial wrote, all but the validation metrics."""
     path = folder / METRICS_FILE
-    others = set(folder.iterdir()) - {path}
-    if others or read_json(path).keys() != {"validation"}:
+    if read_json(path).keys() != {"validation"}:
         write_json(path, {"validation": read_json(path)["validation"]})
-    for other in others:
-        shutil.rmtree(other) if other.is_dir() else other.unlink()
+    remove_traces(folder)
+    written = {folder / name for name in (*read_manifest(folder)["files"], MANIFEST_FILE)} - {path}
+    for other in written:
+        other.unlink(missing_ok=True)
+    for parent in {other.parent for other in written} - {folder}:
+        if parent.is_dir() and not any(parent.iterdir()):
+            parent.rmdir()
 
 
 def described(changed: dict[str, Any]) -> str:

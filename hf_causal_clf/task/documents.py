@@ -13,8 +13,7 @@ from .tokens import PlainTokenizer, check_truncation, special_frame, truncate
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Texts after a document that a head may read: few, as each costs a pass over documents to be tried. Those that were
-# left out, with figures: recipes/RESULTS.md
+# Texts after a document that a head may read: few, as each costs a pass over documents to be tried
 SUFFIXES = ("\n\nTopic:", "\n\nCategory:", "\n\nIn one word, this text is about:")
 
 

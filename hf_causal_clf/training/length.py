@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from ..cli.telling import tell
 
-LEAST_STEPS = 150  # with fewer, 40 documents are not learned: recipes/RESULTS.md
+LEAST_STEPS = 150  # a floor for the fewest documents, and for large batches
 DOCUMENTS_PER_ROOT = 200  # documents that are read in training, for the square root of 1 document
 EVALUATIONS = 10
 SENTENCE = (

@@ -218,6 +218,8 @@ class TestSearch:
 class Recipe:
     """Stands for recipes: writes a run's files, with metrics that the configuration decides."""
 
+    FILES = ("adapter_model.safetensors", "figures/curve.png", "metrics.json")
+
     def __init__(self):
         self.started, self.fails, self.stops, self.test_f1 = [], (), None, 0.5
 
@@ -232,7 +234,7 @@ class Recipe:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         (folder / "figures" / "curve.png").write_text("png")
         (folder / "adapter_model.safetensors").write_text(str(settings["learning_rate"]))
-        (folder / "manifest.json").write_text('{"files": ["adapter_model.safetensors", "metrics.json"]}')
+        (folder / "manifest.json").write_text(json.dumps({"files": self.FILES}))
         metrics = {"validation": of(min(1.0, settings["learning_rate"] * 400)), "test": of(self.test_f1)}
         (folder / "metrics.json").write_text(json.dumps(metrics))
         return True
@@ -297,6 +299,17 @@ class TestTuner:
         for folder in folders:
             assert [path.name for path in folder.iterdir()] == ["metrics.json"]
             assert json.loads((folder / "metrics.json").read_text()).keys() == {"validation"}
+
+    def test_somebody_elses_files_in_a_trial_stay(self, tune, tmp_path):
+        tune(3)
+        folders = sorted((tmp_path / "run" / "tuning" / "a-b").glob("trial-*/seed-3/"))
+        for folder in folders:
+            (folder / "figures").mkdir()
+            (folder / "figures" / "mine.png").write_text("mine")
+            (folder / "notes.txt").write_text("mine")
+        tune(6)
+        for folder in folders:
+            assert (folder / "notes.txt").read_text() == (folder / "figures" / "mine.png").read_text() == "mine"
 
     def test_the_best_trial_is_the_run_of_its_seed(self, tune, recipe, tmp_path):
         tuner, settings = tune()
