@@ -210,27 +210,7 @@ def frozen(
     )
     encoders = encoders_of(readings(pooling, document_suffix), tokenizer, max_length, truncation)
     content = {"model": model_identity(model_arguments), "max_length": max_length, "truncation": truncation}
-
-    @functools.cache
-    def load() -> Any:
-        weights, revision = base_weights(model_arguments), model_arguments.model_revision
-        return load_backbone(model_arguments.model_name_or_path, weights, revision=revision)
-
-    features: dict[Reading, dict[str, np.ndarray]] = {reading: {} for reading in encoders}
-    seconds = dict.fromkeys(("train", *_MEASURED), 0.0)
-    for split in seconds:
-        texts = data.texts(split)
-        for suffix, encoder in {reading.suffix: encoder for reading, encoder in encoders.items()}.items():
-
-            def compute(backbone: Any, encoder: Any = encoder, texts: list[str] = texts) -> dict[str, np.ndarray]:
-                return pooled_features(backbone, encoder, texts, batch_size=batch_size)
-
-            key = {**content, "texts": fingerprint(texts), **({"suffix": suffix} if suffix else {})}
-            found, spent = cached(cache, key, load, compute)
-            seconds[split] += spent
-            for reading in encoders:
-                if reading.suffix == suffix:
-                    features[reading][split] = found[reading.pooling]
+    features, seconds = _states(data, model_arguments, encoders, content, batch_size, cache)
     start = time.perf_counter()
     heads = {reading: _head_on_states(data, states, strength) for reading, states in features.items()}
     reading, (head, _, validation) = min(heads.items(), key=lambda found: found[1][1])
@@ -252,6 +232,39 @@ def frozen(
         tokenizer.save_pretrained(folder)
 
     return Outcome(logits, _cost(head.parameters, **rates), run, save)
+
+
+def _states(
+    data: ClassificationData,
+    model_arguments: ModelConfig,
+    encoders: dict[Reading, DocumentEncoder],
+    content: dict[str, Any],
+    batch_size: int,
+    cache: Path,
+) -> tuple[dict[Reading, dict[str, np.ndarray]], dict[str, float]]:
+    """Pooled hidden states of each split for each reading, and the seconds that those of a split took."""
+
+    @functools.cache
+    def load() -> Any:
+        weights, revision = base_weights(model_arguments), model_arguments.model_revision
+        return load_backbone(model_arguments.model_name_or_path, weights, revision=revision)
+
+    features: dict[Reading, dict[str, np.ndarray]] = {reading: {} for reading in encoders}
+    seconds = dict.fromkeys(("train", *_MEASURED), 0.0)
+    for split in seconds:
+        texts = data.texts(split)
+        for suffix, encoder in {reading.suffix: encoder for reading, encoder in encoders.items()}.items():
+
+            def compute(backbone: Any, encoder: Any = encoder, texts: list[str] = texts) -> dict[str, np.ndarray]:
+                return pooled_features(backbone, encoder, texts, batch_size=batch_size)
+
+            key = {**content, "texts": fingerprint(texts), **({"suffix": suffix} if suffix else {})}
+            found, spent = cached(cache, key, load, compute)
+            seconds[split] += spent
+            for reading in encoders:
+                if reading.suffix == suffix:
+                    features[reading][split] = found[reading.pooling]
+    return features, seconds
 
 
 def _head_on_states(
