@@ -41,6 +41,8 @@ from .tfidf import TfidfScorer
 if TYPE_CHECKING:
     from trl import ModelConfig
 
+    from ..task.documents import DocumentEncoder
+
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation strengths C, chosen on validation or out of fold
 _MEASURED = ("validation", "test")
 
