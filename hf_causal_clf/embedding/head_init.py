@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from ..backbone.loading import quiet
+from ..task.tokens import PlainTokenizer
+
+_END = -1  # no token's id
 
 
 def verbalizer_head(
@@ -44,7 +47,30 @@ def verbalizer_head(
     return stacked - stacked.mean(dim=0)
 
 
-def read_output_embeddings(source: str, *, dtype: str | torch.dtype = "auto", **hub_kwargs: Any) -> torch.Tensor:
+def suffix_head(
+    output_embeddings: torch.Tensor, tokenizer: PreTrainedTokenizerBase, suffix: str, names: Sequence[str]
+) -> torch.Tensor | None:
+    """Return the weight of a head that reads the end of a text after a document as the language model does.
+
+    As `verbalizer_head`, with each label's name as the answer.
+
+    Args:
+        output_embeddings: Weight of the LM head, `(vocabulary, hidden)`.
+        tokenizer: The backbone's tokenizer.
+        suffix: Text after each document.
+        names: The labels' names.
+
+    Returns:
+        float32 `(labels, hidden)`; `None` where a name has no tokens, or two have the same.
+    """
+    plain, space = PlainTokenizer(tokenizer), "" if suffix[-1].isspace() else " "
+    answers = [plain.encode(space + name, continues=True) for name in names]
+    if not all(answers) or len(set(map(tuple, answers))) < len(answers):
+        return None
+    return verbalizer_head(output_embeddings, [[*ids, _END] for ids in answers])
+
+
+def read_output_embeddings(source: str, *, dtype: str | torch.dtype = "auto", **hub_kwargs: Any) -> torch.Tensor | None:
     """Read the weight of a causal-LM checkpoint's LM head, tied or not, without its layers.
 
     A bias, scale or soft cap that some language models put on their logits is not part of it.
@@ -55,10 +81,7 @@ def read_output_embeddings(source: str, *, dtype: str | torch.dtype = "auto", **
         hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`.
 
     Returns:
-        `(vocabulary, hidden)`, on the CPU.
-
-    Raises:
-        ValueError: If the checkpoint has no LM head.
+        `(vocabulary, hidden)`, on the CPU; `None` if the checkpoint has no LM head.
     """
     config = AutoConfig.from_pretrained(source, **hub_kwargs)
     text_config = config.get_text_config()
@@ -70,8 +93,5 @@ def read_output_embeddings(source: str, *, dtype: str | torch.dtype = "auto", **
             source, config=config, dtype=dtype, output_loading_info=True, **hub_kwargs
         )
     if found["missing_keys"]:
-        raise ValueError(
-            f"{source!r} has no language-modelling head to start from: {sorted(found['missing_keys'])} are not in its "
-            "weights. Use another checkpoint, or set head_init to random."
-        )
+        return None
     return model.get_output_embeddings().weight.detach().cpu()

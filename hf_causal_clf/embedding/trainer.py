@@ -29,7 +29,7 @@ from ..training.train import early_stopping
 from .arguments import EmbeddingTrainingArguments, HeadArguments
 from .collator import ClassificationCollator
 from .features import pooled_features
-from .head_init import read_output_embeddings, verbalizer_head
+from .head_init import read_output_embeddings, suffix_head, verbalizer_head
 from .head_rate import set_head_learning_rate
 from .loading import load_with_head
 from .model import CausalLMForLastTokenClassification
@@ -54,8 +54,8 @@ def embedding_trainer(
     """
     warn_of_unknown(tokenizer, data.texts("train"))
     label_space, in_chunks = data.label_space, encoder.long_documents == "chunks"
-    probes = head_arguments.head_init == "probe" and isinstance(encoder, DocumentEncoder)
-    _check(label_space, training_arguments, in_chunks=in_chunks, probes=probes)
+    probed = encoder if head_arguments.head_init == "probe" and isinstance(encoder, DocumentEncoder) else None
+    _check(label_space, training_arguments, in_chunks=in_chunks, probes=probed is not None)
     encoded = {split: _encode(data, split, encoder, in_chunks) for split in ("train", "validation")}
     weight = _verbalizer_weight(encoder, model_arguments) if isinstance(encoder, PromptEncoder) else None
     lengths = list(encoded["train"]["whole_length"])
@@ -74,8 +74,8 @@ def embedding_trainer(
         revision=model_arguments.model_revision,
     )
     model.length_groups = _groups_lengths(training_arguments)
-    if probes and training_arguments.resume_from_checkpoint is None:  # a checkpoint has the head
-        weight = _probe_weight(model, encoder, data, training_arguments)
+    if probed and training_arguments.resume_from_checkpoint is None:  # a checkpoint has the head
+        weight = _probe_weight(model, probed, data, model_arguments, training_arguments)
     if weight is not None:
         model.score.weight.data.copy_(weight)
     training_arguments.label_smoothing_factor = 0.0  # the model's own loss does it, normalised
@@ -124,15 +124,25 @@ def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder | Pro
 
 
 def _verbalizer_weight(encoder: PromptEncoder, model_arguments: ModelConfig) -> torch.Tensor:
-    source, revision = model_arguments.model_name_or_path, model_arguments.model_revision
-    output_embeddings = read_output_embeddings(source, revision=revision, dtype=model_arguments.dtype)
+    output_embeddings = _output_embeddings(model_arguments)
+    if output_embeddings is None:
+        raise ValueError(
+            f"{model_arguments.model_name_or_path!r} has no language-modelling head to start from. Use another "
+            "checkpoint, or set head_init to random or probe."
+        )
     return verbalizer_head(output_embeddings, encoder.answer_ids, end_tokens=len(encoder.end_ids))
+
+
+def _output_embeddings(model_arguments: ModelConfig) -> torch.Tensor | None:
+    source, revision = model_arguments.model_name_or_path, model_arguments.model_revision
+    return read_output_embeddings(source, revision=revision, dtype=model_arguments.dtype)
 
 
 def _probe_weight(
     model: CausalLMForLastTokenClassification,
-    encoder: DocumentEncoder | PromptEncoder,
+    encoder: DocumentEncoder,
     data: ClassificationData,
+    model_arguments: ModelConfig,
     arguments: EmbeddingTrainingArguments,
 ) -> torch.Tensor:
     """Weight of a head that starts from frozen features of the training documents; the same in all processes."""
@@ -147,8 +157,17 @@ def _probe_weight(
     def features(share: Sequence[str]) -> np.ndarray:
         return pooled_features(model.backbone, encoder, share, batch_size=batch_size, poolings=[pooling])[pooling]
 
-    weight = probe_head(over_processes(features, texts), gold, len(data.label_space), seed=arguments.seed)
-    return torch.from_numpy(weight)
+    answers: torch.Tensor | None = None
+    if pooling == "last" and encoder.suffix and (lm_head := _output_embeddings(model_arguments)) is not None:
+        answers = suffix_head(lm_head, encoder.tokenizer, encoder.suffix, data.label_space.names)
+    start = probe_head(
+        over_processes(features, texts),
+        gold,
+        len(data.label_space),
+        answers=None if answers is None else answers.numpy(),
+        seed=arguments.seed,
+    )
+    return torch.from_numpy(start)
 
 
 def head_metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, float]:

@@ -17,10 +17,11 @@ from hf_causal_clf import LabelSpace, PromptTemplate, TextClassifier, Verbalizer
 from hf_causal_clf.backbone.loading import load_causal_lm
 from hf_causal_clf.backbone.settings import base_weights
 from hf_causal_clf.embedding.arguments import HeadArguments
-from hf_causal_clf.embedding.head_init import read_output_embeddings, verbalizer_head
+from hf_causal_clf.embedding.head_init import read_output_embeddings, suffix_head, verbalizer_head
 from hf_causal_clf.embedding.scorer import HeadScorer
 from hf_causal_clf.embedding.trainer import embedding_trainer
 from hf_causal_clf.evaluation.calibration import to_probabilities
+from hf_causal_clf.task.documents import DocumentEncoder
 from hf_causal_clf.training import train as training_module
 from hf_causal_clf.training.arguments import PromptArguments, RunArguments
 from hf_causal_clf.training.train import prepare, train
@@ -122,11 +123,35 @@ def test_labels_that_begin_alike_start_with_different_rows(checkpoint, files, tm
     assert torch.cdist(rows, rows).fill_diagonal_(1).min() > 0.1
 
 
-def test_a_checkpoint_without_an_lm_head(tokenizer, tmp_path):
+def test_a_checkpoint_without_an_lm_head(checkpoint, files, tokenizer, tmp_path):
+    folder = tmp_path / "no head"
     config = tiny.make_config("llama", len(tokenizer))
-    AutoModelForCausalLM.from_config(config).model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"has no language-modelling head to start from: .*lm_head\.weight"):
-        read_output_embeddings(str(tmp_path))
+    AutoModelForCausalLM.from_config(config).model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    assert read_output_embeddings(str(folder)) is None
+    with pytest.raises(ValueError, match=r"has no language-modelling head to start from\. .*set head_init to random"):
+        untrained(str(folder), tmp_path / "run", files)
+
+
+@pytest.mark.parametrize("suffix", ["\n\nTopic:", "\n\nTopic: ", "\n\nIn one word, this text is about:"])
+def test_a_head_after_a_suffix_is_the_language_model(suffix, tokenizer, checkpoint):
+    names = ["sport", "the bank", "tech"]
+    encoder = DocumentEncoder(tokenizer, 60, suffix=suffix)
+    head = suffix_head(read_output_embeddings(checkpoint), tokenizer, suffix, names)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
+    lead = "" if suffix.endswith(" ") else " "
+    first = [encoder._plain.encode(lead + name, continues=True)[0] for name in names]
+    assert len(set(first)) == 3
+    for text in TEXTS:
+        with torch.no_grad():
+            output = model(torch.tensor([encoder.encode(text)]), output_hidden_states=True)
+        logits = output.logits[0, -1, first]
+        torch.testing.assert_close(head @ output.hidden_states[-1][0, -1], logits - logits.mean(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("names", [["sport", "sport"], ["sport", ""]])
+def test_names_that_no_tokens_tell_apart_start_no_head(names, tokenizer, checkpoint):
+    assert suffix_head(read_output_embeddings(checkpoint), tokenizer, "\n\nTopic: ", names) is None
 
 
 def options(**extra):
