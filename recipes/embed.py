@@ -67,7 +67,7 @@ def main() -> None:
         limits |= {"suffix": reading.suffix, "long_documents": run_args.long_documents}
         encoder = DocumentEncoder(tokenizer, **limits)
 
-    head = {"pooling": head_args.pooling, "head_init": head_args.head_init}
+    head = {"pooling": head_args.pooling, "head_init": head_args.start(training_args)}
     run = describe_run(encoder, base_model_of(model_args), data.label_space, **head)
     parts = {"model_arguments": model_args, "head_arguments": head_args, "run_arguments": run_args}
     build = partial(embedding_trainer, tokenizer=tokenizer, encoder=encoder, **parts)

@@ -73,7 +73,8 @@ def run_space(settings: dict[str, Any], documents: int) -> Space:
     # A max_length of the run's own is with or without a prompt, as its head start is: neither is changed then
     if settings["approach"] == "embedding" and "max_length" not in settings:
         start = settings.get("head_init", defaults["head_init"])
-        starts = dict.fromkeys([start, *(other for other in HEAD_INITS if _can_start(settings, other))])
+        others = [other for other in HEAD_INITS if (start, other) != ("auto", "probe")]  # that is what auto is
+        starts = dict.fromkeys([start, *(other for other in others if _can_start(settings, other))])
         space["head_init"] = Choice(start, tuple(starts))
     return {name: found for name, found in space.items() if not (isinstance(found, Choice) and len(found.values) == 1)}
 
@@ -96,7 +97,7 @@ def _given_length(settings: dict[str, Any]) -> str | None:
 
 def _as_of_chosen_length(settings: dict[str, Any]) -> dict[str, Any]:
     """What `training.length` does with a length that it chooses, for one that is given: trials differ in it alone."""
-    same: dict[str, Any] = {"early_stopping_patience": EVALUATIONS // 2}
+    same: dict[str, Any] = {"load_best_model_at_end": False}
     for kind in ("eval", "save"):
         if settings.get(f"{kind}_strategy", "epoch") == "epoch":
             same |= {f"{kind}_strategy": "steps", f"{kind}_steps": 1 / EVALUATIONS}

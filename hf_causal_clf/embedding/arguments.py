@@ -33,10 +33,11 @@ class HeadArguments:
         f"or one of {len(SUFFIXES)}, whichever a frozen model does best with, out of fold.",
     )
     head_init: str = setting(
-        "random",
+        "auto",
         "What the head starts from: 'random' weights; the language model's own for the answers ('verbalizer': each "
-        "document then stands in the prompt); or a logistic regression on frozen features ('probe').",
-        choices=list(HEAD_INITS),
+        "document then stands in the prompt); or a logistic regression on frozen features ('probe'). 'auto': a probe, "
+        "or random weights where the model is sharded.",
+        choices=["auto", *HEAD_INITS],
     )
 
     def __post_init__(self) -> None:
@@ -50,8 +51,8 @@ class HeadArguments:
             yield f"pooling must be one of {['auto', *POOLINGS]}, got {self.pooling!r}."
         if not isinstance(self.document_suffix, str) or not self.document_suffix.strip():
             yield f"document_suffix must be a text, or auto, or none, got {self.document_suffix!r}."
-        if self.head_init not in HEAD_INITS:
-            yield f"head_init must be one of {list(HEAD_INITS)}, got {self.head_init!r}."
+        if self.head_init not in ("auto", *HEAD_INITS):
+            yield f"head_init must be one of {['auto', *HEAD_INITS]}, got {self.head_init!r}."
         if self.head_init == "verbalizer" and self.document_suffix not in ("auto", "none"):
             yield "head_init verbalizer reads the answer slot of the prompt: leave document_suffix out."
         if self.head_init == "verbalizer" and self.pooling == "mean":
@@ -59,6 +60,12 @@ class HeadArguments:
                 f"head_init verbalizer reads the answer slot, the last token: set pooling to last, not {self.pooling}, "
                 "or head_init to random."
             )
+
+    def start(self, training: TrainingArguments) -> str:
+        """`head_init`, with what `"auto"` is for a training."""
+        if self.head_init != "auto":
+            return self.head_init
+        return "random" if sharding(training) else "probe"
 
     @property
     def suffix(self) -> str | None:

@@ -6,15 +6,17 @@ Knows arrays only.
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 
 from ..evaluation.calibration import fit_temperature, to_probabilities
 from ..evaluation.metrics import negative_log_likelihood
 
-DOCUMENTS = 4000  # looked at, at most: more tell a start little, and take long
-STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # inverse regularisation strengths C
+DOCUMENTS = 1000  # looked at, at most: more tell a start little, and take long
+STRENGTHS = (0.01, 0.1, 1.0)  # inverse regularisation strengths C
 SHARES = (0.0, 0.5, 1.0)  # of the language model's own rows, towards which a regression may be drawn
+SPREAD = 0.3  # standard deviation of the logits over documents and labels that a start has
 _FOLDS = 5
 _NARROWEST = 0.01  # of the usual spread; features that hardly vary are not blown up
 
@@ -29,9 +31,10 @@ def probe_head(
 
     With `answers`, the penalty may be on the distance from a share of them instead of from zero: what the language
     model knows of the labels' names is worth some documents. The share and the strength of regularisation are chosen
-    out of fold, and the weight divided by the temperature with which its logits have the lowest negative log-likelihood
-    there. Without that, the regression is as certain of the documents that it was fitted on as it likes, and
-    fine-tuning has little left to learn from.
+    out of fold, by the negative log-likelihood after a temperature.
+
+    The weight is as long as makes the logits vary by `SPREAD`. A regression is certain of the documents that it was
+    fitted on: with its own length, fine-tuning has little left to learn from them.
 
     Args:
         features: Pooled last hidden states of training documents, `(n, hidden)`.
@@ -47,19 +50,24 @@ def probe_head(
     spread = np.maximum(spread, _NARROWEST * np.median(spread))
     spread[spread == 0] = 1.0
     scaled, found = features / spread, []
-    folds = _folds(gold, seed)
-    shares = (0.0,) if answers is None else SHARES
-    known = np.zeros((labels, features.shape[1])) if answers is None else answers * spread
-    for share, strength in itertools.product(shares, STRENGTHS):
-        logits = np.zeros((len(gold), labels))
+    known = scaled @ (answers * spread).T if answers is not None else np.zeros((len(gold), labels))
+    # A penalised weight differs from where it is drawn to by a combination of documents: for few, of few directions
+    directions = np.linalg.qr(scaled.T)[0] if len(gold) < scaled.shape[1] else np.eye(scaled.shape[1])
+    reduced, folds = scaled @ directions, _folds(gold, seed)
+    for share, strength in itertools.product((0.0,) if answers is None else SHARES, STRENGTHS):
+        logits = share * known
         for fold in range(folds.max() + 1):
-            held_out = folds == fold
-            logits[held_out] = scaled[held_out] @ _fit(scaled[~held_out], gold[~held_out], strength, share * known).T
+            held_out, rest = folds == fold, folds != fold
+            logits[held_out] += reduced[held_out] @ _fit(reduced[rest], gold[rest], strength, share * known[rest]).T
         temperature = fit_temperature(gold, logits)
         probabilities = to_probabilities(logits, multi_label=gold.ndim == 2, temperature=temperature)
-        found.append((negative_log_likelihood(gold, probabilities), share, strength, temperature))
-    _, share, strength, temperature = min(found)
-    return (_fit(scaled, gold, strength, share * known) / spread / temperature).astype(np.float32)
+        found.append((negative_log_likelihood(gold, probabilities), share, strength))
+    _, share, strength = min(found)
+    weight = _fit(reduced, gold, strength, share * known) @ directions.T / spread
+    weight += 0.0 if answers is None else share * answers
+    logits = features @ weight.T
+    varying = (logits if gold.ndim == 2 else logits - logits.mean(axis=1, keepdims=True)).std()
+    return (weight * (SPREAD / varying if varying > 0 else 1.0)).astype(np.float32)
 
 
 def _folds(gold: np.ndarray, seed: int) -> np.ndarray:
@@ -71,28 +79,29 @@ def _folds(gold: np.ndarray, seed: int) -> np.ndarray:
     return folds
 
 
-def _fit(features: np.ndarray, gold: np.ndarray, strength: float, towards: np.ndarray) -> np.ndarray:
+def _fit(features: np.ndarray, gold: np.ndarray, strength: float, known: np.ndarray) -> np.ndarray:
     """Weight `(labels, features)` of a multinomial regression, or for multi-label of one for each label.
 
-    The penalty is the squared distance from `towards`, which scikit-learn has not.
+    It is added to the logits `known`, `(n, labels)`, with which scikit-learn's would not begin.
     """
     from scipy.optimize import minimize
     from scipy.special import expit, log_expit, log_softmax
 
     multi_label = gold.ndim == 2
-    target = gold if multi_label else np.eye(len(towards))[gold]
+    shape = (known.shape[1], features.shape[1])
+    target = gold if multi_label else np.eye(shape[0])[gold]
 
     def penalised(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        weight = flat.reshape(towards.shape)
-        logits, off = features @ weight.T, weight - towards
+        weight = flat.reshape(shape)
+        logits = known + features @ weight.T
         if multi_label:
             likelihood, probabilities = target * log_expit(logits) + (1 - target) * log_expit(-logits), expit(logits)
         else:
             logs = log_softmax(logits, axis=1)
             likelihood, probabilities = target * logs, np.exp(logs)
-        value = -likelihood.sum() + (off**2).sum() / (2 * strength)
-        gradient = (probabilities - target).T @ features + off / strength
+        value = -likelihood.sum() + (weight**2).sum() / (2 * strength)
+        gradient = (probabilities - target).T @ features + weight / strength
         return value, gradient.ravel()
 
-    found = minimize(penalised, towards.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500})
-    return found.x.reshape(towards.shape)
+    start = np.zeros(math.prod(shape))
+    return minimize(penalised, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x.reshape(shape)

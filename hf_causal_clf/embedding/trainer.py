@@ -54,12 +54,13 @@ def embedding_trainer(
     """
     warn_of_unknown(tokenizer, data.texts("train"))
     label_space, in_chunks = data.label_space, encoder.long_documents == "chunks"
-    probed = encoder if head_arguments.head_init == "probe" and isinstance(encoder, DocumentEncoder) else None
+    start = head_arguments.start(training_arguments)
+    probed = encoder if start == "probe" and isinstance(encoder, DocumentEncoder) else None
     _check(label_space, training_arguments, in_chunks=in_chunks, probes=probed is not None)
     encoded = {split: _encode(data, split, encoder, in_chunks) for split in ("train", "validation")}
     weight = _verbalizer_weight(encoder, model_arguments) if isinstance(encoder, PromptEncoder) else None
     lengths = list(encoded["train"]["whole_length"])
-    chosen = settle_length(training_arguments, len(lengths), len(encoded["validation"]))
+    settle_length(training_arguments, len(lengths), len(encoded["validation"]))
     tell_outline(lengths, encoder.document_budget, len(lengths), training_arguments, in_chunks=in_chunks)
     set_seed(training_arguments.seed)  # the head is random, and has to be the same in all processes
     model: Any = load_with_head(
@@ -90,7 +91,7 @@ def embedding_trainer(
         processing_class=tokenizer,
         data_collator=ClassificationCollator(label_space, padding_id(tokenizer)),
         compute_metrics=lambda prediction: head_metrics(prediction, label_space.multi_label),
-        callbacks=early_stopping(run_arguments, training_arguments, data, chosen=chosen),
+        callbacks=early_stopping(run_arguments, training_arguments, data),
     )
     if training_arguments.head_learning_rate is not None:
         set_head_learning_rate(trainer, training_arguments.head_learning_rate)

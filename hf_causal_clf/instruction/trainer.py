@@ -100,7 +100,7 @@ def instruction_trainer(
     warn_of_unknown(tokenizer, data.texts("train"))
     collator = VerbalizerCollator(tokenizer, template, verbalizer, weight_column=WEIGHT if weighted else None)
     texts = data.texts("train")
-    chosen = settle_length(training_arguments, len(texts), len(data.splits["validation"]))
+    settle_length(training_arguments, len(texts), len(data.splits["validation"]))
     tell_outline(
         sampled_lengths(collator.encoder, texts),
         collator.encoder.document_budget,
@@ -142,7 +142,7 @@ def instruction_trainer(
         batch_size=training_arguments.per_device_eval_batch_size,
     )
     trainer.add_callback(LabelScoringCallback(trainer, scorer, data.texts("validation"), data.gold("validation")))
-    for callback in early_stopping(run_arguments, training_arguments, data, chosen=chosen):
+    for callback in early_stopping(run_arguments, training_arguments, data):
         trainer.add_callback(callback)
     if not training_arguments.dataloader_persistent_workers:  # their copies of the collator would not be told
         trainer.add_callback(EpochOfDraws(collator))

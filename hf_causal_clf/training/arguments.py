@@ -157,8 +157,10 @@ class SharedTrainingArguments:
     eval_strategy: str = setting("epoch", "When to measure on the validation documents: 'no', 'steps' or 'epoch'.")
     save_strategy: str = setting("epoch", "When to save a checkpoint: 'no', 'steps', 'epoch' or 'best'.")
     save_total_limit: int | None = setting(2, "Number of checkpoints to keep during training.")
-    load_best_model_at_end: bool = setting(
-        True, "Whether the finished run is the best checkpoint, and not the last one."
+    load_best_model_at_end: bool | None = setting(
+        None,
+        "Whether the finished run is the best checkpoint, and not the last one. Default: only where num_train_epochs "
+        "or max_steps is given.",
     )
     metric_for_best_model: str | None = setting(
         "f1_macro",
@@ -186,6 +188,8 @@ class SharedTrainingArguments:
         assert isinstance(self, TrainingArguments)
         if self.output_dir is None:
             self.output_dir = DEFAULT_OUTPUT  # the trainer's own default would be the same for all runs
+        if self.load_best_model_at_end is None:  # a chosen length ends well; a few documents choose by chance
+            self.load_best_model_at_end = self.num_train_epochs is not None or self.max_steps > 0
         report(training_mistakes(self))
         settle_best_metric(self)
         if not torch.accelerator.is_available():
@@ -218,7 +222,7 @@ class RunArguments:
     early_stopping_patience: int | None = setting(
         None,
         "Stop after this number of evaluations without a better metric_for_best_model, counted once that of the most "
-        "frequent label is passed. 0: never. Default: 3, or 5 where the length is chosen.",
+        "frequent label is passed; for load_best_model_at_end. 0: never. Default: 3.",
     )
     folds: int = setting(
         0,

@@ -10,10 +10,10 @@ from ..cli.telling import tell
 
 LEAST_STEPS = 150  # a floor for the fewest documents, and for large batches
 DOCUMENTS_PER_ROOT = 200  # documents that are read in training, for the square root of 1 document
-EVALUATIONS = 10
+EVALUATIONS = 5
 SENTENCE = (
     f"Default, without max_steps: as the documents need; {DOCUMENTS_PER_ROOT}·√documents are read, at least "
-    f"{LEAST_STEPS} update steps and one epoch, with ten evaluations."
+    f"{LEAST_STEPS} update steps and one epoch, with five evaluations; the last step's weights are kept."
 )
 
 
@@ -21,7 +21,7 @@ def settle_length(arguments: TrainingArguments, documents: int, validation: int)
     """Choose the number of update steps and when to evaluate, where neither epochs nor steps are given.
 
     The number of times that each document is read falls with the square root of their number. Evaluations (and
-    checkpoints with them) are ten over the whole training, where `eval_strategy` does not ask for anything but epochs;
+    checkpoints with them) are five over the whole training, where `eval_strategy` does not ask for anything but epochs;
     fewer where they would read more documents than the training.
 
     Args:

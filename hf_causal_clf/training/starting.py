@@ -76,6 +76,8 @@ def start_run(
     with mistakes.noted(), training_args.main_process_first(desc="loading data"):
         data = load_data(data_args, run_args.folds)
     with mistakes.noted():
+        _check_early_stopping(run_args, training_args)
+    with mistakes.noted():
         push = take_over_push(training_args, model_args, run_args)
     if not mistakes.errors:
         settings = Settings(data, model_args, run_args, training_args, *others)
@@ -93,6 +95,15 @@ def start_run(
     if checkpoint is not None and Path(checkpoint).resolve().parent == output.resolve():
         check_resuming(output, settings)
     return Start(data, tokenizer, settings, push)
+
+
+def _check_early_stopping(run_args: RunArguments, training_args: TrainingArguments) -> None:
+    """Raise a `ValueError` for early stopping that is asked for where the last step's weights are kept."""
+    if run_args.early_stopping_patience and not training_args.load_best_model_at_end:
+        raise ValueError(
+            f"early_stopping_patience {run_args.early_stopping_patience} is for runs that keep the best checkpoint: "
+            "set load_best_model_at_end to true, or leave early_stopping_patience out."
+        )
 
 
 def settle_output_dir(arguments: Any, data_args: DataArguments, recipe: str) -> None:

@@ -22,7 +22,6 @@ from ..runs.disk import lock_folder, naming_full_disk
 from ..runs.measuring import majority_logits
 from .arguments import RunArguments
 from .callbacks import EarlyStopping, RunCheckpoints, TrainingClock, evaluation_metrics
-from .length import EVALUATIONS
 from .memory import peak_memory_bytes
 from .processes import check_launch
 from .resuming import choose_checkpoint, resume
@@ -128,20 +127,15 @@ def _mean_loss(log_history: Sequence[dict[str, float]], otherwise: float) -> flo
     return total / last if last else otherwise
 
 
-def early_stopping(
-    run: RunArguments, training: TrainingArguments, data: ClassificationData, *, chosen: bool
-) -> list[TrainerCallback]:
+def early_stopping(run: RunArguments, training: TrainingArguments, data: ClassificationData) -> list[TrainerCallback]:
     """Return the callback of early stopping, in a list; none where it is off.
 
     Args:
         run: Its patience.
         training: The metric that is watched.
         data: Documents with gold labels: what always answering the most frequent label gets is not counted.
-        chosen: Whether the length of the training was chosen (`settle_length`), and not given.
     """
-    patience = run.early_stopping_patience
-    if patience is None:
-        patience = EVALUATIONS // 2 if chosen else _PATIENCE
+    patience = _PATIENCE if run.early_stopping_patience is None else run.early_stopping_patience
     if not patience or not training.load_best_model_at_end:
         return []
     probabilities = to_probabilities(majority_logits(data)["validation"], multi_label=data.label_space.multi_label)

@@ -94,22 +94,24 @@ class TestSpace:
             names = {item.name for item in fields(run)} & found.keys()
             run = run(**{name: found.pop(name) for name in names})
             training = training(str(tmp_path), use_cpu=True, **found)
-            chosen = settle_length(training, 48, 15)
-            stopping = early_stopping(run, training, data, chosen=chosen)
+            settle_length(training, 48, 15)
+            stopping = early_stopping(run, training, data)
             state = TrainerState()
             state.compute_steps(training, training.max_steps)
             every = (training.eval_strategy, training.save_strategy, state.eval_steps, state.save_steps)
             return training.max_steps, every, [each.early_stopping_patience for each in stopping]
 
         data = load_data(DataArguments(**files))
-        assert settled(174) == (180, ("steps", "steps", 18, 18), [5])
-        assert settled(90) == (90, ("steps", "steps", 9, 9), [5])
-        assert settled(350, early_stopping_patience=2) == (350, ("steps", "steps", 35, 35), [2])
+        assert settled(174) == (175, ("steps", "steps", 35, 35), [])
+        assert settled(90) == (90, ("steps", "steps", 18, 18), [])
+        best = {"early_stopping_patience": 2, "load_best_model_at_end": True}
+        assert settled(350, **best) == (350, ("steps", "steps", 70, 70), [2])
         own = {"eval_strategy": "steps", "eval_steps": 7, "save_strategy": "steps", "save_steps": 14}
-        assert settled(350, **own) == (350, ("steps", "steps", 7, 14), [5])
+        assert settled(350, **own) == (350, ("steps", "steps", 7, 14), [])
 
     def test_head_starts_that_are_possible(self):
-        assert run_space(EMBEDDING, 48)["head_init"] == Choice("random", HEAD_INITS)
+        assert run_space(EMBEDDING, 48)["head_init"] == Choice("auto", ("auto", "random", "verbalizer"))
+        assert run_space({**EMBEDDING, "head_init": "random"}, 48)["head_init"] == Choice("random", HEAD_INITS)
         assert run_space({**EMBEDDING, "head_init": "verbalizer"}, 48)["head_init"] == Choice(
             "verbalizer", ("verbalizer", *(start for start in HEAD_INITS if start != "verbalizer"))
         )

@@ -1,6 +1,8 @@
 """How long a training is where nobody says it, and when early stopping may end it."""
 
 import pytest
+from test_recipes import arguments as command
+from test_recipes import run as run_recipe
 from test_train import run_embedding
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
@@ -38,7 +40,7 @@ def test_evaluations_end_with_the_last_step(tmp_path, kind, documents, validatio
     assert given.eval_steps == given.save_steps
     assert str(given.eval_strategy.value) == str(given.save_strategy.value) == "steps"
     evaluations = given.max_steps / given.eval_steps
-    assert 1 <= evaluations <= 10
+    assert 1 <= evaluations <= 5
     assert evaluations * validation <= given.max_steps * 8
     assert given.num_train_epochs == pytest.approx(given.max_steps * 8 / documents)
 
@@ -102,4 +104,23 @@ def test_a_run_without_a_length_has_one_and_is_evaluated_at_its_end(checkpoint, 
     _, metrics, state = run_embedding(checkpoint, tmp_path / "run", files, run=run, num_train_epochs=None)
     evaluated = [entry["step"] for entry in state.log_history if "eval_f1_macro" in entry]
     assert metrics["training"]["steps"] == state.max_steps == evaluated[-1] == 20
-    assert len(evaluated) == 10
+    assert len(evaluated) == 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_chosen_length_keeps_the_last_step_and_a_given_one_the_best(tmp_path, kind):
+    assert not arguments(tmp_path, kind).load_best_model_at_end
+    assert arguments(tmp_path, kind, num_train_epochs=2).load_best_model_at_end
+    assert arguments(tmp_path, kind, max_steps=9).load_best_model_at_end
+    assert arguments(tmp_path, kind, load_best_model_at_end=True).load_best_model_at_end
+    assert not arguments(tmp_path, kind, max_steps=9, load_best_model_at_end=False).load_best_model_at_end
+
+
+@pytest.mark.parametrize("recipe", ["embed", "instruct"])
+def test_early_stopping_without_a_best_checkpoint_is_an_error(recipe, checkpoint, files, tmp_path, monkeypatch, capsys):
+    options = {"early_stopping_patience": "2", "load_best_model_at_end": "false"}
+    with pytest.raises(SystemExit):
+        run_recipe(recipe, command(recipe, checkpoint, files, tmp_path / "run", **options), monkeypatch)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "early_stopping_patience 2 is for runs that keep the best checkpoint: set load_best_model_at_end" in told
+    assert not (tmp_path / "run").exists()
