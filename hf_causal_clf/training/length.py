@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from ..cli.telling import tell
 
 LEAST_STEPS = 150  # a floor for the fewest documents, and for large batches
-DOCUMENTS_PER_ROOT = 200  # documents that are read in training, for the square root of 1 document
+DOCUMENTS_PER_ROOT = 100  # documents that are read in training, for the square root of 1 document
 EVALUATIONS = 5
 SENTENCE = (
     f"Default, without max_steps: as the documents need; {DOCUMENTS_PER_ROOT}·√documents are read, at least "

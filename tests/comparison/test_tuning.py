@@ -77,7 +77,7 @@ class TestSpace:
 
     def test_length_that_is_not_given_is_a_factor_of_what_the_documents_need(self):
         for given in ({}, {"num_train_epochs": None}, {"max_steps": -1}):
-            assert run_space({**EMBEDDING, **given}, 48)["max_steps"] == Choice(174, (90, 174, 350))
+            assert run_space({**EMBEDDING, **given}, 48)["max_steps"] == Choice(174, (85, 174, 350))
         batches = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": "4"}
         assert run_space({**EMBEDDING, **batches}, 10_000)["max_steps"] == Choice(1250, (620, 1250, 2500))
 

@@ -194,7 +194,11 @@ def files_of(data):
 
 
 def test_a_run_with_a_random_head_says_so_and_has_no_prompt(checkpoint, files, tmp_path, monkeypatch):
-    run_recipe("embed", command("embed", checkpoint, files, tmp_path / "run", num_train_epochs="1"), monkeypatch)
+    run_recipe(
+        "embed",
+        command("embed", checkpoint, files, tmp_path / "run", num_train_epochs="1", head_init="random"),
+        monkeypatch,
+    )
     saved = json.loads((tmp_path / "run" / "classification.json").read_text())
     assert saved["head_init"] == "random"
     assert saved["prompt_template"] is saved["verbalizer"] is None
@@ -238,7 +242,7 @@ def test_long_documents_are_cut_and_the_prompt_is_not(truncation, tokenizer):
 
 
 MISTAKES = {
-    "instruction alone": ({"instruction": "Sort."}, r"\['instruction'\] belong to the prompt, which head_init random"),
+    "instruction alone": ({"instruction": "Sort."}, r"\['instruction'\] belong to the prompt, which head_init auto"),
     "chat alone": ({"use_chat_template": "true"}, r"\['use_chat_template'\] belong to the prompt.*to verbalizer"),
     "answers alone": ({"answers": '{"tech": "phones"}'}, r"\['answers'\] belong to the prompt"),
     "mean": (options(pooling="mean"), "set pooling to last, not mean"),
