@@ -77,9 +77,9 @@ class TestSpace:
 
     def test_length_that_is_not_given_is_a_factor_of_what_the_documents_need(self):
         for given in ({}, {"num_train_epochs": None}, {"max_steps": -1}):
-            assert run_space({**EMBEDDING, **given}, 48)["max_steps"] == Choice(174, (85, 174, 350))
+            assert run_space({**EMBEDDING, **given}, 48)["max_steps"] == Choice(150, (75, 150, 300))
         batches = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": "4"}
-        assert run_space({**EMBEDDING, **batches}, 10_000)["max_steps"] == Choice(1250, (620, 1250, 2500))
+        assert run_space({**EMBEDDING, **batches}, 10_000)["max_steps"] == Choice(625, (310, 625, 1250))
 
     @pytest.mark.parametrize("approach", ["embedding", "instruction"])
     def test_trials_with_a_factor_differ_in_length_alone(self, approach, files, tmp_path):
@@ -102,7 +102,7 @@ class TestSpace:
             return training.max_steps, every, [each.early_stopping_patience for each in stopping]
 
         data = load_data(DataArguments(**files))
-        assert settled(174) == (175, ("steps", "steps", 35, 35), [])
+        assert settled(150) == (150, ("steps", "steps", 30, 30), [])
         assert settled(90) == (90, ("steps", "steps", 18, 18), [])
         best = {"early_stopping_patience": 2, "load_best_model_at_end": True}
         assert settled(350, **best) == (350, ("steps", "steps", 70, 70), [2])
