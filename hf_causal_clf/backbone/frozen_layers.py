@@ -1,4 +1,4 @@
-"""Layers below the first adapted one, run once for each sequence of tokens: later calls of the decoder start above them.
+"""Layers below the first adapted one, run once for each sequence of tokens: later calls of the decoder start above.
 
 What enters the first adapted layer depends on the tokens alone where no layer below it is trained and none drops out
 states. In a call whose sequences are all known, the layers below hand their input on untouched, and the first adapted
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,11 +45,12 @@ class FrozenLayers:
 
     def __init__(self, decoder: PreTrainedModel, first: int, states: FrozenStates) -> None:
         self._decoder = decoder
-        self._known = states
+        self.known = states
         layers = decoder_layers(decoder)[1]
-        check_frozen(decoder, layers[first:])
+        check_frozen(decoder, list(layers[first:]))
         self._layer = layers[first]
         self._skips = True
+        self._given: torch.Tensor | None = None
         self._states: torch.Tensor | None = None  # of the call that goes on
         self._column = 0  # a call may take them in parts: those of a shared prefix first
         self._extra: int | None = None  # what a layer returns beside hidden states; `None` where it is no tuple
@@ -88,29 +90,55 @@ class FrozenLayers:
                 f"than each other's hidden states (relative difference {float(difference):.2g}). Leave it out."
             )
 
+    @contextmanager
+    def given(self, states: torch.Tensor | None) -> Iterator[None]:
+        """Start calls of the decoder from states, `(rows, tokens, hidden)`, whatever is known; `None`: as ever.
+
+        The frozen layers' keys and values in a key-value cache mean nothing then.
+        """
+        self._given = states
+        try:
+            yield
+        finally:
+            self._given = None
+
+    @contextmanager
+    def seen(self) -> Iterator[list[torch.Tensor]]:
+        """Give a list that what enters the first adapted layer is added to in each call of the decoder."""
+        found: list[torch.Tensor] = []
+
+        def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            found.append(args[0] if args else kwargs["hidden_states"])
+
+        handle = self._layer.register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            yield found
+        finally:
+            handle.remove()
+
     def _batch(self, sequences: Sequence[Sequence[int]]) -> dict[str, Any]:
         batch = {name: tensor.to(self._decoder.device) for name, tensor in pad(sequences, 0).items()}
         return {**batch, "use_cache": False}
 
     def _reach(self, batch: dict[str, Any]) -> torch.Tensor:
         """What enters the first adapted layer in a call of the decoder, which ends there."""
-        found: list[torch.Tensor] = []
 
-        def stop(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            found.append(args[0] if args else kwargs["hidden_states"])
+        def stop(layer: nn.Module, args: tuple[Any, ...]) -> None:
             raise _Reached
 
-        handle = self._layer.register_forward_pre_hook(stop, with_kwargs=True)
-        try:
-            self._decoder(**batch)
-        except _Reached:
-            pass
-        finally:
-            handle.remove()
-        return found[0]
+        with self.seen() as found:
+            handle = self._layer.register_forward_pre_hook(stop)
+            try:
+                self._decoder(**batch)
+            except _Reached:
+                return found[0]
+            finally:
+                handle.remove()
+        raise AssertionError("a decoder runs all its layers")
 
     def _start(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._states, self._column = self._look_up(args, kwargs) if self._skips else None, 0
+        known = self._look_up(args, kwargs) if self._skips and self._given is None else None
+        self._states, self._column = known if self._given is None else self._given, 0
 
     def _end(self, decoder: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._states = None
@@ -126,7 +154,7 @@ class FrozenLayers:
         lengths = mask.sum(dim=1).tolist()
         found = []
         for ids, length in zip(input_ids.tolist(), lengths, strict=True):
-            states = self._known.get(ids[:length])
+            states = self.known.get(ids[:length])
             if states is None:
                 return None
             found.append(states)
@@ -160,16 +188,23 @@ class FrozenLayers:
                 return output
             hidden = args[0] if args else kwargs["hidden_states"]
             for value in (*args, *kwargs.values()):
-                if isinstance(value, Cache):  # what is computed on top asks it for its length
-                    empty = hidden.new_zeros(len(hidden), 1, hidden.shape[1], 1)
-                    value.update(empty, empty, index)
+                if isinstance(value, Cache):
+                    _lengthen(value, index, hidden)
             return hidden if self._extra is None else (hidden, *[None] * self._extra)
 
         return skipping
 
 
+def _lengthen(cache: Cache, index: int, hidden: torch.Tensor) -> None:
+    """Add keys and values that mean nothing to a layer of a cache: a later call asks it for its length."""
+    known = cache.layers[index].keys if index < len(cache.layers) else None
+    heads, size = (1, 1) if known is None else (known.shape[1], known.shape[3])
+    empty = hidden.new_zeros(1, 1, 1, 1).expand(len(hidden), heads, hidden.shape[1], size)
+    cache.update(empty, empty, index)
+
+
 def _in_order(mask: torch.Tensor, position_ids: torch.Tensor | None) -> bool:
-    """Whether rows are padded on the right alone, and their tokens are at the positions 0, 1, 2, …"""
+    """Whether rows are padded on the right alone, and their tokens are at the positions 0, 1, 2 and so on."""
     real = mask.bool()
     if not bool((real[:, 1:] <= real[:, :-1]).all()):
         return False

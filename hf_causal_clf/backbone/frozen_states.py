@@ -24,24 +24,31 @@ def digest(ids: Sequence[int]) -> bytes:
 class FrozenStates:
     """The hidden states of token sequences, in safetensors files of a folder.
 
+    Of a sequence with more than token ids, such as a tree of them, the ids may be any numbers that tell it from others.
+
     A file has `states`, `(tokens, hidden)` in the data type that they were computed in, the `lengths` of its
     sequences, int64, and their `digests`, uint8 `(sequences, 16)`.
 
     Args:
         folder: The folder; what is there already is known.
+        limit: Most bytes of states that may be kept there.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limit: float) -> None:
         self.folder = folder
+        self.limit = limit
+        self.size = 0  # bytes of states that are there
         self._places: dict[bytes, tuple[torch.Tensor, int, int]] = {}
         self.read()
 
     def read(self) -> None:
         """Take in the files of the folder, also those that other processes have written."""
         self._places.clear()
+        self.size = 0
         for path in sorted(self.folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 states = file.get_tensor("states")  # memory-mapped
+                self.size += states.nbytes
                 digests, lengths = file.get_tensor("digests"), file.get_tensor("lengths").tolist()
             starts = np.cumsum([0, *lengths[:-1]]).tolist()
             for key, start, length in zip(digests.numpy(), starts, lengths, strict=True):
@@ -68,7 +75,7 @@ class FrozenStates:
             keys = [digest(ids) for ids, _ in part]
             tensors = {
                 "states": torch.cat([states.cpu() for _, states in part]),
-                "lengths": torch.tensor([len(ids) for ids, _ in part], dtype=torch.int64),
+                "lengths": torch.tensor([len(states) for _, states in part], dtype=torch.int64),
                 "digests": torch.from_numpy(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 16).copy()),
             }
             with written_aside(self.folder / f"{keys[0].hex()}.safetensors") as aside:

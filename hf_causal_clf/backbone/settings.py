@@ -29,9 +29,7 @@ def lora_target_modules(backbone: nn.Module) -> list[str]:
     return list(PROJECTIONS) if linear.issuperset(PROJECTIONS) else sorted(linear)
 
 
-def peft_config(
-    arguments: ModelConfig, model: PreTrainedModel, lora_layers: float | None = None
-) -> PeftConfig | None:
+def peft_config(arguments: ModelConfig, model: PreTrainedModel, lora_layers: float | None = None) -> PeftConfig | None:
     """Return TRL's LoRA configuration for a model, with target modules and layers filled in; `None` without `use_peft`.
 
     Args:

@@ -106,7 +106,8 @@ class AdapterModelArguments(ModelConfig):
             yield f"lora_layers must be a number of layers from 1, or a share between 0 and 1, got {layers:g}."
         if layers is not None and not self.use_peft:
             yield "lora_layers says where adapters are, but use_peft is false. Leave one of the two out."
-        if layers is not None and isinstance(self.lora_target_modules, str) and self.lora_target_modules != "all-linear":
+        pattern = isinstance(self.lora_target_modules, str) and self.lora_target_modules != "all-linear"
+        if layers is not None and pattern:
             yield "lora_layers needs lora_target_modules by their names, not by a pattern. Leave one of the two out."
         if self.cache_frozen_layers and layers is None:
             yield (

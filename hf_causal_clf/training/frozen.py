@@ -40,7 +40,7 @@ def check_cache(arguments: TrainingArguments, *, cached: bool) -> None:
 
 def cache_frozen_layers(
     trainer: Trainer, model_arguments: AdapterModelArguments, sequences: Iterable[Sequence[int]]
-) -> None:
+) -> FrozenLayers | None:
     """Run the frozen layers once for each sequence of tokens of a training, if that is asked for.
 
     The states above them are kept in the unfinished part of the output folder, which goes away with the end of the run.
@@ -52,42 +52,51 @@ def cache_frozen_layers(
         model_arguments: The model, and what is asked for.
         sequences: Token ids of all rows of its training and validation documents.
 
+    Returns:
+        The frozen layers; `None` where they are run each time.
+
     Raises:
         OSError: If the disk is full.
         ValueError: If the model's frozen layers cannot be left out.
     """
     if not model_arguments.cache_frozen_layers:
-        return
+        return None
     decoder: Any = decoder_of(trainer.model)
     first = first_adapted_layer(model_arguments.lora_layers, len(decoder_layers(decoder)[1]))
+    output = Path(str(trainer.args.output_dir))
     computed_in = [str(trainer.accelerator.mixed_precision), decoder.config._attn_implementation]
     mark = fingerprint([model_identity(model_arguments), first, computed_in])[:16]
-    output = Path(str(trainer.args.output_dir))
-    states = FrozenStates(output / UNFINISHED_FOLDER / FOLDER / mark)
+    states = FrozenStates(output / UNFINISHED_FOLDER / FOLDER / mark, _limit(model_arguments.frozen_cache_gb, output))
     wanted = list({digest(ids): ids for ids in sequences}.values())
-    size = sum(map(len, wanted)) * decoder.config.get_text_config().hidden_size * decoder.get_input_embeddings().weight.itemsize
-    if not _fits(size, model_arguments.frozen_cache_gb, output):
-        return
+    token = decoder.config.get_text_config().hidden_size * decoder.get_input_embeddings().weight.itemsize
+    size = sum(map(len, wanted)) * token
+    if size > states.limit:
+        tell(
+            f"All layers are run in every epoch: to keep what the frozen ones give would take {size / 1e9:.3g} GB, and "
+            f"frozen_cache_gb and the disk allow {states.limit / 1e9:.3g}."
+        )
+        return None
+    tell(f"The first {first} layers are frozen: run once, and what they give is kept ({size / 1e9:.2g} GB).")
     frozen = FrozenLayers(decoder, first, states)
-    missing = [ids for ids in sorted(wanted, key=len) if ids not in states]
-    PartialState().wait_for_everyone()  # all have looked at the folder
-    tell(f"The first {first} layers are frozen: run once for each document, {size / 1e9:.2g} GB are kept.")
-    share = missing[PartialState().process_index :: PartialState().num_processes]
-    with naming_full_disk(output), trainer.accelerator.autocast():
-        states.write(frozen.compute(share, trainer.args.per_device_eval_batch_size))
-        PartialState().wait_for_everyone()
-        states.read()
+    _compute(trainer, frozen, wanted)
+    return frozen
+
+
+def _compute(trainer: Trainer, frozen: FrozenLayers, wanted: Sequence[Sequence[int]]) -> None:
+    """Run the frozen layers for what an earlier start has not, shared out over the processes."""
+    state = PartialState()
+    missing = [ids for ids in sorted(wanted, key=len) if ids not in frozen.known]
+    state.wait_for_everyone()  # until all have looked at what is there
+    with naming_full_disk(frozen.known.folder), trainer.accelerator.autocast():
+        share = missing[state.process_index :: state.num_processes]
+        frozen.known.write(frozen.compute(share, trainer.args.per_device_eval_batch_size))
+        state.wait_for_everyone()
+        frozen.known.read()
         frozen.check(wanted[:_CHECKED])
 
 
-def _fits(size: int, gigabytes: float, output: Path) -> bool:
-    """Whether states of so many bytes may be kept; the main process looks at its disk, and tells why they may not."""
+def _limit(gigabytes: float, output: Path) -> float:
+    """Most bytes that may be kept, the same in all processes: the main one looks at its disk."""
     existing = next(path for path in (output.resolve(), *output.resolve().parents) if path.exists())
-    free = [shutil.disk_usage(existing).free]
-    limit = min(gigabytes * 1e9, broadcast_object_list(free)[0] * _SPARE)
-    if size > limit:
-        tell(
-            f"The frozen layers are run in every epoch: keeping what they give would take {size / 1e9:.3g} GB, more "
-            f"than {'frozen_cache_gb' if limit == gigabytes * 1e9 else 'the disk has'} ({limit / 1e9:.3g})."
-        )
-    return size <= limit
+    limit = [min(gigabytes * 1e9, _SPARE * shutil.disk_usage(existing).free)]
+    return broadcast_object_list(limit)[0]

@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
@@ -21,9 +21,6 @@ from .output_folder import Settings, check_output_folder, check_resuming, finish
 from .pushing import publish, take_over_push
 from .resuming import is_resuming
 from .train import prepare
-
-if TYPE_CHECKING:
-    from trl import ModelConfig
 
 _PLAIN_NAMES = ("train", "training", "data", "dataset", "documents")  # as many files are called
 

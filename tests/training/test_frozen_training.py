@@ -13,10 +13,14 @@ from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
 from hf_causal_clf.embedding.trainer import embedding_trainer
+from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
+from hf_causal_clf.instruction.trainer import instruction_trainer
 from hf_causal_clf.task.documents import DocumentEncoder
-from hf_causal_clf.training.arguments import RunArguments
+from hf_causal_clf.training.arguments import PromptArguments, RunArguments
 from hf_causal_clf.training.train import prepare, train
 
+APPROACHES = ["embedding", "instruction"]
+PROMPT = PromptArguments(instruction="Sort.", answers='{"tech": "computers and phones in the middle east"}')
 LAYERS = {"num_hidden_layers": 4}
 NO_DROPOUT = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
 SLIDING_AND_FULL = ["sliding_attention", "full_attention"] * 2
@@ -66,15 +70,24 @@ def folders(tokenizer, tmp_path_factory):
     }
 
 
-def make_trainer(checkpoint, data, output, cached, model=None, head=None, encoder=None, **training):
+def make_trainer(approach, checkpoint, data, output, cached, model=None, head=None, reading=None, **training):
     model = {"dtype": "float32", "lora_r": 4, "lora_dropout": 0.0, "lora_layers": 2, **(model or {})}
-    model_arguments = EmbeddingModelArguments(model_name_or_path=checkpoint, cache_frozen_layers=cached, **model)
-    arguments = EmbeddingTrainingArguments(output_dir=str(output), max_length=32, **{**TRAINING, **training})
+    model |= {"model_name_or_path": checkpoint, "cache_frozen_layers": cached}
+    reading = {"truncation": "tail", "long_documents": "truncate", **(reading or {})}
+    run = RunArguments(early_stopping_patience=0, long_documents=reading["long_documents"])
+    training = {"output_dir": str(output), **TRAINING, **training}
+    if approach == "embedding":
+        model_arguments = EmbeddingModelArguments(**model)
+        arguments = EmbeddingTrainingArguments(**{"max_length": 32, **training})
+        tokenizer = prepare(model_arguments, arguments)
+        encoder = DocumentEncoder(tokenizer, arguments.max_length, **reading)
+        head_arguments = HeadArguments(**{"pooling": "last", **(head or {})})
+        return embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, head_arguments, run)
+    model_arguments = InstructionModelArguments(**model)
+    arguments = InstructionTrainingArguments(**{"max_length": 96, "activation_checkpointing": False, **training})
     tokenizer = prepare(model_arguments, arguments)
-    encoder = DocumentEncoder(tokenizer, **{"max_length": 32, **(encoder or {})})
-    head_arguments = HeadArguments(**{"pooling": "last", **(head or {})})
-    run = RunArguments(early_stopping_patience=0, long_documents=encoder.long_documents)
-    return embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, head_arguments, run)
+    prompt = PROMPT.template(arguments.max_length, **reading), PROMPT.verbalizer(data.label_space)
+    return instruction_trainer(data, tokenizer, *prompt, model_arguments, arguments, run)
 
 
 def weights(trainer):
@@ -96,8 +109,9 @@ def check_same(found, expected, rounding=1e-4):
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_training_ends_the_same(name, data, folders, tmp_path):
+@pytest.mark.parametrize("approach", APPROACHES)
+def test_training_ends_the_same(approach, name, data, folders, tmp_path):
     found, expected = (
-        trained(make_trainer(folders[name], data, tmp_path / str(cached), cached)) for cached in (True, False)
+        trained(make_trainer(approach, folders[name], data, tmp_path / str(cached), cached)) for cached in (True, False)
     )
     check_same(found, expected)
