@@ -68,7 +68,7 @@ class FrozenLayers:
         for rows in prediction_batches(self._decoder, lengths, batch_size, description="Running frozen layers"):
             found = self._reach(self._batch([sequences[row] for row in rows]))
             for row, states in zip(rows, found, strict=True):
-                yield sequences[row], states[: lengths[row]].clone()
+                yield sequences[row], states[: lengths[row]].cpu().clone()
 
     def check(self, sequences: Sequence[Sequence[int]]) -> None:
         """Run a few sequences with and without what is known of them.
