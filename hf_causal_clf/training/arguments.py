@@ -57,17 +57,18 @@ class AdapterModelArguments(ModelConfig):
         "Data type of the base model's weights, or to compute in where they are quantised.",
         choices=["auto", "bfloat16", "float16", "float32"],
     )
-    use_peft: bool = setting(True, "Whether to train LoRA adapters, and keep the base model's weights as they are.")
+    model_revision: str = setting("main", "Branch, tag or commit of a model on the Hub.")
+    attn_implementation: str | None = setting(
+        None, "Attention: sdpa, eager, flash_attention_2 … Default: the fastest."
+    )
+    use_peft: bool = setting(True, "Whether to train LoRA adapters, not all weights.")
+    load_in_4bit: bool = setting(False, "Whether to quantise the base model to 4 bits.")
     lora_target_modules: list[str] | None = setting(
         None,
         "Modules that get an adapter. Default: q, k, v, o, gate, up and down; without these names, all linear layers.",
     )
-    use_bnb_nested_quant: bool = setting(
-        True, "With load_in_4bit: whether to quantise the scales of the quantised weights as well."
-    )
-    lora_layers: float | None = setting(
-        None, "Number of layers, the last ones, that get an adapter; below 1: share of all. Default: all."
-    )
+    use_bnb_nested_quant: bool = setting(True, "With load_in_4bit: whether to quantise its scales as well.")
+    lora_layers: float | None = setting(None, "Last layers that get an adapter; below 1: a share. Default: all.")
     cache_frozen_layers: bool = setting(
         False, "With lora_layers: whether to run the layers below once for each document, not in every epoch."
     )
