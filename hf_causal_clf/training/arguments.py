@@ -58,9 +58,7 @@ class AdapterModelArguments(ModelConfig):
         choices=["auto", "bfloat16", "float16", "float32"],
     )
     model_revision: str = setting("main", "Branch, tag or commit of a model on the Hub.")
-    attn_implementation: str | None = setting(
-        None, "Attention: sdpa, eager, flash_attention_2 … Default: the fastest."
-    )
+    attn_implementation: str | None = setting(None, "Attention: sdpa, eager, flash_attention_2 … Default: the fastest.")
     use_peft: bool = setting(True, "Whether to train LoRA adapters, not all weights.")
     load_in_4bit: bool = setting(False, "Whether to quantise the base model to 4 bits.")
     lora_target_modules: list[str] | None = setting(

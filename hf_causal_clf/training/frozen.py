@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -63,13 +64,14 @@ def cache_frozen_layers(
         return None
     decoder: Any = decoder_of(trainer.model)
     first = first_adapted_layer(model_arguments.lora_layers, len(decoder_layers(decoder)[1]))
-    output = Path(str(trainer.args.output_dir))
     computed_in = [str(trainer.accelerator.mixed_precision), decoder.config._attn_implementation]
     mark = fingerprint([model_identity(model_arguments), first, computed_in])[:16]
-    states = FrozenStates(output / UNFINISHED_FOLDER / FOLDER / mark, _limit(model_arguments.frozen_cache_gb, output))
+    states = FrozenStates(_folder(Path(str(trainer.args.output_dir))) / mark, limit=math.inf)
+    states.limit = _limit(states, model_arguments.frozen_cache_gb)
     wanted = list({digest(ids): ids for ids in sequences}.values())
+    missing = [ids for ids in sorted(wanted, key=len) if ids not in states]
     token = decoder.config.get_text_config().hidden_size * decoder.get_input_embeddings().weight.itemsize
-    size = sum(map(len, wanted)) * token
+    size = states.size + sum(map(len, missing)) * token
     if size > states.limit:
         tell(
             f"All layers are run in every epoch: to keep what the frozen ones give would take {size / 1e9:.3g} GB, and "
@@ -78,25 +80,26 @@ def cache_frozen_layers(
         return None
     tell(f"The first {first} layers are frozen: run once, and what they give is kept ({size / 1e9:.2g} GB).")
     frozen = FrozenLayers(decoder, first, states)
-    _compute(trainer, frozen, wanted)
+    state = PartialState()
+    state.wait_for_everyone()  # until all have looked at what is there
+    with naming_full_disk(states.folder), trainer.accelerator.autocast():
+        share = missing[state.process_index :: state.num_processes]
+        states.write(frozen.compute(share, trainer.args.per_device_eval_batch_size))
+        state.wait_for_everyone()
+        states.read()
+        frozen.check(wanted[:_CHECKED])
     return frozen
 
 
-def _compute(trainer: Trainer, frozen: FrozenLayers, wanted: Sequence[Sequence[int]]) -> None:
-    """Run the frozen layers for what an earlier start has not, shared out over the processes."""
-    state = PartialState()
-    missing = [ids for ids in sorted(wanted, key=len) if ids not in frozen.known]
-    state.wait_for_everyone()  # until all have looked at what is there
-    with naming_full_disk(frozen.known.folder), trainer.accelerator.autocast():
-        share = missing[state.process_index :: state.num_processes]
-        frozen.known.write(frozen.compute(share, trainer.args.per_device_eval_batch_size))
-        state.wait_for_everyone()
-        frozen.known.read()
-        frozen.check(wanted[:_CHECKED])
+def _folder(output: Path) -> Path:
+    """Where states are kept; of the trainings of a run with folds, all in one place."""
+    whole = next((folder.parent for folder in output.parents if folder.name == UNFINISHED_FOLDER), output)
+    return whole / UNFINISHED_FOLDER / FOLDER
 
 
-def _limit(gigabytes: float, output: Path) -> float:
+def _limit(states: FrozenStates, gigabytes: float) -> float:
     """Most bytes that may be kept, the same in all processes: the main one looks at its disk."""
-    existing = next(path for path in (output.resolve(), *output.resolve().parents) if path.exists())
-    limit = [min(gigabytes * 1e9, _SPARE * shutil.disk_usage(existing).free)]
+    folder = states.folder.resolve()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    limit = [min(gigabytes * 1e9, states.size + _SPARE * shutil.disk_usage(existing).free)]
     return broadcast_object_list(limit)[0]

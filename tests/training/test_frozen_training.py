@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from hf_causal_clf import TextClassifier
 from hf_causal_clf.backbone.batching import OVERHEAD
+from hf_causal_clf.backbone.frozen_layers import FrozenLayers
 from hf_causal_clf.backbone.layers import decoder_of
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
@@ -321,22 +322,42 @@ def test_dropout_below_the_adapters_is_told(data, folders, tmp_path):
     make_trainer("embedding", folders["gpt2 with dropout"], data, tmp_path, False)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
-@pytest.mark.parametrize(("recipe", "approach"), [("embed", "embedding"), ("instruct", "instruction")])
+def run_recipe(recipe, folder, tmp_path, monkeypatch, **options):
+    values = {"model_name_or_path": folder, **write_splits(tmp_path, multi_label=False), "dtype": "float32"}
+    values |= {"output_dir": tmp_path / "run", "lora_layers": 2, "cache_frozen_layers": "true", "max_steps": 4}
+    values |= {"learning_rate": 1e-2, "report_to": "none", "optim": "adamw_torch", "max_length": 96}
+    values |= {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "no", "load_best_model_at_end": "false"}
+    values |= {"early_stopping_patience": 0, **options}
+    arguments = [part for key, value in values.items() for part in (f"--{key}", str(value))]
+    monkeypatch.setattr(sys, "argv", [f"{recipe}.py", *arguments])
+    monkeypatch.setattr("hf_causal_clf.runs.results._draw", lambda *args: None)  # figures take long
+    run_as_main(Path(__file__).parents[2] / "recipes" / f"{recipe}.py")
+    assert not (tmp_path / "run" / ".unfinished").exists()
+    return tmp_path / "run"
+
+
+def test_trainings_of_folds_share_the_states(folders, tmp_path, monkeypatch):
+    computed, compute = [], FrozenLayers.compute
+
+    def counting(self, sequences, batch_size):
+        computed.append(len(sequences))
+        return compute(self, sequences, batch_size)
+
+    monkeypatch.setattr(FrozenLayers, "compute", counting)
+    output = run_recipe("embed", folders["llama"], tmp_path, monkeypatch, folds=2)
+    assert computed == [48 + 15, 0, 0]
+    assert (output / "out_of_fold.parquet").is_file()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "approach", "name"),
+    [("embed", "embedding", "llama"), ("embed", "embedding", "gpt2"), ("instruct", "instruction", "opt")],
+)
 def test_the_adapter_of_a_finished_run_is_an_ordinary_one(
     recipe, approach, name, folders, tmp_path, monkeypatch, capsys
 ):
-    files = write_splits(tmp_path, multi_label=False)
-    output = tmp_path / "run"
-    options = {"model_name_or_path": folders[name], **files, "output_dir": output, "lora_layers": 2, "dtype": "float32"}
-    options |= {"cache_frozen_layers": "true", "max_steps": 4, "learning_rate": 1e-2, "report_to": "none"}
-    options |= {"optim": "adamw_torch", "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "no"}
-    options |= {"load_best_model_at_end": "false", "early_stopping_patience": 0, "max_length": 96}
-    arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-    monkeypatch.setattr(sys, "argv", [f"{recipe}.py", *arguments])
-    run_as_main(Path(__file__).parents[2] / "recipes" / f"{recipe}.py")
+    output = run_recipe(recipe, folders[name], tmp_path, monkeypatch)
     assert "The first 2 layers are frozen" in capsys.readouterr().out
-    assert not (output / ".unfinished").exists()
     assert "in layers 2 to 3 (from 0)" in (output / "README.md").read_text()
     adapter = json.loads((output / "adapter_config.json").read_text())
     assert adapter["layers_to_transform"] == [2, 3]
