@@ -177,3 +177,36 @@ def test_files_are_no_larger_than_what_is_in_memory(tmp_path, monkeypatch):
 )
 def test_the_last_layers_are_adapted(asked, first):
     assert first_adapted_layer(asked, 30) == first
+
+
+def test_a_decoder_that_gives_its_inner_one_embeddings_only(tmp_path):
+    """As the language model within a model of texts and images gets them."""
+    model = make_model("opt")
+    outer, inner = decoder_of(model), decoder_of(model).decoder
+
+    def forward(input_ids, **kwargs):
+        return inner(inputs_embeds=inner.embed_tokens(input_ids), **kwargs)
+
+    outer.forward = forward
+    inputs = batch(KNOWN)
+    expected = outer(**inputs).last_hidden_state
+    make_frozen(model, tmp_path)
+    ran = runs(model)
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(outer(**inputs).last_hidden_state[real], expected[real], atol=1e-4, rtol=1e-3)
+    assert not ran
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_activations_may_be_checkpointed(use_reentrant, tmp_path):
+    found = []
+    for known in (False, True):
+        model = make_model()
+        if known:
+            make_frozen(model, tmp_path)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
+        model.enable_input_require_grads()
+        inputs = batch(KNOWN)
+        model.train()(**inputs).logits[inputs["attention_mask"].bool()].logsumexp(dim=-1).sum().backward()
+        found.append([weight.grad for weight in model.parameters() if weight.requires_grad])
+    torch.testing.assert_close(found[1], found[0], atol=1e-4, rtol=1e-3)

@@ -280,9 +280,9 @@ def test_what_is_noted_of_scored_documents_stays_within_the_bound(data, folders,
         make_trainer("instruction", folders["llama"], data, tmp_path / str(cached), cached) for cached in (True, False)
     )
     store = frozen_states(found)
-    store.limit = store.size + 40_000
+    store.limit = store.size + 10_000
     check_same(trained(found), trained(expected))
-    assert store.limit - 40_000 < store.size <= store.limit
+    assert store.limit - 10_000 < store.size <= store.limit
 
 
 def frozen_states(trainer):
