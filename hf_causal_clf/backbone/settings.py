@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..runs.run import BaseModel
 from .identity import model_content
+from .layers import decoder_layers, first_adapted_layer
 from .weights import BaseWeights
 
 if TYPE_CHECKING:
@@ -28,8 +29,14 @@ def lora_target_modules(backbone: nn.Module) -> list[str]:
     return list(PROJECTIONS) if linear.issuperset(PROJECTIONS) else sorted(linear)
 
 
-def peft_config(arguments: ModelConfig, model: PreTrainedModel) -> PeftConfig | None:
-    """Return TRL's LoRA configuration for a model, with target modules filled in; `None` without `use_peft`."""
+def peft_config(arguments: ModelConfig, model: PreTrainedModel, lora_layers: float | None = None) -> PeftConfig | None:
+    """Return TRL's LoRA configuration for a model, with target modules and layers filled in; `None` without `use_peft`.
+
+    Args:
+        arguments: What TRL reads.
+        model: The model.
+        lora_layers: Which layers get an adapter, as for `layers.first_adapted_layer`.
+    """
     from trl import get_peft_config
 
     config = get_peft_config(arguments)
@@ -39,6 +46,10 @@ def peft_config(arguments: ModelConfig, model: PreTrainedModel) -> PeftConfig | 
             config.target_modules = set(lora_target_modules(model.base_model))
         elif arguments.lora_target_modules != ["all-linear"]:
             _check_targets(config.target_modules, model)
+        if lora_layers is not None:
+            name, layers = decoder_layers(model.base_model)
+            config.layers_pattern = [name]
+            config.layers_to_transform = list(range(first_adapted_layer(lora_layers, len(layers)), len(layers)))
     return config
 
 

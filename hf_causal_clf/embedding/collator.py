@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,13 @@ import torch
 from ..backbone.batching import pad
 from ..task.chunks import rows_of
 from ..task.labels import LabelSpace
+
+
+def sequences_of(splits: Iterable[Any], in_chunks: bool) -> Iterator[list[int]]:
+    """Return the token ids of each row of a batch that encoded documents give: of a document, or of a chunk of one."""
+    for split in splits:
+        for ids in split["input_ids"]:
+            yield from ids if in_chunks else [ids]
 
 
 @dataclass

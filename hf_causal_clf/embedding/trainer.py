@@ -21,13 +21,14 @@ from ..task.prompts import PromptEncoder
 from ..task.tokens import warn_of_unknown
 from ..training.arguments import RunArguments
 from ..training.callbacks import evaluation_metrics
+from ..training.frozen import cache_frozen_layers
 from ..training.length import settle_length
 from ..training.outline import tell_outline
 from ..training.processes import over_processes, sharding
 from ..training.pushing import publish_runs
 from ..training.train import early_stopping
-from .arguments import EmbeddingTrainingArguments, HeadArguments
-from .collator import ClassificationCollator
+from .arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
+from .collator import ClassificationCollator, sequences_of
 from .features import pooled_features
 from .head_init import read_output_embeddings, suffix_head, verbalizer_head
 from .head_rate import set_head_learning_rate
@@ -43,7 +44,7 @@ def embedding_trainer(
     data: ClassificationData,
     tokenizer: PreTrainedTokenizerBase,
     encoder: DocumentEncoder | PromptEncoder,
-    model_arguments: ModelConfig,
+    model_arguments: EmbeddingModelArguments,
     training_arguments: EmbeddingTrainingArguments,
     head_arguments: HeadArguments,
     run_arguments: RunArguments,
@@ -80,7 +81,7 @@ def embedding_trainer(
     if weight is not None:
         model.score.weight.data.copy_(weight)
     training_arguments.label_smoothing_factor = 0.0  # the model's own loss does it, normalised
-    config = peft_config(model_arguments, model)
+    config = peft_config(model_arguments, model, model_arguments.lora_layers)
     if config is not None:
         model = _add_adapter(model, config, training_arguments)
     trainer = Trainer(
@@ -95,6 +96,7 @@ def embedding_trainer(
     )
     if training_arguments.head_learning_rate is not None:
         set_head_learning_rate(trainer, training_arguments.head_learning_rate)
+    cache_frozen_layers(trainer, model_arguments, sequences_of(encoded.values(), in_chunks))
     publish_runs(trainer, run_arguments)
     return trainer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -62,10 +62,19 @@ class VerbalizerCollator:
 
     def encode(self, text: str, label: Label | Iterable[Label]) -> tuple[list[int], list[int]]:
         """Return `(input_ids, labels)` of one document; of one in chunks, of a chunk that is drawn."""
-        answer = self.encoder.target_ids(label)
-        prompts = self.encoder.chunks(text, answer_tokens=len(answer))
+        prompts, answer = self._parts(text, label)
         prompt = prompts[0] if len(prompts) == 1 else self._draw(text).choice(prompts)
         return prompt + answer, [-100] * len(prompt) + answer
+
+    def sequences(self, rows: Iterable[dict[str, Any]]) -> Iterator[list[int]]:
+        """Return all `input_ids` that `encode` may give for some rows: of a document in chunks, those of each."""
+        for row in rows:
+            prompts, answer = self._parts(row[self.text_column], row[self.label_column])
+            yield from (prompt + answer for prompt in prompts)
+
+    def _parts(self, text: str, label: Label | Iterable[Label]) -> tuple[list[list[int]], list[int]]:
+        answer = self.encoder.target_ids(label)
+        return self.encoder.chunks(text, answer_tokens=len(answer)), answer
 
     def _draw(self, text: str) -> Any:
         return random if self.epoch is None else random.Random(f"{self.epoch} {text}")

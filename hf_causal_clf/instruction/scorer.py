@@ -219,5 +219,8 @@ class LabelScorer:
         lengths, size = [len(chain) for chain in chains], min(self.batch_size, rows_at_once(len(trie)))
         for indices in prediction_batches(self.model, lengths, size, description="Scoring labels"):
             context = prefix.select([0] * len(indices))
-            edges, context = self._forward(context, [chains[index] for index in indices], trie)
+            edges, context = self._extend(context, [chains[index] for index in indices], trie)
             yield indices, edges, context
+
+    def _extend(self, context: Context, chains: Sequence[list[int]], trie: LabelTrie) -> tuple[torch.Tensor, Context]:
+        return self._forward(context, chains, trie)

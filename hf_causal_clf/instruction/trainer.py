@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,18 +28,20 @@ from ..task.tokens import warn_of_unknown
 from ..task.verbalizer import Verbalizer
 from ..training.arguments import RunArguments
 from ..training.callbacks import evaluation_metrics
+from ..training.frozen import cache_frozen_layers
 from ..training.length import settle_length
 from ..training.outline import sampled_lengths, tell_outline
 from ..training.processes import is_sharded, over_processes
 from ..training.pushing import publish_runs
 from ..training.train import early_stopping
-from .arguments import InstructionTrainingArguments
+from .arguments import InstructionModelArguments, InstructionTrainingArguments
 from .collator import VerbalizerCollator
+from .frozen_scorer import FrozenLabelScorer
 from .scorer import LabelScorer
 from .weighting import check_weighting, weigh_documents
 
 if TYPE_CHECKING:
-    from trl import ModelConfig, SFTTrainer
+    from trl import SFTTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -83,7 +86,7 @@ def instruction_trainer(
     tokenizer: PreTrainedTokenizerBase,
     template: PromptTemplate,
     verbalizer: Verbalizer,
-    model_arguments: ModelConfig,
+    model_arguments: InstructionModelArguments,
     training_arguments: InstructionTrainingArguments,
     run_arguments: RunArguments,
 ) -> SFTTrainer:
@@ -116,7 +119,7 @@ def instruction_trainer(
         place=False,
         revision=model_arguments.model_revision,
     )
-    config = peft_config(model_arguments, model)
+    config = peft_config(model_arguments, model, model_arguments.lora_layers)
     rows = data.weighted if weighted else data.splits.__getitem__
     trainer = _sft_trainer_class(model, training_arguments)(
         model=model,
@@ -134,13 +137,14 @@ def instruction_trainer(
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-    scorer = LabelScorer(
-        trainer.model,
-        tokenizer,
-        template=template,
-        verbalizer=verbalizer,
-        batch_size=training_arguments.per_device_eval_batch_size,
-    )
+    sequences = chain.from_iterable(collator.sequences(data.splits[split]) for split in ("train", "validation"))
+    frozen = cache_frozen_layers(trainer, model_arguments, sequences)
+    options: dict[str, Any] = {"template": template, "verbalizer": verbalizer}
+    options["batch_size"] = training_arguments.per_device_eval_batch_size
+    if frozen is None:
+        scorer = LabelScorer(trainer.model, tokenizer, **options)
+    else:
+        scorer = FrozenLabelScorer(trainer.model, tokenizer, frozen=frozen, **options)
     trainer.add_callback(LabelScoringCallback(trainer, scorer, data.texts("validation"), data.gold("validation")))
     for callback in early_stopping(run_arguments, training_arguments, data):
         trainer.add_callback(callback)

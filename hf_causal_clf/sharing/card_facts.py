@@ -210,8 +210,18 @@ def _base_model(run: FinishedRun) -> Rows:
         targets = run.adapter.get("target_modules")
         if targets:
             names = [targets] if isinstance(targets, str) else sorted(targets)
-            rows.append(("LoRA on", ", ".join(map(code, names))))
+            rows.append(("LoRA on", ", ".join(map(code, names)) + _adapted_layers(run.adapter)))
     return rows
+
+
+def _adapted_layers(adapter: dict[str, Any]) -> str:
+    """Which layers an adapter is in, counted from 0; nothing where it is in all."""
+    layers = adapter.get("layers_to_transform")
+    layers = [layers] if isinstance(layers, int) else sorted(layers or [])
+    if not layers:
+        return ""
+    in_a_row = layers == list(range(layers[0], layers[-1] + 1))
+    return f", in layers {f'{layers[0]} to {layers[-1]}' if in_a_row else ', '.join(map(str, layers))} (from 0)"
 
 
 def _length(run: FinishedRun) -> Rows:

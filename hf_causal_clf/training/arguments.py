@@ -57,13 +57,21 @@ class AdapterModelArguments(ModelConfig):
         "Data type of the base model's weights, or to compute in where they are quantised.",
         choices=["auto", "bfloat16", "float16", "float32"],
     )
-    use_peft: bool = setting(True, "Whether to train LoRA adapters, and keep the base model's weights as they are.")
+    model_revision: str = setting("main", "Branch, tag or commit of a model on the Hub.")
+    attn_implementation: str | None = setting(None, "Attention: sdpa, eager, flash_attention_2 … Default: the fastest.")
+    use_peft: bool = setting(True, "Whether to train LoRA adapters, not all weights.")
+    load_in_4bit: bool = setting(False, "Whether to quantise the base model to 4 bits.")
     lora_target_modules: list[str] | None = setting(
         None,
         "Modules that get an adapter. Default: q, k, v, o, gate, up and down; without these names, all linear layers.",
     )
-    use_bnb_nested_quant: bool = setting(
-        True, "With load_in_4bit: whether to quantise the scales of the quantised weights as well."
+    use_bnb_nested_quant: bool = setting(True, "With load_in_4bit: whether to quantise its scales as well.")
+    lora_layers: float | None = setting(None, "Last layers that get an adapter; below 1: a share. Default: all.")
+    cache_frozen_layers: bool = setting(
+        False, "With lora_layers: whether to run the layers below once for each document, not in every epoch."
+    )
+    frozen_cache_gb: float = setting(
+        20.0, "With cache_frozen_layers: most GB kept in output_dir until the end; else every epoch runs all layers."
     )
 
     def __post_init__(self) -> None:
@@ -85,10 +93,28 @@ class AdapterModelArguments(ModelConfig):
             )
         if quantised:
             yield from missing_packages(["bitsandbytes"], "load_in_4bit or load_in_8bit")
+        yield from self._layer_mistakes()
         if quantised and not self.use_peft:
             yield "Quantised weights cannot be trained without an adapter: set use_peft to true."
         if self.load_in_4bit and self.dtype == "auto":
             yield "load_in_4bit needs a dtype to compute in: set dtype to bfloat16, float16 or float32."
+
+    def _layer_mistakes(self) -> Iterator[str]:
+        layers = self.lora_layers
+        if layers is not None and not (0 < layers < 1 or (layers >= 1 and float(layers).is_integer())):
+            yield f"lora_layers must be a number of layers from 1, or a share between 0 and 1, got {layers:g}."
+        if layers is not None and not self.use_peft:
+            yield "lora_layers says where adapters are, but use_peft is false. Leave one of the two out."
+        pattern = isinstance(self.lora_target_modules, str) and self.lora_target_modules != "all-linear"
+        if layers is not None and pattern:
+            yield "lora_layers needs lora_target_modules by their names, not by a pattern. Leave one of the two out."
+        if self.cache_frozen_layers and layers is None:
+            yield (
+                "cache_frozen_layers needs layers without an adapter: set lora_layers to the number of the last layers "
+                "that get one, such as 10, or to a share, such as 0.33."
+            )
+        if not 0 < self.frozen_cache_gb < math.inf:
+            yield f"frozen_cache_gb must be above 0, got {self.frozen_cache_gb:g}."
 
 
 def training_mistakes(arguments: TrainingArguments) -> Iterator[str]:

@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
@@ -15,15 +15,12 @@ from ..cli.mistakes import Mistakes
 from ..cli.telling import tell
 from ..data.arguments import DEFAULT_OUTPUT, DataArguments
 from ..data.splits import ClassificationData, load_data
-from .arguments import RunArguments
+from .arguments import AdapterModelArguments, RunArguments
 from .folds import settle_folds
 from .output_folder import Settings, check_output_folder, check_resuming, finish_what_was_cut_off, is_finished
 from .pushing import publish, take_over_push
 from .resuming import is_resuming
 from .train import prepare
-
-if TYPE_CHECKING:
-    from trl import ModelConfig
 
 _PLAIN_NAMES = ("train", "training", "data", "dataset", "documents")  # as many files are called
 
@@ -47,7 +44,7 @@ class Start(NamedTuple):
 def start_run(
     approach: str,
     data_args: DataArguments,
-    model_args: ModelConfig,
+    model_args: AdapterModelArguments,
     run_args: RunArguments,
     training_args: TrainingArguments,
     *others: Any,

@@ -15,13 +15,15 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from ..backbone.layers import check_lora_layers
 from ..backbone.loading import check_vocabulary, load_tokenizer, read_decoder_config
 from ..data.splits import ClassificationData
 from ..evaluation.calibration import to_probabilities
 from ..runs.disk import lock_folder, naming_full_disk
 from ..runs.measuring import majority_logits
-from .arguments import RunArguments
+from .arguments import AdapterModelArguments, RunArguments
 from .callbacks import EarlyStopping, RunCheckpoints, TrainingClock, evaluation_metrics
+from .frozen import check_cache
 from .memory import peak_memory_bytes
 from .processes import check_launch
 from .resuming import choose_checkpoint, resume
@@ -35,7 +37,7 @@ logger = logging.get_logger(__name__)
 _PATIENCE = 3  # evaluations, as the paper has it
 
 
-def prepare(model_arguments: ModelConfig, training_arguments: TrainingArguments) -> PreTrainedTokenizerBase:
+def prepare(model_arguments: AdapterModelArguments, training_arguments: TrainingArguments) -> PreTrainedTokenizerBase:
     """Check everything that a training needs besides documents and weights, and load the tokenizer.
 
     It locks the output folder, and settles which checkpoint to go on from.
@@ -53,6 +55,8 @@ def prepare(model_arguments: ModelConfig, training_arguments: TrainingArguments)
     check_trackers(training_arguments.report_to)
     _warn_of_rounding(model_arguments, config)
     _check_context(training_arguments.max_length, config)
+    check_lora_layers(model_arguments.lora_layers, config, cached=model_arguments.cache_frozen_layers)
+    check_cache(training_arguments, cached=model_arguments.cache_frozen_layers)
     if training_arguments.process_index == 0:
         lock_folder(training_arguments.output_dir)
     choose_checkpoint(training_arguments)
