@@ -29,6 +29,7 @@ from hf_causal_clf.folding import train_folds
 from hf_causal_clf.runs.disk import how_to_go_on
 from hf_causal_clf.task.documents import DocumentEncoder
 from hf_causal_clf.training.arguments import PromptArguments, RunArguments
+from hf_causal_clf.training.evaluated import evaluated_logits
 from hf_causal_clf.training.facts import training_facts
 from hf_causal_clf.training.starting import start_run
 from hf_causal_clf.training.tracking import RunTracking
@@ -77,9 +78,10 @@ def main() -> None:
     training = train(trainer, settings.to_dict())
 
     facts = training_facts(trainer, data, data_args, model_args, prompt)
+    known = evaluated_logits(trainer) if held_out is None else held_out
     saved = save_run(trainer, tokenizer, replace(run, training=facts))
-    batch_size = training_args.per_device_eval_batch_size
-    measured = measure_run(saved, data, training, batch_size=batch_size, held_out=held_out)
+    options = {"batch_size": training_args.per_device_eval_batch_size}
+    measured = measure_run(saved, data, training, validation=known, **options)
     finish_run(saved, data, measured, log_history=trainer.state.log_history, settings=settings)
     print_run(Path(training_args.output_dir), measured.metrics, multi_label=data.label_space.multi_label)
     tracking.send(Path(training_args.output_dir), measured.metrics["test"])

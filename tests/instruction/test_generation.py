@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from hf_causal_clf import LabelSpace, PromptTemplate, Verbalizer
 from hf_causal_clf.backbone.attention import keep_exact_gradients
 from hf_causal_clf.backbone.settings import lora_target_modules
+from hf_causal_clf.instruction import generation
 from hf_causal_clf.instruction.generation import can_share, generate_answers
 
 TEXTS = [
@@ -96,17 +97,23 @@ def test_models_whose_masks_count_padding_run_each_prompt_whole(name, tokenizer)
     assert found == expected
 
 
-def test_a_window_that_is_never_left_and_a_short_prefix(tokenizer):
-    config = tiny.make_config("mistral", len(tokenizer), sliding_window=100)
+def test_a_window_that_is_never_left(tokenizer):
+    config = tiny.make_config("mistral", len(tokenizer), sliding_window=102)
+    torch.manual_seed(0)
     model, encoder = AutoModelForCausalLM.from_config(config).eval(), make_encoder(tokenizer)
-    assert can_share(model, encoder, 100 - encoder.longest_answer)
-    assert not can_share(model, encoder, 101 - encoder.longest_answer)
+    assert can_share(model, encoder, 102 - encoder.longest_answer)
+    assert not can_share(model, encoder, 103 - encoder.longest_answer)
     check_equal(model, encoder)
-    assert not can_share(model, make_encoder(tokenizer, instruction="a", use_chat_template=False), 20)
-    tuned = get_peft_model(
-        tiny.make_causal_lm("llama", len(tokenizer)), PromptTuningConfig("CAUSAL_LM", num_virtual_tokens=2)
-    )
-    assert not can_share(tuned, encoder, 20)
+
+
+def test_no_sharing_of_a_short_prefix_or_after_virtual_tokens(tokenizer, monkeypatch):
+    model, encoder = tiny.make_causal_lm("llama", len(tokenizer)), make_encoder(tokenizer)
+    assert can_share(model, encoder, 20)
+    monkeypatch.setattr(generation, "MIN_PREFIX", len(encoder.prefix_ids) + 1)
+    assert not can_share(model, encoder, 20)
+    monkeypatch.undo()
+    prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    assert not can_share(get_peft_model(model, prompt), encoder, 20)
 
 
 def test_no_documents(tokenizer):
