@@ -100,11 +100,14 @@ def test_multi_label(build, checkpoint, multi_label_files, tmp_path):
 
 @APPROACHES
 def test_of_the_best_checkpoint_and_not_of_the_last(build, checkpoint, files, tmp_path):
-    options = {"metric_for_best_model": "nll", "greater_is_better": True, "num_train_epochs": 2}
-    run = RunArguments(early_stopping_patience=0)
-    kept, finished, state, _ = both(build, checkpoint, tmp_path / "run", files, run, **options)
-    assert state.best_global_step < state.global_step
-    np.testing.assert_array_equal(kept, finished)
+    best = []
+    for greater in (True, False):  # of two evaluations, one of the two takes the first
+        options = {"metric_for_best_model": "nll", "greater_is_better": greater, "num_train_epochs": 2}
+        run = RunArguments(early_stopping_patience=0)
+        kept, finished, state, _ = both(build, checkpoint, tmp_path / str(greater), files, run, **options)
+        np.testing.assert_array_equal(kept, finished)
+        best.append(state.best_global_step / state.global_step)
+    assert sorted(best) == [0.5, 1]
 
 
 @APPROACHES
