@@ -6,9 +6,12 @@ In a clone, `accelerate launch recipes/embed.py` is the same. Every argument goe
 file (--config FILE.yaml); the command line wins. TextClassifier.from_pretrained(output_dir) reads the finished run.
 """
 
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: a thread that waits leaves its core to others
 
 from hf_causal_clf.cli.logs import hide_by_name
 
