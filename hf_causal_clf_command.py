@@ -83,6 +83,7 @@ def start(name: str, words: Sequence[str]) -> None:
         name: The recipe.
         words: Options of the recipe and of `accelerate launch`, mixed.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: a thread that waits leaves its core to others
     script = str(recipes() / f"{name}.py")
     if name in ALONE or "--help-all" in words or "--help_all" in words:
         _become([sys.executable, script, *words], dict(os.environ))

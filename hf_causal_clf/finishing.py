@@ -37,7 +37,14 @@ from .runs.files import (
     PREDICTIONS_FILE,
     read_json,
 )
-from .runs.measuring import Metrics, calibrating_silently, generation_metrics, majority_metrics, measure
+from .runs.measuring import (
+    Metrics,
+    calibrating_silently,
+    generation_metrics,
+    generation_rows,
+    majority_metrics,
+    measure,
+)
 from .runs.results import write_results
 from .runs.run import BaseModel, Prompt, Run, Truncation
 from .runs.summary import print_metrics
@@ -176,7 +183,8 @@ def measure_run(
     training: dict[str, float],
     *,
     batch_size: int,
-    held_out: np.ndarray | None = None,
+    validation: np.ndarray | None = None,
+    generate: str = "none",
 ) -> Measured:
     """Load a saved run, calibrate it on the validation documents and measure it. All processes have to call it.
 
@@ -188,13 +196,16 @@ def measure_run(
         data: Documents with gold labels.
         training: What `train` returned; the metrics have it with the speed of prediction.
         batch_size: Documents per forward pass.
-        held_out: Logits of the labelled documents out of fold, in place of the saved run's on validation documents.
+        validation: Logits of the validation documents where they are known: those of an evaluation of the very same
+            weights (`EvaluatedLogits`), or out of fold. By default they are the saved run's.
+        generate: Test documents that greedy generation answers as well (instruction-based approach): `"all"`, `"none"`
+            or a number.
 
     Raises:
         ValueError: If the saved model gives no numbers: training has diverged.
     """
     classifier = TextClassifier.from_pretrained(folder, calibrated=False, batch_size=batch_size)
-    logits = {} if held_out is None else {"validation": held_out}
+    logits = {} if validation is None else {"validation": validation}
     for split in ("validation", "test")[len(logits) :]:
         start = time.perf_counter()
         logits[split] = over_processes(classifier.scorer.logits, data.texts(split))
@@ -206,9 +217,15 @@ def measure_run(
         )
     with nullcontext() if PartialState().is_main_process else calibrating_silently():
         calibration, metrics = measure(data, logits)
-    if classifier.approach == "instruction":
-        answers = over_processes(classifier.generate, data.texts("test"))
-        metrics["test"] |= generation_metrics(answers, data.gold("test"), data.label_space)
+    rows = generation_rows(data.gold("test"), generate)
+    if classifier.approach == "instruction" and len(rows):
+        texts = data.texts("test")
+        answers = over_processes(classifier.generate, [texts[row] for row in rows])
+        multi_label = data.label_space.multi_label
+        scored = calibration.decide(
+            calibration.apply(logits["test"][rows], multi_label=multi_label), multi_label=multi_label
+        )
+        metrics["test"] |= generation_metrics(answers, data.gold("test")[rows], data.label_space, scored)
     metrics["majority"] = majority_metrics(data)
     metrics["training"] = {**training, "predict_samples_per_second": speed}
     return Measured(logits, calibration, metrics)

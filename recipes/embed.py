@@ -6,9 +6,12 @@ In a clone, `accelerate launch recipes/embed.py` is the same. Every argument goe
 file (--config FILE.yaml); the command line wins. TextClassifier.from_pretrained(output_dir) reads the finished run.
 """
 
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: a thread that waits leaves its core to others
 
 from hf_causal_clf.cli.logs import hide_by_name
 
@@ -29,6 +32,7 @@ from hf_causal_clf.folding import train_folds
 from hf_causal_clf.runs.disk import how_to_go_on
 from hf_causal_clf.task.documents import DocumentEncoder
 from hf_causal_clf.training.arguments import PromptArguments, RunArguments
+from hf_causal_clf.training.evaluated import evaluated_logits
 from hf_causal_clf.training.facts import training_facts
 from hf_causal_clf.training.starting import start_run
 from hf_causal_clf.training.tracking import RunTracking
@@ -77,9 +81,10 @@ def main() -> None:
     training = train(trainer, settings.to_dict())
 
     facts = training_facts(trainer, data, data_args, model_args, prompt)
+    known = evaluated_logits(trainer) if held_out is None else held_out
     saved = save_run(trainer, tokenizer, replace(run, training=facts))
-    batch_size = training_args.per_device_eval_batch_size
-    measured = measure_run(saved, data, training, batch_size=batch_size, held_out=held_out)
+    options = {"batch_size": training_args.per_device_eval_batch_size}
+    measured = measure_run(saved, data, training, validation=known, **options)
     finish_run(saved, data, measured, log_history=trainer.state.log_history, settings=settings)
     print_run(Path(training_args.output_dir), measured.metrics, multi_label=data.label_space.multi_label)
     tracking.send(Path(training_args.output_dir), measured.metrics["test"])

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: a thread that waits leaves its core to others
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report each run otherwise
 
 from hf_causal_clf.cli.logs import hide_by_name
@@ -30,6 +31,7 @@ from hf_causal_clf.instruction.arguments import InstructionModelArguments, Instr
 from hf_causal_clf.instruction.trainer import instruction_trainer
 from hf_causal_clf.runs.disk import how_to_go_on
 from hf_causal_clf.training.arguments import PromptArguments, RunArguments
+from hf_causal_clf.training.evaluated import evaluated_logits
 from hf_causal_clf.training.facts import training_facts
 from hf_causal_clf.training.starting import start_run
 from hf_causal_clf.training.tracking import RunTracking
@@ -63,9 +65,10 @@ def main() -> None:
     training = train(trainer, settings.to_dict())
 
     facts = training_facts(trainer, data, data_args, model_args, prompt)
+    known = evaluated_logits(trainer) if held_out is None else held_out
     saved = save_run(trainer, tokenizer, replace(run, training=facts))
-    batch_size = training_args.per_device_eval_batch_size
-    measured = measure_run(saved, data, training, batch_size=batch_size, held_out=held_out)
+    options = {"batch_size": training_args.per_device_eval_batch_size, "generate": training_args.generate}
+    measured = measure_run(saved, data, training, validation=known, **options)
     finish_run(saved, data, measured, log_history=trainer.state.log_history, settings=settings)
     print_run(Path(training_args.output_dir), measured.metrics, multi_label=data.label_space.multi_label)
     tracking.send(Path(training_args.output_dir), measured.metrics["test"])

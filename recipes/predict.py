@@ -9,10 +9,13 @@ it goes on where it stopped: finished shards are kept, no row is repeated or los
 have changed meanwhile, it stops with what differs.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: a thread that waits leaves its core to others
 
 from hf_causal_clf.cli.logs import hide_by_name
 

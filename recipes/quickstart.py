@@ -7,10 +7,13 @@ model as a classifier in both ways with small budgets, and prints one table with
 import argparse
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: a thread that waits leaves its core to others
 
 from hf_causal_clf.cli.logs import hide_by_name
 

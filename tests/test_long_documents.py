@@ -151,8 +151,8 @@ def test_multi_label_documents_have_the_mean_of_log_odds_and_the_largest_error(t
     texts = [LONG[0], SHORT[0]]
     parts = [[encoder.tokenizer.decode(ids) for ids in encoder.document_chunks(text)] for text in texts]
     assert [len(each) for each in parts][1] == 1 < len(parts[0])
-    each = [chunked._score(part, chunked._scoring) for part in parts]
-    logits, errors = chunked._score(texts, chunked._scoring)
+    each = [chunked._score(chunked.encode(part), chunked._scoring) for part in parts]
+    logits, errors = chunked._score(chunked.encode(texts), chunked._scoring)
     np.testing.assert_allclose(logits, [found.mean(axis=0) for found, _ in each], atol=1e-3)
     np.testing.assert_allclose(errors, [found.max() for _, found in each], atol=1e-4)
 

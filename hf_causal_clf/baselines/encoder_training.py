@@ -21,7 +21,7 @@ from ..backbone.loading import load_tokenizer
 from ..backbone.settings import commit_of
 from ..cli.logs import expected_weights
 from ..data.splits import ClassificationData
-from ..embedding.trainer import head_metrics
+from ..embedding.evaluation import head_metrics
 from ..runs.run import BaseModel, Truncation
 from ..training.checkpoints import remove_traces, whole_checkpoints
 from ..training.facts import base_licence, trainer_facts

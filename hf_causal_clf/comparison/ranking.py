@@ -313,7 +313,7 @@ def _row(entry: Entry, index: int, bootstrap: dict[str, tuple[np.ndarray, np.nda
         "training": entry.results[0].metrics["training"],
     }
     if len(entry.results) > 1:
-        names = tested[0]
+        names = [name for name in tested[0] if all(name in metrics for metrics in tested)]  # versions may differ
         table = np.array([[metrics[name] for name in names] for metrics in tested])
         row["mean"] = dict(zip(names, table.mean(axis=0).tolist(), strict=True))
         row["sd"] = dict(zip(names, table.std(axis=0, ddof=1).tolist(), strict=True))

@@ -19,7 +19,7 @@ from ..runs.files import CLASSIFICATION_FILE
 from ..runs.summary import what_was_fitted
 from ..sharing.markdown import code, escape
 from ..sharing.templates import template_environment
-from .arguments import ComparisonArguments
+from .arguments import F1_AVERAGES, ComparisonArguments
 from .plan import RECIPES, entry_folder, run_folder
 from .ranking import Entry, difference
 
@@ -206,12 +206,19 @@ def _tuning(tuning: dict[str, Any]) -> list[list[str]]:
 
 
 def _generation(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    table = [["run", "macro F1, scoring", "macro F1, generation", "micro F1, scoring", "micro F1, generation"]]
+    table = [["run", "documents", *(f"{each} F1, {way}" for each in F1_AVERAGES for way in ("scoring", "generation"))]]
     for row in rows:
         metrics = row["metrics"]
-        if "generation_f1_macro" in metrics:
-            names = ("f1_macro", "generation_f1_macro", "f1_micro", "generation_f1_micro")
-            table.append([escape(row["name"]), *(f"{metrics[name]:.3f}" for name in names)])
+        if "generation_f1_macro" not in metrics:
+            continue
+        cells = []
+        for name in (f"f1_{average}" for average in F1_AVERAGES):
+            ends = [metrics.get(f"generation_{name}_ci_{end}") for end in ("low", "high")]  # not of earlier versions
+            score = metrics[f"generation_{name}"]
+            cells.append(f"{metrics.get(f'generation_scoring_{name}', metrics[name]):.3f}")
+            cells.append(f"{score:.3f}" if None in ends else _with_interval(score, *ends))
+        documents = metrics.get("generation_documents")
+        table.append([escape(row["name"]), "all" if documents is None else f"{documents:,}", *cells])
     return table
 
 

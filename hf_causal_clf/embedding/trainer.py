@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import set_seed
 
 from ..backbone.batching import padding_id
 from ..backbone.settings import base_weights, peft_config
 from ..data.sampling import stratified_sample
 from ..data.splits import ClassificationData
-from ..evaluation.calibration import to_probabilities
 from ..task.documents import DocumentEncoder
 from ..task.labels import LabelSpace
 from ..task.prompts import PromptEncoder
 from ..task.tokens import warn_of_unknown
 from ..training.arguments import RunArguments
-from ..training.callbacks import evaluation_metrics
+from ..training.evaluated import EvaluatedLogits
 from ..training.frozen import cache_frozen_layers
 from ..training.length import settle_length
 from ..training.outline import tell_outline
@@ -29,6 +28,7 @@ from ..training.pushing import publish_runs
 from ..training.train import early_stopping
 from .arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
 from .collator import ClassificationCollator, sequences_of
+from .evaluation import HeadEvaluation
 from .features import pooled_features
 from .head_init import read_output_embeddings, suffix_head, verbalizer_head
 from .head_rate import set_head_learning_rate
@@ -84,15 +84,21 @@ def embedding_trainer(
     config = peft_config(model_arguments, model, model_arguments.lora_layers)
     if config is not None:
         model = _add_adapter(model, config, training_arguments)
+    evaluated = EvaluatedLogits(training_arguments, model_arguments)
+    # The documents that a finished run runs together, through all layers
+    together = training_arguments.world_size == 1 and not in_chunks and not model_arguments.cache_frozen_layers
+    evaluation = HeadEvaluation(
+        encoded["validation"], multi_label=label_space.multi_label, evaluated=evaluated if together else None
+    )
     trainer = Trainer(
         model=model,
         args=training_arguments,
         train_dataset=encoded["train"],
-        eval_dataset=encoded["validation"],
+        eval_dataset=evaluation.rows,
         processing_class=tokenizer,
         data_collator=ClassificationCollator(label_space, padding_id(tokenizer)),
-        compute_metrics=lambda prediction: head_metrics(prediction, label_space.multi_label),
-        callbacks=early_stopping(run_arguments, training_arguments, data),
+        compute_metrics=evaluation,
+        callbacks=[evaluated, *early_stopping(run_arguments, training_arguments, data)],
     )
     if training_arguments.head_learning_rate is not None:
         set_head_learning_rate(trainer, training_arguments.head_learning_rate)
@@ -171,12 +177,6 @@ def _probe_weight(
         seed=arguments.seed,
     )
     return torch.from_numpy(start)
-
-
-def head_metrics(prediction: EvalPrediction, multi_label: bool) -> dict[str, float]:
-    """Metrics of a head's logits, for a trainer's `compute_metrics`."""
-    probabilities = to_probabilities(np.asarray(prediction.predictions, dtype=np.float32), multi_label=multi_label)
-    return evaluation_metrics(np.asarray(prediction.label_ids).astype(np.int64), probabilities)
 
 
 def _groups_lengths(arguments: EmbeddingTrainingArguments) -> bool:

@@ -41,9 +41,9 @@ class FrozenLabelScorer(LabelScorer):
         """What tells the trie of all answers from another."""
         return [number for edge in self._whole_trie.root_trie.edges for number in edge]
 
-    def _score(self, texts: Sequence[str], scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
+    def _score(self, documents: Sequence[list[list[int]]], scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
         try:
-            return super()._score(texts, scoring)
+            return super()._score(documents, scoring)
         finally:
             self._keep()
 

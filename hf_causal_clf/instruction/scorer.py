@@ -146,7 +146,7 @@ class LabelScorer:
         Raises:
             ValueError: If a single text is given instead of a list; so do the other methods.
         """
-        return self._score(texts, self._whole_trie)[0]
+        return self._score(self.encode(texts), self._whole_trie)[0]
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """Return the probability of each label, float32 `(n, labels)`: the softmax or sigmoid of `logits`."""
@@ -160,11 +160,20 @@ class LabelScorer:
         with a warning where the search ended before it had covered enough. Of a document in chunks: the mean of theirs,
         of which no answer is left out.
         """
-        logits, errors = self._score(texts, self._scoring)
+        return self.logits_of(self.encode(texts))
+
+    def encode(self, texts: Sequence[str]) -> list[list[list[int]]]:
+        """Return the token ids of each chunk of each document, for `logits_of`."""
+        check_list(texts)
+        return [self.encoder.document_chunks(text) for text in texts]
+
+    def logits_of(self, documents: Sequence[list[list[int]]]) -> np.ndarray:
+        """Return the `logits` of documents that `encode` has read: once, for any number of evaluations."""
+        logits, errors = self._score(documents, self._scoring)
         short = int((errors > 1 - self.min_coverage).sum()) if self.verbalizer.labels.multi_label else 0
         if short:
             logger.warning(
-                f"For {short} of {len(texts)} documents, {self.max_expansions} expansions covered less than "
+                f"For {short} of {len(documents)} documents, {self.max_expansions} expansions covered less than "
                 f"{self.min_coverage:.0%} of the probability of all valid answers (worst: {1 - errors.max():.1%}). "
                 "Their label probabilities are off by at most the rest."
             )
@@ -183,16 +192,15 @@ class LabelScorer:
         """
         if not self.verbalizer.labels.multi_label:
             raise ValueError("`marginals` is for multi-label spaces; use `probabilities`.")
-        logits, uncovered = self._score(texts, self._scoring)
+        logits, uncovered = self._score(self.encode(texts), self._scoring)
         return to_probabilities(logits, multi_label=True), uncovered
 
-    def _score(self, texts: Sequence[str], scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
+    def _score(self, documents: Sequence[list[list[int]]], scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
         """Logits `(n, labels)`, and an upper bound on the error of each document's probabilities, `(n,)`.
 
         Of a document in chunks: the mean of their logits, and the largest of their bounds.
         """
-        check_list(texts)
-        rows, counts = rows_of([self.encoder.document_chunks(text) for text in texts])
+        rows, counts = rows_of(documents)
         logits = np.empty((len(rows), len(self.answer_ids)), dtype=np.float32)
         errors = np.empty(len(rows), dtype=np.float32)
         for places, way in self._ways(counts, scoring):

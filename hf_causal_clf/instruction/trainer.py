@@ -28,6 +28,7 @@ from ..task.tokens import warn_of_unknown
 from ..task.verbalizer import Verbalizer
 from ..training.arguments import RunArguments
 from ..training.callbacks import evaluation_metrics
+from ..training.evaluated import EvaluatedLogits
 from ..training.frozen import cache_frozen_layers
 from ..training.length import settle_length
 from ..training.outline import sampled_lengths, tell_outline
@@ -49,19 +50,29 @@ logger = logging.get_logger(__name__)
 class LabelScoringCallback(TrainerCallback):
     """Adds the metrics of label scoring on the validation documents to every evaluation of a trainer.
 
-    Add it before `EarlyStoppingCallback`, which reads them.
+    Add it before `EarlyStoppingCallback`, which reads them, and before `evaluated`, which takes the logits.
     """
 
-    def __init__(self, trainer: Trainer, scorer: LabelScorer, texts: Sequence[str], gold: np.ndarray) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        scorer: LabelScorer,
+        texts: Sequence[str],
+        gold: np.ndarray,
+        evaluated: EvaluatedLogits | None = None,
+    ) -> None:
         self.trainer = trainer
         self.scorer = scorer
-        self.texts = texts
+        self.documents = scorer.encode(texts)
         self.gold = gold
+        self.evaluated = evaluated
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Score the documents, shared out over the processes; with sharded weights, all in every process."""
-        score = self.scorer.logits
-        logits = score(self.texts) if is_sharded(self.trainer) else over_processes(score, self.texts)
+        score = self.scorer.logits_of
+        logits = score(self.documents) if is_sharded(self.trainer) else over_processes(score, self.documents)
+        if self.evaluated is not None:
+            self.evaluated.note(logits)
         probabilities = to_probabilities(logits, multi_label=self.gold.ndim == 2)
         found = {f"eval_{name}": value for name, value in evaluation_metrics(self.gold, probabilities).items()}
         kwargs["metrics"].update(found)  # the trainer picks the best checkpoint from this same dictionary
@@ -145,7 +156,11 @@ def instruction_trainer(
         scorer = LabelScorer(trainer.model, tokenizer, **options)
     else:
         scorer = FrozenLabelScorer(trainer.model, tokenizer, frozen=frozen, **options)
-    trainer.add_callback(LabelScoringCallback(trainer, scorer, data.texts("validation"), data.gold("validation")))
+    evaluated = EvaluatedLogits(training_arguments, model_arguments)
+    validation = (data.texts("validation"), data.gold("validation"))
+    kept = evaluated if frozen is None else None  # a finished run runs all layers
+    trainer.add_callback(LabelScoringCallback(trainer, scorer, *validation, kept))
+    trainer.add_callback(evaluated)
     for callback in early_stopping(run_arguments, training_arguments, data):
         trainer.add_callback(callback)
     if not training_arguments.dataloader_persistent_workers:  # their copies of the collator would not be told

@@ -12,14 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from ..data.sampling import stratified_sample
 from ..data.splits import ClassificationData
 from ..evaluation.calibration import Calibration, fit_calibration, to_logits, to_probabilities
 from ..evaluation.metrics import classification_metrics, decision_metrics, document_nll, label_counts
-from ..evaluation.significance import mean_interval
+from ..evaluation.significance import f1_interval, mean_interval
 from ..task.labels import LabelSpace
 from ..task.verbalizer import ParsedAnswer
 
 Metrics = dict[str, dict[str, Any]]
+
+_SAMPLE_SEED = 0  # of the documents that are generated for: no run's own, so that all runs have the same
 
 
 def measure(data: ClassificationData, logits: dict[str, np.ndarray]) -> tuple[Calibration, Metrics]:
@@ -80,8 +83,38 @@ def calibrating_silently() -> Iterator[None]:
         said.setLevel(level)
 
 
-def generation_metrics(answers: list[ParsedAnswer], gold: np.ndarray, labels: LabelSpace) -> dict[str, float]:
-    """Return the share of malformed answers and the metrics of greedy generation, where a malformed answer is wrong."""
+def generation_rows(gold: np.ndarray, generate: str) -> np.ndarray:
+    """Draw the test documents that are answered by greedy generation, the same for all runs on these documents.
+
+    Args:
+        gold: Gold labels of the test documents, label ids `(n,)`, or 0/1 `(n, labels)`.
+        generate: `"all"`, `"none"` or a number of documents, of which labels keep their shares.
+
+    Returns:
+        Sorted row numbers, int64.
+    """
+    if generate == "none":
+        return np.arange(0)
+    if generate == "all" or int(generate) >= len(gold):
+        return np.arange(len(gold))
+    return stratified_sample(gold, int(generate), _SAMPLE_SEED)
+
+
+def generation_metrics(
+    answers: list[ParsedAnswer], gold: np.ndarray, labels: LabelSpace, scored: np.ndarray
+) -> dict[str, float]:
+    """Return the share of malformed answers and the metrics of greedy generation, where a malformed answer is wrong.
+
+    Args:
+        answers: The generated answers.
+        gold: Gold labels of the same documents, label ids `(n,)`, or 0/1 `(n, labels)`.
+        labels: The labels.
+        scored: Decisions of label scoring on the same documents, in the form of `gold`.
+
+    Returns:
+        `malformed_rate`, `generation_documents` (their number), `generation_*`, the macro and micro F1 with the ends of
+        their 95 % bootstrap intervals, and `generation_scoring_f1_*`, those of label scoring on the same documents.
+    """
     malformed = np.array([answer.error is not None for answer in answers])
     if labels.multi_label:
         predicted = labels.encode_batch([answer.labels for answer in answers])
@@ -90,7 +123,16 @@ def generation_metrics(answers: list[ParsedAnswer], gold: np.ndarray, labels: La
     found = decision_metrics(gold, predicted)
     if labels.multi_label:  # an empty set is a hit for a document without labels, but not where it is malformed
         found["accuracy"] = float(((predicted == gold).all(axis=1) & ~malformed).mean())
-    return {"malformed_rate": float(malformed.mean()), **{f"generation_{name}": value for name, value in found.items()}}
+    beside = decision_metrics(gold, scored)
+    for average in ("macro", "micro"):
+        interval = f1_interval(gold, predicted, average=average)
+        found |= {f"f1_{average}_ci_low": interval.low, f"f1_{average}_ci_high": interval.high}
+        found[f"scoring_f1_{average}"] = beside[f"f1_{average}"]
+    generated = {"documents": len(answers), **found}
+    return {
+        "malformed_rate": float(malformed.mean()),
+        **{f"generation_{key}": value for key, value in generated.items()},
+    }
 
 
 def _measure(gold: np.ndarray, logits: np.ndarray, calibration: Calibration) -> dict[str, float]:

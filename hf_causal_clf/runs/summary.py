@@ -28,11 +28,7 @@ def print_metrics(metrics: Metrics, *, multi_label: bool, write: Callable[[str],
     if verdict:
         write(verdict)
     if "malformed_rate" in metrics["test"]:
-        test = metrics["test"]
-        write(
-            f"greedy generation on test: f1_macro {test['generation_f1_macro']:.4f}, "
-            f"malformed answers {test['malformed_rate']:.1%}"
-        )
+        write(_generation(metrics["test"]))
 
 
 def nothing_learned(metrics: Metrics, *, multi_label: bool) -> str | None:
@@ -84,3 +80,15 @@ def fitted_in_words(calibration: Calibration) -> str | None:
 
 def _line(name: str, metrics: dict[str, float], prefix: str = "") -> str:
     return f"{name:12}" + "".join(f"{metrics[prefix + column]:10.4f}" for column in _COLUMNS)
+
+
+def _generation(test: dict[str, float]) -> str:
+    """What greedy generation got, and on how many documents; an earlier version did not say on how many."""
+    if "generation_documents" not in test:
+        score, documents = f"{test['generation_f1_macro']:.4f}", "test"
+    else:
+        low, high = (test[f"generation_f1_macro_ci_{end}"] for end in ("low", "high"))
+        score = f"{test['generation_f1_macro']:.4f} [{low:.4f}, {high:.4f}]"
+        score += f" (label scoring {test['generation_scoring_f1_macro']:.4f})"
+        documents = f"{test['generation_documents']:,} test documents"
+    return f"greedy generation on {documents}: f1_macro {score}, malformed answers {test['malformed_rate']:.1%}"

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
 
 
-def over_processes(function: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> Any:
+def over_processes(function: Callable[[Sequence[Any]], Any], texts: Sequence[Any]) -> Any:
     """Apply a function of texts to this process's share of them and return the results for all, in order.
 
     Args:
         function: Returns an array or a list with one entry a text.
-        texts: The texts of all processes. Each is worked on once.
+        texts: The texts, or their tokens, of all processes. Each is worked on once.
 
     Returns:
         The whole array or list, in every process.

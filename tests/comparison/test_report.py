@@ -24,6 +24,16 @@ def test_a_made_up_report():
     assert page == (GOLDEN / "comparison.md").read_text(encoding="utf-8")
 
 
+def test_generation_of_an_earlier_version_that_did_not_say_of_how_many_documents():
+    report = json.loads((GOLDEN / "comparison.json").read_text(encoding="utf-8"))
+    for row in report["runs"]:
+        later = [name for name in row["metrics"] if name.startswith(("generation_documents", "generation_scoring"))]
+        for name in [*later, *(name for name in row["metrics"] if "generation" in name and "_ci_" in name)]:
+            del row["metrics"][name]
+    page = render_report(report, title="Comparison", data=DATA)
+    assert "| instruction | all | 0.869 | 0.500 | 0.870 | 0.510 |" in page
+
+
 def shown(markdown: str) -> list[str]:
     """The text of each heading, paragraph and cell, as a reader sees it."""
     found = []

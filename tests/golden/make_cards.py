@@ -114,7 +114,7 @@ def write_run(folder: Path, description: dict, documents: int = 240, figures: tu
         answers = [ParsedAnswer((), "made up")] * 3 + [
             ParsedAnswer(tuple(name) if isinstance(name := space.decode(row), list) else (name,)) for row in decided[3:]
         ]
-        metrics["test"] |= generation_metrics(answers, gold, space)
+        metrics["test"] |= generation_metrics(answers, gold, space, decided)
     metrics["training"] = training
     folder.mkdir(parents=True, exist_ok=True)
     rows = {

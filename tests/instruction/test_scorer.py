@@ -230,10 +230,10 @@ def test_the_error_of_what_is_left_out_is_known(tokenizer, multi_label):
     model = tiny.make_causal_lm("llama", len(tokenizer))
     labels = LabelSpace(NAMES if multi_label else MANY, multi_label=multi_label)
     scorer = LabelScorer(model, tokenizer, template=PromptTemplate("Classify."), verbalizer=Verbalizer(labels))
-    _, errors = scorer._score(TEXTS, scorer._scoring)
+    _, errors = scorer._score(scorer.encode(TEXTS), scorer._scoring)
     assert errors.dtype == np.float32
     assert 0 < errors.max() <= (1 if multi_label else scorer.max_error)
-    assert (scorer._score(TEXTS, scorer._whole_trie)[1] == 0).all()
+    assert (scorer._score(scorer.encode(TEXTS), scorer._whole_trie)[1] == 0).all()
 
 
 @pytest.mark.parametrize("multi_label", [False, True])

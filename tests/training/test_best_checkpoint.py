@@ -9,7 +9,7 @@ from transformers import EvalPrediction
 from transformers.utils import logging
 
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments
-from hf_causal_clf.embedding.trainer import head_metrics
+from hf_causal_clf.embedding.evaluation import head_metrics
 from hf_causal_clf.evaluation.metrics import classification_metrics
 from hf_causal_clf.training.arguments import RunArguments
 from hf_causal_clf.training.train import prepare

@@ -140,7 +140,7 @@ def run_embedding(checkpoint, output, files, head=None, run=None, **training):
 def finished(trainer, tokenizer, run, data, training):
     """Save, measure and finish a run as the recipes do; return its metrics."""
     saved = save_run(trainer, tokenizer, run)
-    measured = measure_run(saved, data, training, batch_size=8)
+    measured = measure_run(saved, data, training, batch_size=8, generate="all")
     finish_run(saved, data, measured, log_history=trainer.state.log_history)
     print_run(trainer.args.output_dir, measured.metrics, multi_label=data.label_space.multi_label)
     return measured.metrics
@@ -334,7 +334,10 @@ def test_instruction_run(checkpoint, files, tmp_path):
     assert metrics["test"]["malformed_rate"] < 0.5
     classifier = TextClassifier.from_pretrained(tmp_path / "run")
     answers = classifier.generate(data.texts("test"))
-    assert generation_metrics(answers, data.gold("test"), data.label_space).items() <= metrics["test"].items()
+    scored = data.label_space.encode_batch(classifier.predict(data.texts("test")))
+    expected = generation_metrics(answers, data.gold("test"), data.label_space, scored)
+    assert expected.items() <= metrics["test"].items()
+    assert expected["generation_scoring_f1_macro"] == metrics["test"]["f1_macro"]
     assert classifier.scorer.verbalizer.answers[2] == "computers and phones"
 
 
