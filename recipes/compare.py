@@ -38,6 +38,7 @@ from hf_causal_clf.cli.starting import children_ignore_interrupts, run_script
 from hf_causal_clf.combining import Candidate, combine_runs
 from hf_causal_clf.combining import Job as CombinationJob
 from hf_causal_clf.comparison.arguments import ComparisonArguments, folder_name
+from hf_causal_clf.comparison.curves import write_learning_curves
 from hf_causal_clf.comparison.plan import (
     RECIPES,
     STATE_FILE,
@@ -50,7 +51,7 @@ from hf_causal_clf.comparison.plan import (
 )
 from hf_causal_clf.comparison.ranking import Entry, compare_runs
 from hf_causal_clf.comparison.registry import cheapest_first
-from hf_causal_clf.comparison.report import render_entries, write_learning_curves, write_report
+from hf_causal_clf.comparison.report import render_entries, write_report
 from hf_causal_clf.comparison.running import in_own_process, run_baseline
 from hf_causal_clf.comparison.tuning import Tuner
 from hf_causal_clf.data.arguments import DataArguments
@@ -97,7 +98,7 @@ def check_comparison_folder(output: Path, arguments: ComparisonArguments, data_a
     models = {name: getattr(arguments, name) for name in ("model_name_or_path", "encoder_name_or_path")}
     check_places(output, data_args, **models)
     sizes = [output / f"size-{size}" for size in arguments.train_sizes or []]
-    names = ("figures", "report.json", "report.md", "learning_curves.json", STATE_FILE)
+    names = ("figures", "report.json", "report.md", "learning_curves.json", "learning_curves.md", STATE_FILE)
     for folder in [output, *sizes]:
         started = is_comparison(folder) or (folder == output and any(map(is_comparison, output.glob("size-*"))))
         found = [] if started else [name for name in names if (folder / name).exists()]

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..data.splits import ClassificationData
-from ..evaluation.comparison_plots import f1_comparison, learning_curves
+from ..evaluation.comparison_plots import f1_comparison
 from ..evaluation.plot_style import save_figure
 from ..evaluation.significance import f1_interval
 from ..runs.disk import write_json, write_text
@@ -306,24 +306,3 @@ def _recommended_folder(output: Path, report: dict[str, Any], arguments: Compari
     row = next(row for row in report["runs"] if row["name"] == name)
     folder = entry_folder(output, name, row["seeds"], arguments)
     return folder if (folder / CLASSIFICATION_FILE).is_file() else None
-
-
-def write_learning_curves(output: Path, reports: dict[int, dict[str, Any]]) -> None:
-    """Draw the F1 that decides against the number of training documents, and write the numbers beside.
-
-    A combination that is not kept at each size has no curve.
-    """
-    average = reports[max(reports)]["f1_average"]
-    f1, there = f"f1_{average}", [{row["name"] for row in report["runs"]} for report in reports.values()]
-    names = [row["name"] for row in reports[max(reports)]["runs"] if all(row["name"] in each for each in there)]
-    series: dict[str, list[Any]] = {name: [] for name in names}
-    for report in reports.values():
-        rows = {row["name"]: row for row in report["runs"]}
-        for name in names:
-            row = rows[name]
-            several = "mean" in row
-            series[name].append((row["mean"][f1], row["sd"][f1]) if several else row["metrics"][f1])
-    curves = learning_curves(list(reports), series, metric=f"{average} F1")
-    save_figure(curves, output / "figures" / "learning_curves")
-    write_json(output / "learning_curves.json", {"train_sizes": list(reports), f1: series})
-    print(f"The learning curves are in {output / 'figures' / 'learning_curves.png'}")

@@ -154,7 +154,7 @@ def read_report(folder):
 
 def contents(folder):
     """Time of change and content of everything that runs and baselines have left."""
-    own = {"configs", "figures", "learning_curves.json", "report.json", "report.md", "state.json"}
+    own = {"configs", "figures", "learning_curves.json", "learning_curves.md", "report.json", "report.md", "state.json"}
     files = [path for path in folder.rglob("*") if path.is_file() and not own & set(path.parts)]
     assert any(path.name == "metrics.json" for path in files)
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
