@@ -23,19 +23,20 @@ class HeadEvaluation:
 
     Attributes:
         rows: The same documents in the order in which `HeadScorer` runs them: the longest first, so little is padded.
+        order: Number of each of them among the documents as they were given.
     """
 
     def __init__(self, rows: Any, *, multi_label: bool, evaluated: EvaluatedLogits | None) -> None:
-        self._order = length_batches([len(ids) for ids in rows["input_ids"]], max(len(rows), 1))[0]
-        self.rows = rows.select(self._order)
+        self.order = length_batches([len(ids) for ids in rows["input_ids"]], max(len(rows), 1))[0]
+        self.rows = rows.select(self.order)
         self._multi_label = multi_label
         self._evaluated = evaluated
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         """Return the metrics of an evaluation, and note its logits."""
         logits = np.asarray(prediction.predictions, dtype=np.float32)
-        if self._evaluated is not None and len(logits) == len(self._order):  # fewer with dataloader_drop_last
-            self._evaluated.note(logits[np.argsort(self._order)])
+        if self._evaluated is not None and len(logits) == len(self.order):  # fewer with dataloader_drop_last
+            self._evaluated.note(logits[np.argsort(self.order)])
         return head_metrics(prediction, self._multi_label)
 
 

@@ -50,7 +50,9 @@ def write(path, text):
 
 
 def test_command_line_wins_over_the_file(tmp_path):
-    config = write(tmp_path / "a.yaml", "model_name_or_path: m\ntrain_file: t\nlora_r: 4\nlearning_rate: 1.0e-3\n")
+    config = write(
+        tmp_path / "a.yaml", "model_name_or_path: m\ntrain_file: t\nlora_r: 4\nlearning_rate: 1.0e-3\nmax_steps: 9\n"
+    )
     data, model, *_, training = parse_arguments(
         TYPES["embed"], args=[*config, "--lora_r", "16", "--multi_label", "true"]
     )

@@ -168,7 +168,8 @@ def test_a_saved_run_predicts_as_the_model_that_was_trained(
         metrics = train(trainer, settings)
         logits = trainer.predict(trainer.eval_dataset).predictions
         probabilities = to_probabilities(logits, multi_label=multi_label)
-        trained.update(probabilities=probabilities, rows=list(trainer.eval_dataset))
+        rows, back = list(trainer.eval_dataset), np.argsort(trainer.compute_metrics.order)
+        trained.update(probabilities=probabilities[back], rows=[rows[place] for place in back])
         return metrics
 
     monkeypatch.setattr(training_module, "train", train_and_keep)

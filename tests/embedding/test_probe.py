@@ -259,7 +259,8 @@ def test_a_saved_run_predicts_as_the_model_that_was_trained(checkpoint, files, t
 
     def train_and_keep(trainer, settings):
         metrics = train(trainer, settings)
-        trained["logits"] = trainer.predict(trainer.eval_dataset).predictions
+        logits = trainer.predict(trainer.eval_dataset).predictions
+        trained["logits"] = logits[np.argsort(trainer.compute_metrics.order)]
         return metrics
 
     monkeypatch.setattr(training_module, "train", train_and_keep)

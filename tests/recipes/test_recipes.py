@@ -25,7 +25,7 @@ COMMON = {
     "dataloader_pin_memory": "false",
 }
 OPTIONS = {
-    "embed": {"max_length": "32", "pooling": "last", "document_suffix": "none"},
+    "embed": {"max_length": "32", "pooling": "last", "document_suffix": "none", "head_init": "random"},
     "instruct": {"max_length": "128", "activation_checkpointing": "false"},
 }
 

@@ -433,7 +433,7 @@ def test_the_best_metric_is_large_or_small_by_its_name(tmp_path, kind):
         assert kind(str(tmp_path), metric_for_best_model=name).greater_is_better is greater
     assert kind(str(tmp_path), metric_for_best_model="nll", greater_is_better=True).greater_is_better
     with pytest.raises(ValueError, match="load_best_model_at_end needs evaluations"):
-        kind(str(tmp_path), eval_strategy="no", save_strategy="no")
+        kind(str(tmp_path), num_train_epochs=1, eval_strategy="no", save_strategy="no")
 
 
 def test_diverged_training_says_so(checkpoint, files, tmp_path):
