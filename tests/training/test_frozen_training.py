@@ -251,6 +251,8 @@ if __name__ == "__main__":
     if trainer.is_world_process_zero():
         weights = {name.removeprefix("module."): weight for name, weight in weights.items()}
         torch.save((logged, weights), folder / "found.pt")
+    trainer.accelerator.wait_for_everyone()  # a process that ends while another goes on may abort
+    trainer.accelerator.end_training()
 """
 
 
