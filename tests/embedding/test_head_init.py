@@ -243,7 +243,7 @@ def test_long_documents_are_cut_and_the_prompt_is_not(truncation, tokenizer):
 
 
 MISTAKES = {
-    "instruction alone": ({"instruction": "Sort."}, r"\['instruction'\] belong to the prompt, which head_init auto"),
+    "instruction alone": ({"instruction": "Sort."}, r"\['instruction'\] belong to the prompt, which head_init random"),
     "chat alone": ({"use_chat_template": "true"}, r"\['use_chat_template'\] belong to the prompt.*to verbalizer"),
     "answers alone": ({"answers": '{"tech": "phones"}'}, r"\['answers'\] belong to the prompt"),
     "mean": (options(pooling="mean"), "set pooling to last, not mean"),
