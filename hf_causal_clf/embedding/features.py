@@ -24,11 +24,24 @@ def pooled_features(
     poolings: Sequence[str] = POOLINGS,
     description: str = "Computing features",
 ) -> dict[str, np.ndarray]:
-    """Return the pooled last hidden states of documents, float32 `(n, hidden)` for each pooling.
+    """Return the pooled last hidden states of documents, float32 `(n, hidden)` for each pooling."""
+    documents = [encoder.chunks(text) for text in texts]
+    return features_of(backbone, documents, batch_size=batch_size, poolings=poolings, description=description)
+
+
+def features_of(
+    backbone: PreTrainedModel,
+    documents: Sequence[list[list[int]]],
+    *,
+    batch_size: int,
+    poolings: Sequence[str] = POOLINGS,
+    description: str = "Computing features",
+) -> dict[str, np.ndarray]:
+    """As `pooled_features`, of the token ids of each chunk of documents.
 
     Of a document in chunks, the mean of theirs: a head's logits are linear, so it gives the mean of their logits.
     """
-    encoded, counts = rows_of([encoder.chunks(text) for text in texts])
+    encoded, counts = rows_of(documents)
     width = hidden_size(backbone.config)
     features = {pooling: np.empty((len(encoded), width), dtype=np.float32) for pooling in poolings}
     lengths = [len(ids) for ids in encoded]

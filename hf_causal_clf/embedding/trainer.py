@@ -29,7 +29,7 @@ from ..training.train import early_stopping
 from .arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
 from .collator import ClassificationCollator, sequences_of
 from .evaluation import HeadEvaluation
-from .features import pooled_features
+from .features import features_of
 from .head_init import read_output_embeddings, suffix_head, verbalizer_head
 from .head_rate import set_head_learning_rate
 from .loading import load_with_head
@@ -55,35 +55,14 @@ def embedding_trainer(
     """
     warn_of_unknown(tokenizer, data.texts("train"))
     label_space, in_chunks = data.label_space, encoder.long_documents == "chunks"
-    start = head_arguments.start(training_arguments)
-    probed = encoder if start == "probe" and isinstance(encoder, DocumentEncoder) else None
-    _check(label_space, training_arguments, in_chunks=in_chunks, probes=probed is not None)
+    probes = head_arguments.start(training_arguments) == "probe" and isinstance(encoder, DocumentEncoder)
+    _check(label_space, training_arguments, in_chunks=in_chunks, probes=probes)
     encoded = {split: _encode(data, split, encoder, in_chunks) for split in ("train", "validation")}
-    weight = _verbalizer_weight(encoder, model_arguments) if isinstance(encoder, PromptEncoder) else None
     lengths = list(encoded["train"]["whole_length"])
     settle_length(training_arguments, len(lengths), len(encoded["validation"]))
     tell_outline(lengths, encoder.document_budget, len(lengths), training_arguments, in_chunks=in_chunks)
-    set_seed(training_arguments.seed)  # the head is random, and has to be the same in all processes
-    model: Any = load_with_head(
-        model_arguments.model_name_or_path,
-        base_weights(model_arguments),
-        label_space=label_space,
-        pooling=head_arguments.pooling,
-        label_smoothing=training_arguments.label_smoothing_factor,
-        **(data.balanced_weights() if run_arguments.class_weight == "balanced" else {}),
-        tokenizer=tokenizer,
-        place=False,
-        revision=model_arguments.model_revision,
-    )
-    model.length_groups = _groups_lengths(training_arguments)
-    if probed and training_arguments.resume_from_checkpoint is None:  # a checkpoint has the head
-        weight = _probe_weight(model, probed, data, model_arguments, training_arguments)
-    if weight is not None:
-        model.score.weight.data.copy_(weight)
+    model = _new_model(data, encoder, model_arguments, training_arguments, head_arguments, run_arguments, encoded)
     training_arguments.label_smoothing_factor = 0.0  # the model's own loss does it, normalised
-    config = peft_config(model_arguments, model, model_arguments.lora_layers)
-    if config is not None:
-        model = _add_adapter(model, config, training_arguments)
     evaluated = EvaluatedLogits(training_arguments, model_arguments)
     # The documents that a finished run runs together, through all layers
     together = training_arguments.world_size == 1 and not in_chunks and not model_arguments.cache_frozen_layers
@@ -105,6 +84,41 @@ def embedding_trainer(
     cache_frozen_layers(trainer, model_arguments, sequences_of(encoded.values(), in_chunks))
     publish_runs(trainer, run_arguments)
     return trainer
+
+
+def _new_model(
+    data: ClassificationData,
+    encoder: DocumentEncoder | PromptEncoder,
+    model_arguments: EmbeddingModelArguments,
+    arguments: EmbeddingTrainingArguments,
+    head: HeadArguments,
+    run: RunArguments,
+    encoded: dict[str, Any],
+) -> Any:
+    """The model with its head as it starts and, if there is to be one, a new adapter."""
+    weight = _verbalizer_weight(encoder, model_arguments) if isinstance(encoder, PromptEncoder) else None
+    set_seed(arguments.seed)  # the head is random, and has to be the same in all processes
+    model: Any = load_with_head(
+        model_arguments.model_name_or_path,
+        base_weights(model_arguments),
+        label_space=data.label_space,
+        pooling=head.pooling,
+        label_smoothing=arguments.label_smoothing_factor,
+        **(data.balanced_weights() if run.class_weight == "balanced" else {}),
+        tokenizer=encoder.tokenizer,
+        place=False,
+        revision=model_arguments.model_revision,
+    )
+    model.length_groups = _groups_lengths(arguments)
+    resumed = arguments.resume_from_checkpoint is not None  # a checkpoint has the head
+    if isinstance(encoder, DocumentEncoder) and head.start(arguments) == "probe" and not resumed:
+        documents = encoded["train"]["input_ids"]
+        documents = list(documents) if encoder.long_documents == "chunks" else [[ids] for ids in documents]
+        weight = _probe_weight(model, encoder, data, documents, model_arguments, arguments)
+    if weight is not None:
+        model.score.weight.data.copy_(weight)
+    config = peft_config(model_arguments, model, model_arguments.lora_layers)
+    return model if config is None else _add_adapter(model, config, arguments)
 
 
 def _check(label_space: LabelSpace, arguments: EmbeddingTrainingArguments, *, in_chunks: bool, probes: bool) -> None:
@@ -151,26 +165,30 @@ def _probe_weight(
     model: CausalLMForLastTokenClassification,
     encoder: DocumentEncoder,
     data: ClassificationData,
+    documents: list[list[list[int]]],
     model_arguments: ModelConfig,
     arguments: EmbeddingTrainingArguments,
 ) -> torch.Tensor:
-    """Weight of a head that starts from frozen features of the training documents; the same in all processes."""
+    """Weight of a head that starts from frozen features of the training documents; the same in all processes.
+
+    `documents` are the token ids of each of their chunks.
+    """
     if not getattr(model, "is_quantized", False):
         model.to(arguments.device)  # where the trainer puts it too; quantised weights are there
-    texts, gold = data.texts("train"), data.gold("train")
-    if len(texts) > DOCUMENTS:
+    gold = data.gold("train")
+    if len(documents) > DOCUMENTS:
         rows = stratified_sample(gold, DOCUMENTS, arguments.seed)
-        texts, gold = [texts[row] for row in rows], gold[rows]
+        documents, gold = [documents[row] for row in rows], gold[rows]
     pooling, batch_size = model.config.pooling, arguments.per_device_eval_batch_size
 
-    def features(share: Sequence[str]) -> np.ndarray:
-        return pooled_features(model.backbone, encoder, share, batch_size=batch_size, poolings=[pooling])[pooling]
+    def features(share: Sequence[list[list[int]]]) -> np.ndarray:
+        return features_of(model.backbone, share, batch_size=batch_size, poolings=[pooling])[pooling]
 
     answers: torch.Tensor | None = None
     if pooling == "last" and encoder.suffix and (lm_head := _output_embeddings(model_arguments)) is not None:
         answers = suffix_head(lm_head, encoder.tokenizer, encoder.suffix, data.label_space.names)
     start = probe_head(
-        over_processes(features, texts),
+        over_processes(features, documents),
         gold,
         len(data.label_space),
         answers=None if answers is None else answers.numpy(),

@@ -148,25 +148,38 @@ def instruction_trainer(
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-    sequences = chain.from_iterable(collator.sequences(data.splits[split]) for split in ("train", "validation"))
-    frozen = cache_frozen_layers(trainer, model_arguments, sequences)
-    options: dict[str, Any] = {"template": template, "verbalizer": verbalizer}
-    options["batch_size"] = training_arguments.per_device_eval_batch_size
-    if frozen is None:
-        scorer = LabelScorer(trainer.model, tokenizer, **options)
-    else:
-        scorer = FrozenLabelScorer(trainer.model, tokenizer, frozen=frozen, **options)
-    evaluated = EvaluatedLogits(training_arguments, model_arguments)
-    validation = (data.texts("validation"), data.gold("validation"))
-    kept = evaluated if frozen is None else None  # a finished run runs all layers
-    trainer.add_callback(LabelScoringCallback(trainer, scorer, *validation, kept))
-    trainer.add_callback(evaluated)
+    _evaluate_by_scoring(trainer, collator, data, template, verbalizer, model_arguments)
     for callback in early_stopping(run_arguments, training_arguments, data):
         trainer.add_callback(callback)
     if not training_arguments.dataloader_persistent_workers:  # their copies of the collator would not be told
         trainer.add_callback(EpochOfDraws(collator))
     publish_runs(trainer, run_arguments)
     return trainer
+
+
+def _evaluate_by_scoring(
+    trainer: SFTTrainer,
+    collator: VerbalizerCollator,
+    data: ClassificationData,
+    template: PromptTemplate,
+    verbalizer: Verbalizer,
+    model_arguments: InstructionModelArguments,
+) -> None:
+    """Add label scoring to each evaluation, above the frozen layers if they are run once."""
+    sequences = chain.from_iterable(collator.sequences(data.splits[split]) for split in ("train", "validation"))
+    frozen = cache_frozen_layers(trainer, model_arguments, sequences)
+    options: dict[str, Any] = {"template": template, "verbalizer": verbalizer}
+    options["batch_size"] = trainer.args.per_device_eval_batch_size
+    tokenizer = trainer.processing_class
+    if frozen is None:
+        scorer = LabelScorer(trainer.model, tokenizer, **options)
+    else:
+        scorer = FrozenLabelScorer(trainer.model, tokenizer, frozen=frozen, **options)
+    evaluated = EvaluatedLogits(trainer.args, model_arguments)
+    together = trainer.args.world_size == 1 and frozen is None  # as a finished run: all documents, through all layers
+    validation = (data.texts("validation"), data.gold("validation"))
+    trainer.add_callback(LabelScoringCallback(trainer, scorer, *validation, evaluated if together else None))
+    trainer.add_callback(evaluated)
 
 
 def _project_answers_only() -> None:

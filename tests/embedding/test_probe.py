@@ -21,7 +21,7 @@ from hf_causal_clf.backbone.settings import base_weights
 from hf_causal_clf.embedding import probe
 from hf_causal_clf.embedding import trainer as trainers
 from hf_causal_clf.embedding.arguments import HeadArguments
-from hf_causal_clf.embedding.features import pooled_features
+from hf_causal_clf.embedding.features import features_of, pooled_features
 from hf_causal_clf.embedding.head_init import read_output_embeddings, suffix_head
 from hf_causal_clf.embedding.probe import probe_head
 from hf_causal_clf.embedding.scorer import HeadScorer
@@ -219,15 +219,16 @@ def test_a_start_is_the_head_on_frozen_features(pooling, suffix, model, told, ch
 def test_documents_beyond_the_limit_are_not_looked_at(checkpoint, files, tmp_path, monkeypatch):
     looked = []
 
-    def noting(backbone, encoder, texts, **options):
-        looked.extend(texts)
-        return pooled_features(backbone, encoder, texts, **options)
+    def noting(backbone, documents, **options):
+        looked.extend(documents)
+        return features_of(backbone, documents, **options)
 
-    monkeypatch.setattr(trainers, "pooled_features", noting)
+    monkeypatch.setattr(trainers, "features_of", noting)
     monkeypatch.setattr(trainers, "DOCUMENTS", 30)
-    _, data, _ = untrained(checkpoint, tmp_path, files)
+    _, data, encoder = untrained(checkpoint, tmp_path, files)
     assert len(looked) == 30
-    assert set(looked) < set(data.texts("train"))
+    known = [encoder.chunks(text) for text in data.texts("train")]
+    assert all(document in known for document in looked)
 
 
 def test_a_resumed_run_looks_at_nothing_and_ends_as_the_uninterrupted_one(checkpoint, files, tmp_path, monkeypatch):
@@ -235,7 +236,7 @@ def test_a_resumed_run_looks_at_nothing_and_ends_as_the_uninterrupted_one(checkp
     options |= {"num_train_epochs": 2, "head_learning_rate": 1e-3, "load_best_model_at_end": False}
     whole, _, _ = untrained(checkpoint, tmp_path, files, **options)
     train(whole)
-    monkeypatch.setattr(trainers, "pooled_features", lambda *args, **kwargs: pytest.fail("computed again"))
+    monkeypatch.setattr(trainers, "features_of", lambda *args, **kwargs: pytest.fail("computed again"))
     resumed, _, _ = untrained(
         checkpoint, tmp_path, files, **options, resume_from_checkpoint=str(tmp_path / "checkpoint-6")
     )
@@ -282,3 +283,21 @@ def test_two_processes_start_and_end_as_one(checkpoint, files, tmp_path, monkeyp
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     for split in ("validation", "test"):
         assert two[split] == pytest.approx(one[split], abs=5e-3)
+
+
+def test_the_default_start_is_a_probe_unless_the_model_is_sharded(checkpoint, files, tmp_path, monkeypatch):
+    by_default = untrained(checkpoint, tmp_path, files, suffix=SUFFIX, head_init="auto")[0]
+    asked_for = untrained(checkpoint, tmp_path, files, suffix=SUFFIX, head_init="probe")[0]
+    by_chance = untrained(checkpoint, tmp_path, files, suffix=SUFFIX, head_init="random")[0]
+    found = [head_of(each) for each in (by_default, asked_for, by_chance)]
+    torch.testing.assert_close(found[0], found[1], rtol=0.0, atol=0.0)
+    assert not torch.allclose(found[0], found[2])
+    arguments = by_default.args
+    assert HeadArguments().start(arguments) == "probe"
+    monkeypatch.setattr("hf_causal_clf.embedding.arguments.sharding", lambda arguments: "FSDP")
+    assert HeadArguments().start(arguments) == "random"
+    assert HeadArguments(head_init="verbalizer").start(arguments) == "verbalizer"
+
+
+def head_of(trainer):
+    return trainer.model.base_model.model.score.modules_to_save["default"].weight.detach()

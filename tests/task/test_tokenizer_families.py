@@ -9,7 +9,7 @@ import tokenizer_families as families
 import torch
 
 from hf_causal_clf import LabelScorer, LabelSpace, PromptTemplate, Verbalizer, VerbalizerCollator
-from hf_causal_clf.embedding.head_init import verbalizer_head
+from hf_causal_clf.embedding.head_init import suffix_head, verbalizer_head
 from hf_causal_clf.instruction.generation import generate_answers
 
 NAMES = ["sport", "business", "politics in the middle east"]
@@ -230,3 +230,19 @@ def test_a_head_does_not_start_from_the_end_of_an_answer(family):
     own = next(place for place, ids in enumerate(zip(*encoder.answer_ids)) if len(set(ids)) == 2) + 1
     expected = torch.stack([weight[first].mean(dim=0), weight[second[:own]].mean(dim=0)])
     torch.testing.assert_close(rows, expected - expected.mean(dim=0))
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+@pytest.mark.parametrize("suffix", ["\n\nTopic:", "\n\nTopic: ", "主题："])
+def test_a_head_after_a_suffix_expects_the_name_as_the_text_goes_on(family, suffix):
+    """A label's row is that of the token that follows the suffix where suffix and name are one text."""
+    tokenizer = families.make_tokenizer(family)
+    names, rows = ["sport", "business", "travel"], torch.eye(len(tokenizer))
+    head = suffix_head(rows, tokenizer, suffix, names)
+    lead = "" if suffix[-1].isspace() else " "
+    for name, row in zip(names, head, strict=True):
+        before = tokenizer("a" + suffix, add_special_tokens=False)["input_ids"]
+        whole = tokenizer("a" + suffix + lead + name, add_special_tokens=False)["input_ids"]
+        goes_on = whole[: len(before)] == before
+        assert goes_on or suffix.endswith(" ")  # a space goes with the next word, and nothing is exact
+        assert not goes_on or row[whole[len(before)]] > 0

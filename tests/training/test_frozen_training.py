@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from conftest import make_rows, run_as_main, run_in_two_processes, write_jsonl, write_splits
+from conftest import run_as_main, run_in_two_processes, write_splits
 from peft import PeftModel
+from test_invariance_training import load
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hf_causal_clf import TextClassifier
 from hf_causal_clf.backbone.batching import OVERHEAD
 from hf_causal_clf.backbone.frozen_layers import FrozenLayers
 from hf_causal_clf.backbone.layers import decoder_of
-from hf_causal_clf.data.arguments import DataArguments
-from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
 from hf_causal_clf.embedding.trainer import embedding_trainer
 from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
@@ -54,15 +53,6 @@ TRAINING = {
     "report_to": "none",
     "dataloader_pin_memory": False,
 }
-
-
-def load(folder, multi_label=False, train=20, validation=9):
-    sizes = {"train": (train, 0), "validation": (validation, 100), "test": (3, 200)}
-    files = {
-        f"{split}_file": write_jsonl(folder / f"{split}.jsonl", make_rows(*size, multi_label))
-        for split, size in sizes.items()
-    }
-    return load_data(DataArguments(**files, multi_label=multi_label))
 
 
 @pytest.fixture(scope="module")

@@ -52,8 +52,8 @@ TRAINING = {
 }
 
 
-def load(folder, multi_label):
-    sizes = {"train": (20, 0), "validation": (9, 100), "test": (3, 200)}
+def load(folder, multi_label=False, train=20, validation=9):
+    sizes = {"train": (train, 0), "validation": (validation, 100), "test": (3, 200)}
     files = {
         f"{split}_file": write_jsonl(folder / f"{split}.jsonl", make_rows(*size, multi_label))
         for split, size in sizes.items()
