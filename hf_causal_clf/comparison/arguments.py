@@ -16,7 +16,7 @@ from ..data.arguments import DEFAULT_OUTPUT, DataArguments
 from ..data.folds import check_folds
 from ..runs.schema import APPROACHES
 from ..task.tokens import TRUNCATION_SIDES
-from .registry import BASELINES
+from .registry import BASELINES, ENCODER_LENGTH
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"  # small enough for a laptop
 DEFAULT_RUNS = {approach: {"approach": approach} for approach in ("embedding", "instruction")}
@@ -114,7 +114,10 @@ class ComparisonArguments:
         default=None, metadata={"help": "Encoder (BERT and its like) to fine-tune as a baseline; left out by default."}
     )
     encoder_learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate of the encoder."})
-    encoder_num_train_epochs: float = field(default=5, metadata={"help": "Epochs of the encoder."})
+    encoder_num_train_epochs: float | None = field(
+        default=None,
+        metadata={"help": f"Epochs of the encoder. Default: {ENCODER_LENGTH}."},
+    )
 
     def __post_init__(self) -> None:
         names = ("model_name_or_path", "encoder_name_or_path")

@@ -14,7 +14,7 @@ from ..training.arguments import PromptArguments
 from ..training.length import EVALUATIONS, chosen_steps
 from .arguments import ComparisonArguments
 from .plan import TYPES
-from .registry import Baseline
+from .registry import Baseline, encoder_epochs
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,18 @@ def changes(space: Space, parameters: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if value != space[name].given}
 
 
-def baseline_space(baseline: Baseline, arguments: ComparisonArguments) -> Space:
-    """Return what is searched of a baseline, by the parameters of its function; nothing of most."""
+def baseline_space(baseline: Baseline, arguments: ComparisonArguments, documents: int) -> Space:
+    """Return what is searched of a baseline, by the parameters of its function; nothing of most.
+
+    Args:
+        baseline: The baseline.
+        arguments: What was asked for.
+        documents: Number of training documents, which a length that is not given depends on.
+    """
     if baseline.name == "encoder":
         return {
             "learning_rate": _around(ENCODER_LEARNING_RATES, arguments.encoder_learning_rate),
-            "num_train_epochs": _lengths(arguments.encoder_num_train_epochs),
+            "num_train_epochs": _lengths(encoder_epochs(arguments, documents)),
         }
     return _BASELINES.get(baseline.name, {})
 

@@ -189,7 +189,7 @@ class Tuner:
         Raises:
             SystemExit: If every trial failed.
         """
-        space = baseline_space(baseline, self.arguments) if self.arguments.tune else {}
+        space = baseline_space(baseline, self.arguments, len(self.data.splits["train"])) if self.arguments.tune else {}
         if not space:
             return {}
         same = baseline_configuration(baseline, self.arguments, self.prompt_args)

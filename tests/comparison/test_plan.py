@@ -55,7 +55,8 @@ FINGERPRINTS = {
 
 def configurations(prompt=PROMPT, **changes):
     """The fingerprint of each baseline's configuration."""
-    given = {"model_name_or_path": "org/model", "encoder_name_or_path": "org/bert", **changes}
+    encoder = {"encoder_name_or_path": "org/bert", "encoder_num_train_epochs": 5}  # the default of earlier versions
+    given = {"model_name_or_path": "org/model", **encoder, **changes}
     arguments = ComparisonArguments("run", runs={"a": {"approach": "embedding"}}, **given)
     return {name: fingerprint(baseline_configuration(each, arguments, prompt)) for name, each in BASELINES.items()}
 

@@ -144,12 +144,21 @@ class TestSpace:
 
     def test_baselines(self):
         arguments = ComparisonArguments("run", "model", {"a": EMBEDDING}, encoder_num_train_epochs=4)
-        spaces = {name: baseline_space(baseline, arguments) for name, baseline in BASELINES.items()}
+        spaces = {name: baseline_space(baseline, arguments, 48) for name, baseline in BASELINES.items()}
         assert {name for name, space in spaces.items() if space} == {"tfidf", "frozen", "encoder"}
         assert spaces["encoder"] == {
             "learning_rate": LogRange(5e-5, 1e-5, 2e-4),
             "num_train_epochs": Choice(4.0, (2.0, 4.0, 8.0)),
         }
+        arguments = ComparisonArguments("run", "model", {"a": EMBEDDING})
+        lengths = [
+            baseline_space(BASELINES["encoder"], arguments, count)["num_train_epochs"] for count in (25, 2500, 1e6)
+        ]
+        assert lengths == [
+            Choice(50.0, (25.0, 50.0, 100.0)),
+            Choice(5.0, (2.5, 5.0, 10.0)),
+            Choice(3.0, (1.5, 3.0, 6.0)),
+        ]
         for dimension in (*spaces["tfidf"].values(), *spaces["frozen"].values()):
             assert dimension.given in dimension.values
 
@@ -467,7 +476,7 @@ def test_tfidf_and_frozen_take_all_that_is_searched(files, checkpoint, tmp_path)
         return BASELINES[name].run(job).logits["test"]
 
     for name in ("tfidf", "frozen"):
-        space = baseline_space(BASELINES[name], arguments)
+        space = baseline_space(BASELINES[name], arguments, 48)
         plain = logits(name)
         if name == "tfidf":
             assert (logits(name, **{key: choice.given for key, choice in space.items()}) == plain).all()
@@ -507,7 +516,11 @@ def test_the_encoder_takes_what_is_searched(files, tmp_path, monkeypatch):
     data = load_data(DataArguments(**files))
     for parameters in ({}, {"learning_rate": 2e-5}, {"learning_rate": 3e-5, "num_train_epochs": 6.0}):
         BASELINES["encoder"].run(running.Job(data, arguments, PromptArguments(), 1, tmp_path, parameters))
-    assert [(each["learning_rate"], each["num_train_epochs"]) for each in taken] == [(1e-4, 3), (2e-5, 3), (3e-5, 6.0)]
+    del given["encoder_num_train_epochs"]
+    arguments = ComparisonArguments(str(tmp_path / "run"), "org/model", {"a": EMBEDDING}, **given)
+    BASELINES["encoder"].run(running.Job(data, arguments, PromptArguments(), 1, tmp_path, {}))
+    found = [(each["learning_rate"], each["num_train_epochs"]) for each in taken]
+    assert found == [(1e-4, 3), (2e-5, 3), (3e-5, 6.0), (1e-4, 250 / len(data.splits["train"]) ** 0.5)]
 
 
 def test_a_baseline_tells_a_trial_its_validation_metrics(files, tmp_path):
