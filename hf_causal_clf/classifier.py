@@ -9,7 +9,7 @@ from typing import Any, cast, overload
 
 import numpy as np
 import torch
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from .backbone.loading import load_causal_lm, load_tokenizer
 from .backbone.weights import BaseWeights
@@ -20,7 +20,7 @@ from .evaluation.calibration import Calibration
 from .evaluation.prior import shift_prior
 from .instruction.generation import generate_answers
 from .instruction.scorer import LabelScorer
-from .runs.files import CLASSIFICATION_FILE, find_members
+from .runs.files import CLASSIFICATION_FILE, find_file, find_members
 from .runs.prior import TargetPrior, target_ratio
 from .runs.run import Run
 from .runs.schema import KINDS
@@ -34,6 +34,7 @@ from .task.verbalizer import ParsedAnswer
 
 _AUTO = "auto"
 _LISTED = 12  # labels in `repr`
+BACKENDS = ("torch", "onnx")
 
 
 class TextClassifier:
@@ -78,6 +79,7 @@ class TextClassifier:
         quantization_config: BitsAndBytesConfig | str | None = _AUTO,
         device_map: Any = None,
         attn_implementation: str | None = None,
+        backend: str = "torch",
         **hub_kwargs: Any,
     ) -> TextClassifier:
         """Load a finished run of either approach, of a baseline of a comparison, or of several in one.
@@ -93,27 +95,34 @@ class TextClassifier:
             quantization_config: Quantisation of the base model's weights; `"auto"` takes that of training, `None` none.
             device_map: As in transformers; by default the model goes to the GPU, where there is one.
             attn_implementation: As in transformers; by default the one that is fastest.
+            backend: `"torch"`, or `"onnx"` for the `model.onnx` of an exported run of the embedding-based approach
+                (`export.py --onnx true`), in ONNX Runtime on the CPU: float32 probabilities that are the same within
+                1e-3, without the model's weights. On CPUs without bfloat16 it is the faster one.
             hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`.
 
         Raises:
-            FileNotFoundError: If there is no `classification.json`, or no base model.
+            FileNotFoundError: If there is no `classification.json`, or no base model; or with `"onnx"` no `model.onnx`.
+            ImportError: With `"onnx"`, if ONNX Runtime is not installed.
             ValueError: If a file is damaged or of another version, or files do not fit each other; or if `target_prior`
-                does not fit the labels, or the shares in training are not known.
+                does not fit the labels, or the shares in training are not known; or if `backend` does not fit the run
+                or the other arguments.
         """
         source = str(pretrained_model_name_or_path)
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {list(BACKENDS)}, got {backend!r}.")
         run = Run.read(source, **hub_kwargs)
         ratio = None if target_prior is None else target_ratio(run, target_prior)
         load: Callable[..., Scorer] = _load_alone if run.members is None else _load_combination
-        scorer = load(
-            source,
-            run,
-            hub_kwargs,
-            batch_size=batch_size,
-            dtype=dtype,
-            quantization_config=quantization_config,
-            device_map=device_map,
-            attn_implementation=attn_implementation,
-        )
+        options = {
+            "dtype": dtype,
+            "quantization_config": quantization_config,
+            "device_map": device_map,
+            "attn_implementation": attn_implementation,
+        }
+        if backend == "onnx":
+            scorer: Scorer = _load_onnx(source, run, hub_kwargs, batch_size, options)
+        else:
+            scorer = load(source, run, hub_kwargs, batch_size=batch_size, **options)
         classifier = cls(scorer, run.label_space, run.calibration if calibrated else None)
         classifier.source, classifier.run, classifier._prior_ratio = source, run, ratio
         return classifier
@@ -260,19 +269,36 @@ def _load_alone(
 def _load_head(source: str, run: Run, weights: BaseWeights, hub_kwargs: dict[str, Any], batch_size: int) -> HeadScorer:
     tokenizer = load_tokenizer(source, **hub_kwargs)
     model = load_with_head(source, weights, tokenizer=tokenizer, **hub_kwargs)
-    encoder: DocumentEncoder | PromptEncoder
-    if run.prompt is not None:
-        encoder = run.prompt.bind(tokenizer)
-    else:
-        limits = run.truncation
-        encoder = DocumentEncoder(
-            tokenizer,
-            limits.max_length,
-            limits.side,
-            suffix=run.document_suffix,
-            long_documents=limits.long_documents,
+    return HeadScorer(model, tokenizer, _encoder_of_head(run, tokenizer), batch_size=batch_size)
+
+
+def _load_onnx(source: str, run: Run, hub_kwargs: dict[str, Any], batch_size: int, options: dict[str, Any]) -> Scorer:
+    from .embedding.onnx_scorer import OnnxScorer
+    from .sharing.onnx import ONNX_FILE
+
+    fixed = {"dtype": (_AUTO, "float32", torch.float32), "quantization_config": (_AUTO, None)}
+    if changed := [name for name, value in options.items() if value not in fixed.get(name, (None,))]:
+        raise ValueError(f"backend 'onnx' runs a file in float32 on the CPU: leave {' and '.join(changed)} out.")
+    if run.approach != "embedding":
+        raise ValueError(f"backend 'onnx' is for the embedding-based approach; {source!r} is a {KINDS[run.approach]}.")
+    path = find_file(source, ONNX_FILE, **hub_kwargs)
+    if path is None:
+        raise FileNotFoundError(
+            f"{source!r} has no {ONNX_FILE}. Write one, beside a checkpoint, with: hf-causal-clf export "
+            f"--model_name_or_path {source} --output_dir exported --onnx true"
         )
-    return HeadScorer(model, tokenizer, encoder, batch_size=batch_size)
+    find_file(source, f"{ONNX_FILE}.data", **hub_kwargs)  # large weights, which ONNX Runtime looks for beside it
+    tokenizer = load_tokenizer(source, **hub_kwargs)
+    return OnnxScorer(path, tokenizer, _encoder_of_head(run, tokenizer), len(run.label_space), batch_size=batch_size)
+
+
+def _encoder_of_head(run: Run, tokenizer: PreTrainedTokenizerBase) -> DocumentEncoder | PromptEncoder:
+    if run.prompt is not None:
+        return run.prompt.bind(tokenizer)
+    limits = run.truncation
+    return DocumentEncoder(
+        tokenizer, limits.max_length, limits.side, suffix=run.document_suffix, long_documents=limits.long_documents
+    )
 
 
 def _load_label_scorer(

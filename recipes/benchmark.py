@@ -23,7 +23,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 CACHE = Path(".cache")
 MODEL, NEWS, SHARED = CACHE / "SmolLM2-135M-Instruct", CACHE / "bbc_news", Path("..") / "shared" / "data"
 PACKAGES = ("hf_causal_clf", "transformers", "trl", "peft", "accelerate", "torch", "numpy")
-ROWS = ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9", "S10")
+ROWS = ("S1", "S2", "S3", "S4", "S5", "S5b", "S6", "S7", "S8", "S9", "S10", "S11", "S14")
 
 
 def main() -> None:
@@ -97,7 +97,8 @@ def parse_arguments() -> argparse.Namespace:
 def chosen_rows(text: str) -> tuple[str, ...]:
     if text == "none":
         return ()
-    chosen = tuple(name.strip().upper() for name in text.split(","))
+    known = {name.upper(): name for name in ROWS}
+    chosen = tuple(known.get(name.strip().upper(), name.strip()) for name in text.split(","))
     unknown = [name for name in chosen if name not in ROWS]
     if unknown:
         raise argparse.ArgumentTypeError(f"unknown rows {unknown}; there are {', '.join(ROWS)}")
@@ -133,9 +134,11 @@ def measures() -> dict:
     functions = (
         *(scoring.one_forward_a_label, scoring.greedy_generation, scoring.head, scoring.more_labels),
         # The first takes 12 GB; both would slow down for what the earlier rows left in this process
-        *(partial(memory.in_child, measure) for measure in (training.head_training, training.answer_training)),
+        *(partial(memory.in_child, measure) for measure in (training.head_training, training.short_training)),
+        partial(memory.in_child, training.answer_training),
         memory.peak_memory,
         *(prediction.mixed_lengths, memory.import_time, prediction.frozen_backbone),
+        *(training.cached_layers, prediction.onnx_runtime),
     )
     return dict(zip(ROWS, functions, strict=True))
 

@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from hf_causal_clf import TextClassifier
 from hf_causal_clf.backbone.identity import identify_dataset, identify_file, identify_run, pinned
+from hf_causal_clf.classifier import BACKENDS
 from hf_causal_clf.cli.mistakes import report
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import check_processes, process_state
@@ -95,6 +96,13 @@ class PredictArguments:
         },
     )
     dtype: str = field(default="auto", metadata={"help": "Data type of the base model's weights; auto: of training."})
+    backend: str = field(
+        default="torch",
+        metadata={
+            "help": "'onnx' runs the model.onnx of an exported run in ONNX Runtime, on the CPU.",
+            "choices": list(BACKENDS),
+        },
+    )
     calibrated: bool = field(default=True, metadata={"help": "Whether to apply the fitted temperature and thresholds."})
     target_prior: str | None = field(
         default=None,
@@ -146,6 +154,9 @@ def main() -> None:
     with state.main_process_first():
         if state.is_main_process:
             settings = {"labels": list(run.label_space.names), **{name: getattr(arguments, name) for name in SETTINGS}}
+            settings["backend"] = (
+                None if arguments.backend == "torch" else arguments.backend
+            )  # earlier folders have none
             start_prediction(output, settings, identify(arguments), {name: getattr(arguments, name) for name in NAMES})
             print(progress(output, total, arguments.shard_size) or f"Predictions go to {output}")
     pin(arguments, output)
@@ -157,6 +168,7 @@ def main() -> None:
             target_prior=arguments.target_prior,
             batch_size=arguments.per_device_eval_batch_size,
             dtype=arguments.dtype,
+            backend=arguments.backend,
         ),
         documents(arguments),
         output,

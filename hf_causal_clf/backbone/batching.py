@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -117,10 +117,11 @@ def length_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 def prediction_batches(
-    model: nn.Module, lengths: Sequence[int], batch_size: int, *, description: str
+    model: nn.Module | None, lengths: Sequence[int], batch_size: int, *, description: str
 ) -> Iterator[list[int]]:
-    """Group row indices as `length_batches`, with the model in evaluation mode and a progress bar over the rows."""
-    with evaluation_mode(model), logging.tqdm(total=len(lengths), desc=description, unit="doc", delay=2.0) as progress:
+    """Group row indices as `length_batches`, with a model of torch in evaluation mode and a progress bar over rows."""
+    evaluated = nullcontext() if model is None else evaluation_mode(model)
+    with evaluated, logging.tqdm(total=len(lengths), desc=description, unit="doc", delay=2.0) as progress:
         for rows in length_batches(lengths, batch_size):
             yield rows
             progress.update(len(rows))

@@ -29,6 +29,7 @@ from ..cli.mistakes import report
 from ..cli.packages import missing_packages
 from ..cli.sources import check_source
 from ..runs.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, find_file, read_json
+from .adapters import compute_in_bfloat16
 from .attention import keep_exact_gradients, take_plain_attention
 from .weights import AS_SAVED, BaseWeights, process_device
 
@@ -153,6 +154,7 @@ def load_adapter(model: PreTrainedModel, source: str | PathLike[str], **hub_kwar
             f"or of another shape, such as {names[0]}. The file is damaged, or the base model is another one."
         )
     _restore_precision(model, source, **hub_kwargs)
+    compute_in_bfloat16(model)
     model.eval()
 
 

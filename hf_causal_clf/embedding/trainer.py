@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import set_seed
 
+from ..backbone.adapters import compute_in_bfloat16
 from ..backbone.batching import padding_id
 from ..backbone.settings import base_weights, peft_config
 from ..data.sampling import stratified_sample
@@ -214,6 +215,7 @@ def _add_adapter(model: PreTrainedModel, config: Any, arguments: TrainingArgumen
     from peft import get_peft_model
 
     peft_model = get_peft_model(model, config)
+    compute_in_bfloat16(peft_model)
     if arguments.activation_checkpointing:
         peft_model.enable_input_require_grads()
     return peft_model

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.trainer_utils import set_seed
 from transformers.utils import logging
 
+from ..backbone.adapters import compute_in_bfloat16
 from ..backbone.loading import load_causal_lm
 from ..backbone.settings import base_weights, peft_config
 from ..data.splits import WEIGHT, ClassificationData
@@ -148,6 +149,7 @@ def instruction_trainer(
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+        compute_in_bfloat16(trainer.model)
     _evaluate_by_scoring(trainer, collator, data, template, verbalizer, model_arguments)
     for callback in early_stopping(run_arguments, training_arguments, data):
         trainer.add_callback(callback)

@@ -52,7 +52,10 @@ PUBLISHED = (  # what others need: no predictions, which tell of documents, and 
 RUN_FILES = (*PUBLISHED, PREDICTIONS_FILE, OUT_OF_FOLD_FILE, MANIFEST_FILE)
 
 # What any model or adapter may be loaded from, in whatever format it is
-_LOADED = ("*.safetensors", "pytorch_model*.bin", "*.gguf", "*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt")
+_LOADED = (
+    *("*.safetensors", "pytorch_model*.bin", "*.gguf", "*.onnx", "*.onnx.data"),
+    *("*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt"),
+)
 _NOT_LOADED = (METRICS_FILE, MANIFEST_FILE)
 
 

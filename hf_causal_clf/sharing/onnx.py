@@ -15,8 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..cli.packages import missing_packages
+
 ONNX_FILE = "model.onnx"
 INPUTS = ("input_ids", "attention_mask")
+_SILENT = ("ORT_DISABLE_TELEMETRY", "1")  # importing it reports to its maker otherwise. Seen with 1.32
 
 
 class LogitsOfMaskedTokens(nn.Module):
@@ -47,7 +50,7 @@ def require_onnx() -> None:
     Raises:
         SystemExit: If one of them is missing.
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # importing it reports to its maker otherwise. Seen with 1.32
+    os.environ.setdefault(*_SILENT)
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
             importlib.import_module(name)
@@ -97,17 +100,23 @@ def export_onnx(model: nn.Module, folder: Path) -> Path:
 
 
 def open_onnx(path: Path) -> Any:
-    """Open a file in ONNX Runtime, on the CPU.
+    """Open a file in ONNX Runtime, on the CPU, with as many threads as torch has in this process.
 
     Raises:
-        SystemExit: If ONNX Runtime refuses the file, with its reason.
+        ImportError: If ONNX Runtime is not installed.
+        ValueError: If ONNX Runtime refuses the file, with its reason.
     """
-    import onnxruntime
-
+    os.environ.setdefault(*_SILENT)
     try:
-        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(next(missing_packages(["onnxruntime"], "ONNX"), str(error))) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common class but this
-        raise SystemExit(f"ONNX Runtime cannot open the exported file: {_reason(error)}") from error
+        raise ValueError(f"ONNX Runtime cannot open {path}: {_reason(error)}") from error
 
 
 def onnx_logits(session: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from .setting import Setting, articles, causal_lm, label_names, label_space, pro
 from .timing import interleave, row
 
 UNLISTED = "Classify the document."
-SHORT, LONG, FEW, MANY, NEW_TOKENS = 96, 256, 20, 200, 8
+CUT, SHORT, LONG, FEW, MANY, NEW_TOKENS = 64, 96, 256, 20, 200, 8  # tokens and labels
 
 
 def texts(setting: Setting, count: int) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from hf_causal_clf.instruction.trainer import instruction_trainer
 from hf_causal_clf.task.documents import DocumentEncoder
 from hf_causal_clf.training.arguments import RunArguments
 
-from .scoring import FEW, MANY, SHORT, UNLISTED
+from .scoring import CUT, FEW, MANY, SHORT, UNLISTED
 from .setting import Setting, articles, cut, label_space, prompt, tokenizer
 from .timing import interleave, row
 
@@ -76,15 +77,17 @@ def stock_lora(model: Any, task_type: str) -> LoraConfig:
     return LoraConfig(task_type=task_type, r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=modules)
 
 
-def our_head(setting: Setting, documents: int, max_length: int, epochs: int = 1) -> Trainer:
-    """Embedding-based training as `recipes/embed.py` does it."""
+def our_head(
+    setting: Setting, documents: int, max_length: int, epochs: int = 1, layers: Mapping[str, Any] = MappingProxyType({})
+) -> Trainer:
+    """Embedding-based training as `recipes/embed.py` does it; `layers` are arguments of the model."""
     rows = articles(setting, documents)
     data = _data(rows, label_space(rows))
     training = EmbeddingTrainingArguments(
         **common(setting, epochs), load_best_model_at_end=False, max_length=max_length
     )
     encoder = DocumentEncoder(tokenizer(setting), max_length)
-    model = EmbeddingModelArguments(**lora(setting))
+    model = EmbeddingModelArguments(**lora(setting), **layers)
     return embedding_trainer(
         data, tokenizer(setting), encoder, model, training, HeadArguments(pooling="last"), RunArguments()
     )
@@ -211,6 +214,23 @@ def compare(
 def head_training(setting: Setting) -> dict[str, Any]:
     """S5."""
     return compare("S5", (our_head, stock_head), setting, WHOLE, "BBC News articles")
+
+
+def short_training(setting: Setting) -> dict[str, Any]:
+    """S5b."""
+    return compare("S5b", (our_head, stock_head), setting, CUT, "BBC News articles", samples=2)
+
+
+def cached_layers(setting: Setting) -> dict[str, Any]:
+    """S11: an epoch each; what the frozen layers give was computed before."""
+    size = 2 * max(BATCH, setting.documents)
+    cached = {"lora_layers": 1 / 3, "cache_frozen_layers": True}
+    ours, other = (TrainingSide(our_head, setting, size, 2 * SHORT, 1, model) for model in (cached, {}))
+    first, second = ours.work(), other.work()
+    if first["tokens"] != second["tokens"]:
+        raise RuntimeError(f"S11: the sides have {first['tokens']} and {second['tokens']} tokens.")
+    measurement = interleave(ours, other, setting.pairs)
+    return row("S11", measurement, source="BBC News articles", ours=ours.work(), other=other.work())
 
 
 def answer_training(setting: Setting) -> dict[str, Any]:

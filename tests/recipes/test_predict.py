@@ -377,3 +377,19 @@ def test_a_wrong_target_prior_leaves_nothing(prior, message, job, tmp_path, monk
     with pytest.raises(ValueError, match=message):
         predict(monkeypatch, {**job[1], "target_prior": prior})
     assert not (tmp_path / "out").exists()
+
+
+def test_an_exported_file_predicts_what_the_run_does(job, tmp_path, monkeypatch):
+    rows, options = job
+    folder = tmp_path / "exported"
+    arguments = {"model_name_or_path": options["model_name_or_path"], "output_dir": str(folder), "onnx": "true"}
+    monkeypatch.setattr(sys, "argv", ["export.py", *words(arguments)])
+    run_as_main(ROOT / "recipes" / "export.py")
+    exported = {**options, "model_name_or_path": str(folder)}
+    predict(monkeypatch, {**exported, "backend": "onnx"})
+    check(rows, tmp_path, str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match=r"other settings.*backend"):
+        predict(monkeypatch, exported)
+    (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes() + b" ")
+    with pytest.raises(ValueError, match=r"model\.onnx|classifier"):
+        predict(monkeypatch, {**exported, "backend": "onnx"})

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import hub_client
 import numpy as np
@@ -14,7 +15,9 @@ from test_classifier import LABELS, TEXTS, save_folder
 from test_export import export
 from transformers import AutoTokenizer
 
-from hf_causal_clf import LabelSpace, TextClassifier
+from hf_causal_clf import LabelSpace, PromptTemplate, TextClassifier, Verbalizer
+from hf_causal_clf.evaluation.calibration import Calibration
+from hf_causal_clf.runs.run import Prompt, Run, Truncation
 from hf_causal_clf.sharing import onnx as onnx_export
 
 
@@ -41,6 +44,57 @@ def test_embedding_run(tokenizer, tmp_path, monkeypatch, capsys, name, multi_lab
         np.testing.assert_allclose(found, expected, atol=1e-4)
     again = TextClassifier.from_pretrained(tmp_path / "out", calibrated=False).predict_proba(TEXTS)
     np.testing.assert_allclose(again, expected, atol=1e-4)  # the checkpoint beside it
+
+
+LONG = "the cat sat on the football match while shares fell " * 4
+
+
+def described(folder, **changes):
+    """Change what a run says of how it reads documents."""
+    run = Run.read(folder)
+    replace(run, **changes).write(folder)
+
+
+@pytest.mark.parametrize("reading", ["as it is", "text after, in chunks", "prompt", "calibrated"])
+def test_the_onnx_backend_gives_the_runs_probabilities(tokenizer, checkpoint, tmp_path, monkeypatch, reading):
+    run, out = tmp_path / "run", tmp_path / "out"
+    multi_label = reading == "calibrated"
+    space = LabelSpace(LABELS.names, multi_label=multi_label)
+    save_folder(run, checkpoint, "embedding", space)
+    if reading == "text after, in chunks":
+        described(run, document_suffix=" subject:", truncation=Truncation(12, long_documents="chunks"))
+    if reading == "prompt":
+        described(run, prompt=Prompt(PromptTemplate("Sort: {labels}.", max_length=90), Verbalizer(space)))
+    if multi_label:
+        described(run, calibration=Calibration(temperature=[2.0, 0.5, 1.0], thresholds=[0.3, 0.6, 0.5]))
+    export(monkeypatch, run, out, "--onnx", "true")
+    expected, texts = TextClassifier.from_pretrained(run), [*TEXTS, LONG]
+    for path in out.glob("*.safetensors"):
+        path.unlink()  # no weights but those of the file are read
+    found = TextClassifier.from_pretrained(out, backend="onnx", batch_size=3)
+    np.testing.assert_allclose(found.predict_proba(texts), expected.predict_proba(texts), atol=1e-4)
+    assert found.predict(texts) == expected.predict(texts)
+    assert found.predict_proba([]).shape == (0, 3)
+
+
+def test_what_the_onnx_backend_does_not_take(checkpoint, tmp_path, monkeypatch):
+    save_folder(tmp_path / "run", checkpoint, "embedding")
+    load = TextClassifier.from_pretrained
+    with pytest.raises(FileNotFoundError, match=r"no model\.onnx.*hf-causal-clf export .*--onnx true"):
+        load(tmp_path / "run", backend="onnx")
+    with pytest.raises(ValueError, match=r"backend must be one of \['torch', 'onnx'\], got 'tensorrt'"):
+        load(tmp_path / "run", backend="tensorrt")
+    with pytest.raises(ValueError, match="leave dtype and device_map out"):
+        load(tmp_path / "run", backend="onnx", dtype="bfloat16", device_map="auto")
+    save_folder(tmp_path / "answers", checkpoint, "instruction")
+    with pytest.raises(ValueError, match=r"for the embedding-based approach; .* is a"):
+        load(tmp_path / "answers", backend="onnx")
+    (tmp_path / "run" / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(ValueError, match="ONNX Runtime cannot open"):
+        load(tmp_path / "run", backend="onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match="onnxruntime"):
+        load(tmp_path / "run", backend="onnx")
 
 
 def test_instruction_run(tokenizer, tmp_path, monkeypatch):

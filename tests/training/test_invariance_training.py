@@ -298,4 +298,4 @@ def test_bfloat16_is_close_to_float32(approach, name, data, folders, tmp_path):
     (exact, gradients), (loss, rounded) = found
     assert loss == pytest.approx(exact, rel=0.03)
     assert rounded.norm().item() == pytest.approx(gradients.norm().item(), rel=0.05)
-    assert 0.99 < torch.nn.functional.cosine_similarity(rounded, gradients, dim=0) < 1 - 1e-6
+    assert 0.98 < torch.nn.functional.cosine_similarity(rounded, gradients, dim=0) < 1 - 1e-6
