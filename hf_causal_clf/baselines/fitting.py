@@ -162,7 +162,7 @@ def zero_shot(
     tokenizer = AutoTokenizer.from_pretrained(
         model_arguments.model_name_or_path, revision=model_arguments.model_revision
     )
-    template = template.reserving(tokenizer, verbalizer, data.splits["train"]["label"])
+    template = template.reserving(tokenizer, verbalizer, data.splits["train"]["label"][:])
     content = {
         "model": model_identity(model_arguments),
         "prompt": [template.to_dict(), template.max_length, template.truncation, verbalizer.to_dict()],

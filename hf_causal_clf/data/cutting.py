@@ -76,13 +76,13 @@ def _draw(train: Dataset, size: int, label_space: LabelSpace, seed: int, split: 
         raise ValueError(
             f"A {split} split cannot be cut off {len(train)} training documents. Add documents, or give {split}_file."
         )
-    groups = [normalized(text) for text in train["text"]]
-    return stratified_split(label_space.encode_batch(train["label"]), groups, min(size, len(train) - 1), seed)
+    groups = [normalized(text) for text in train["text"][:]]
+    return stratified_split(label_space.encode_batch(train["label"][:]), groups, min(size, len(train) - 1), seed)
 
 
 def _lost_labels(train: Dataset, chosen: np.ndarray, label_space: LabelSpace) -> list[str]:
     """Labels with documents of which all are drawn."""
-    gold = label_space.encode_batch(train["label"])
+    gold = label_space.encode_batch(train["label"][:])
     counts, drawn = (label_counts(rows, len(label_space)) for rows in (gold, gold[chosen]))
     lost = (counts > 0) & (counts == drawn)
     return [name for name, all_drawn in zip(label_space.names, lost, strict=True) if all_drawn]
@@ -90,7 +90,7 @@ def _lost_labels(train: Dataset, chosen: np.ndarray, label_space: LabelSpace) ->
 
 def _without(train: Dataset, chosen: np.ndarray, labels: list[str]) -> np.ndarray:
     """The rows without documents of labels, and without those that are like one of these."""
-    texts = [normalized(text) for text in train["text"]]
-    found = [set(value) if isinstance(value, list) else {value} for value in train["label"]]
+    texts = [normalized(text) for text in train["text"][:]]
+    found = [set(value) if isinstance(value, list) else {value} for value in train["label"][:]]
     kept = {texts[row] for row in chosen if found[row] & set(labels)}
     return np.array([row for row in chosen if texts[row] not in kept], dtype=np.int64)

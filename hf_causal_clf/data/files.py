@@ -64,7 +64,7 @@ class Table:
             )
         class_names = {name: _class_names(data.features[name]) for name in found}
         return cls(
-            {name: list(data[name]) for name in found},
+            {name: data[name][:] for name in found},
             data.column_names,
             len(data),
             {name: names for name, names in class_names.items() if names},

@@ -27,7 +27,7 @@ class HeadEvaluation:
     """
 
     def __init__(self, rows: Any, *, multi_label: bool, evaluated: EvaluatedLogits | None) -> None:
-        self.order = length_batches([len(ids) for ids in rows["input_ids"]], max(len(rows), 1))[0]
+        self.order = length_batches([len(ids) for ids in rows["input_ids"][:]], max(len(rows), 1))[0]
         self.rows = rows.select(self.order)
         self._multi_label = multi_label
         self._evaluated = evaluated

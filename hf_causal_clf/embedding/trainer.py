@@ -59,7 +59,7 @@ def embedding_trainer(
     probes = head_arguments.start(training_arguments) == "probe" and isinstance(encoder, DocumentEncoder)
     _check(label_space, training_arguments, in_chunks=in_chunks, probes=probes)
     encoded = {split: _encode(data, split, encoder, in_chunks) for split in ("train", "validation")}
-    lengths = list(encoded["train"]["whole_length"])
+    lengths = encoded["train"]["whole_length"][:]
     settle_length(training_arguments, len(lengths), len(encoded["validation"]))
     tell_outline(lengths, encoder.document_budget, len(lengths), training_arguments, in_chunks=in_chunks)
     model = _new_model(data, encoder, model_arguments, training_arguments, head_arguments, run_arguments, encoded)
@@ -113,9 +113,7 @@ def _new_model(
     model.length_groups = _groups_lengths(arguments)
     resumed = arguments.resume_from_checkpoint is not None  # a checkpoint has the head
     if isinstance(encoder, DocumentEncoder) and head.start(arguments) == "probe" and not resumed:
-        documents = encoded["train"]["input_ids"]
-        documents = list(documents) if encoder.long_documents == "chunks" else [[ids] for ids in documents]
-        weight = _probe_weight(model, encoder, data, documents, model_arguments, arguments)
+        weight = _probe_weight(model, encoder, data, encoded["train"], model_arguments, arguments)
     if weight is not None:
         model.score.weight.data.copy_(weight)
     config = peft_config(model_arguments, model, model_arguments.lora_layers)
@@ -166,20 +164,20 @@ def _probe_weight(
     model: CausalLMForLastTokenClassification,
     encoder: DocumentEncoder,
     data: ClassificationData,
-    documents: list[list[list[int]]],
+    encoded: Any,
     model_arguments: ModelConfig,
     arguments: EmbeddingTrainingArguments,
 ) -> torch.Tensor:
-    """Weight of a head that starts from frozen features of the training documents; the same in all processes.
-
-    `documents` are the token ids of each of their chunks.
-    """
+    """Weight of a head that starts from frozen features of the training documents; the same in all processes."""
     if not getattr(model, "is_quantized", False):
         model.to(arguments.device)  # where the trainer puts it too; quantised weights are there
     gold = data.gold("train")
-    if len(documents) > DOCUMENTS:
+    if len(encoded) > DOCUMENTS:
         rows = stratified_sample(gold, DOCUMENTS, arguments.seed)
-        documents, gold = [documents[row] for row in rows], gold[rows]
+        encoded, gold = encoded.select(rows), gold[rows]
+    documents = encoded["input_ids"][:]
+    if encoder.long_documents != "chunks":
+        documents = [[ids] for ids in documents]
     pooling, batch_size = model.config.pooling, arguments.per_device_eval_batch_size
 
     def features(share: Sequence[list[list[int]]]) -> np.ndarray:

@@ -187,9 +187,9 @@ def _write_documents(
     label_space, documents = data.label_space, data.splits[split]
     probabilities = calibration.apply(logits, multi_label=label_space.multi_label)
     predicted = calibration.decide(probabilities, multi_label=label_space.multi_label)
-    gold = [label_space.decode(label_space.encode(value)) for value in documents["label"]]
+    gold = [label_space.decode(label_space.encode(value)) for value in documents["label"][:]]
     rows = {
-        "id": list(documents["id"]),
+        "id": documents["id"][:],
         "gold": answer_column(gold, label_space),
         "predicted": answer_column([label_space.decode(decision) for decision in predicted], label_space),
         "probabilities": probability_column(probabilities),
