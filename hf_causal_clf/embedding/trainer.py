@@ -138,11 +138,13 @@ def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder | Pro
     encode_label = data.label_space.encode
     fit: Any = encoder.fit_chunks if in_chunks else encoder.fit
 
-    def row(example: dict[str, Any]) -> dict[str, Any]:
-        ids = encoder.whole_ids(example["text"])
-        return {"input_ids": fit(ids), "labels": encode_label(example["label"]), "whole_length": len(ids)}
+    def encoded(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        whole = [encoder.whole_ids(text) for text in batch["text"]]
+        labels = [encode_label(label) for label in batch["label"]]
+        return {"input_ids": [fit(ids) for ids in whole], "labels": labels, "whole_length": [len(ids) for ids in whole]}
 
-    return rows.map(row, remove_columns=rows.column_names, keep_in_memory=True, desc=f"Tokenizing {split}")
+    columns = rows.column_names
+    return rows.map(encoded, batched=True, remove_columns=columns, keep_in_memory=True, desc=f"Tokenizing {split}")
 
 
 def _verbalizer_weight(encoder: PromptEncoder, model_arguments: ModelConfig) -> torch.Tensor:
