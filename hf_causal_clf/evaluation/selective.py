@@ -1,7 +1,7 @@
 """Selective prediction: when is a classifier sure enough to answer?
 
-Knows arrays only. A confidence is that of a decision: single-label the highest probability; multi-label, for each label,
-its probability where the label is given, and one minus it where not.
+Knows arrays only. A confidence is that of a decision: single-label the highest probability; multi-label, for each
+label, its probability where the label is given, and one minus it where not.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Selection:
         documents: Documents it was looked for on.
         answered: How many of them it answers; 0 without a threshold.
         errors: How many of these are wrong.
-        bound: Upper bound on the error among the answered documents; without a threshold, the lowest that was looked at.
+        bound: Upper bound on the error among the answered documents; without a threshold, the lowest looked at.
     """
 
     threshold: float | None
@@ -162,12 +162,12 @@ def fewest_documents(target_error: float, *, level: float = LEVEL) -> int:
 def fit_threshold(confidence: np.ndarray, wrong: np.ndarray, target_error: float, *, level: float = LEVEL) -> Selection:
     """Find the lowest confidence from which on the error is at most the target error, at 95 % confidence.
 
-    Many thresholds are looked at, by fixed-sequence testing with two starts (Learn then Test: Angelopoulos et al., 2021,
-    arXiv 2110.01052, section 2): from a number of the most confident documents on, more and more are answered as long
-    as the Clopper-Pearson bound on their error is within the target, and the first one that is not ends it. Both starts
-    are numbers of documents that do not depend on any confidence or error: the fewest with which one error is allowed,
-    and the geometric mean of these and all. Each has half of the chance of being wrong. With fewer documents there is
-    one start, and where one error is too much already, it is the fewest without any.
+    Many thresholds are looked at, by fixed-sequence testing with two starts (Learn then Test: Angelopoulos et al.,
+    2021, arXiv 2110.01052): from a number of the most confident documents on, more and more are answered as long as the
+    Clopper-Pearson bound on their error is within the target, and the first one that is not ends it. Both starts are
+    numbers of documents that do not depend on any confidence or error: the fewest with which one error is allowed, and
+    the geometric mean of these and all. Each has half of the chance of being wrong. With fewer documents there is one
+    start; where one error is too much already, it is the fewest documents without any.
 
     Given the next confidence below them, the errors of the most confident k documents are binomial, so the bound holds
     at a start, and further on if the error of answers does not fall where less confident ones join. Documents with the

@@ -122,7 +122,8 @@ def test_a_stricter_target_answers_no_more_and_errors_too_many_answer_nothing():
     confidence, wrong = draw_documents(np.random.default_rng(2), 3000)
     found = [fit_threshold(confidence, wrong, target) for target in (0.02, 0.05, 0.1, 0.2, 0.5)]
     answered = [selection.answered for selection in found]
-    assert answered == sorted(answered) and answered[0] < answered[-1] == 3000
+    assert answered == sorted(answered)
+    assert answered[0] < answered[-1] == 3000
     assert found[-1].threshold == 0.0
     for selection, target in zip(found, (0.02, 0.05, 0.1, 0.2, 0.5), strict=True):
         if selection.threshold is not None:
@@ -138,7 +139,8 @@ def test_documents_with_the_same_confidence_are_answered_together():
     for errors, answered, threshold in ((10, 400, 0.0), (30, 200, 0.85)):
         for dtype in (np.float64, np.float32):
             found = fit_threshold(confidence.astype(dtype), np.arange(400) >= 400 - errors, 0.05)
-            assert found.answered == answered and found.threshold == pytest.approx(threshold)
+            assert found.answered == answered
+            assert found.threshold == pytest.approx(threshold)
     assert fit_threshold(np.full(300, 1.0), np.zeros(300, dtype=bool), 0.02).answered == 300
 
 
@@ -158,8 +160,11 @@ def test_each_label_of_a_multi_label_task_has_a_threshold_of_its_own():
     abstention, found = fit_abstention(gold, probabilities, decisions, 0.15)
     confidence = decision_confidence(probabilities, decisions)
     alone = [fit_threshold(confidence[:, k], decisions[:, k] != gold[:, k], 0.15) for k in range(3)]
-    assert found == alone and abstention.thresholds == tuple(selection.threshold for selection in alone)
-    assert abstention.thresholds[0] == 0.0 and abstention.thresholds[1] > 0.5 and abstention.thresholds[2] is None
+    assert found == alone
+    assert abstention.thresholds == tuple(selection.threshold for selection in alone)
+    assert abstention.thresholds[0] == 0.0
+    assert abstention.thresholds[1] > 0.5
+    assert abstention.thresholds[2] is None
     answered = abstention.answers(probabilities, decisions)
     assert answered.sum(axis=0).tolist() == [selection.answered for selection in found]
 
@@ -170,7 +175,8 @@ def test_what_is_saved_answers_alike_and_wrong_entries_are_named():
     decisions = np.ones(1000, dtype=np.int64)
     abstention, (found,) = fit_abstention((~wrong).astype(np.int64), probabilities, decisions, 0.1)
     again = Abstention.from_dict(json.loads(json.dumps(abstention.to_dict())))
-    assert again == abstention and 0 < found.answered < 1000
+    assert again == abstention
+    assert 0 < found.answered < 1000
     assert again.answers(probabilities, decisions).sum() == found.answered
     missing = np.full((1, 2), np.nan, dtype=np.float32)
     assert not Abstention(0.1, (0.0,)).answers(missing, missing.argmax(1)).any()
