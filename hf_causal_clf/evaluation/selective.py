@@ -258,7 +258,7 @@ def fit_abstention(
     """
     confidence, wrong = decision_confidence(probabilities, decisions), decisions != gold
     columns = [(confidence, wrong)] if gold.ndim == 1 else list(zip(confidence.T, wrong.T, strict=True))
-    found = [fit_threshold(*column, target_error) for column in columns]
+    found = [fit_threshold(sure, errors, target_error) for sure, errors in columns]
     return Abstention(target_error, tuple(selection.threshold for selection in found)), found
 
 

@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..evaluation.calibration import MIN_EXAMPLES
 from ..runs.finished import FinishedRun
 from ..runs.schema import APPROACHES
-from ..runs.summary import nothing_learned
+from ..runs.summary import abstention_in_words, nothing_learned
 from ..task.prompts import PLAIN_FRAME
 from .card_facts import (
     folds,
@@ -135,6 +135,8 @@ def _context(run: FinishedRun, repo_id: str) -> dict[str, Any]:
         "label_table": label_table(run),
         "members": member_table(run),
         "nothing_learned": nothing_learned(run.results.metrics, multi_label=run.label_space.multi_label),
+        "abstention": _abstention(run),
+        "sets": run.description.conformal is not None,
         "trust": trust(run),
         "scarce": scarce_labels(run),
         "has_majority": "majority" in run.results.metrics,
@@ -147,6 +149,15 @@ def _context(run: FinishedRun, repo_id: str) -> dict[str, Any]:
         "chunks": in_chunks(run),
         "prompt": _prompt(run),
     }
+
+
+def _abstention(run: FinishedRun) -> str | None:
+    """What its target error lets it answer; `None` for a run that always answers."""
+    metrics = run.results.metrics
+    if run.description.abstention is None or "abstention" not in metrics:
+        return None
+    kind = "labelled" if folds(run) else "validation"
+    return abstention_in_words(metrics["abstention"], f"{metrics['calibration']['documents']:,} {kind}")
 
 
 def _prompt(run: FinishedRun) -> dict[str, Any] | None:
