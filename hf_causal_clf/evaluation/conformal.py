@@ -88,6 +88,11 @@ class Conformal:
 
     scores: dict[str, list[list[float]]]
 
+    @property
+    def documents(self) -> int:
+        """Number of the documents."""
+        return sum(map(len, self.scores["lac"]))
+
     def sets(
         self,
         probabilities: np.ndarray,

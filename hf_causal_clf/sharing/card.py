@@ -15,6 +15,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.calibration import MIN_EXAMPLES
+from ..evaluation.conformal import LEAST
 from ..runs.finished import FinishedRun
 from ..runs.schema import APPROACHES
 from ..runs.summary import abstention_in_words, nothing_learned
@@ -136,7 +137,7 @@ def _context(run: FinishedRun, repo_id: str) -> dict[str, Any]:
         "members": member_table(run),
         "nothing_learned": nothing_learned(run.results.metrics, multi_label=run.label_space.multi_label),
         "abstention": _abstention(run),
-        "sets": run.description.conformal is not None,
+        "sets": _has_sets(run),
         "trust": trust(run),
         "scarce": scarce_labels(run),
         "has_majority": "majority" in run.results.metrics,
@@ -158,6 +159,11 @@ def _abstention(run: FinishedRun) -> str | None:
         return None
     kind = "labelled" if folds(run) else "validation"
     return abstention_in_words(metrics["abstention"], f"{metrics['calibration']['documents']:,} {kind}")
+
+
+def _has_sets(run: FinishedRun) -> bool:
+    conformal = run.description.conformal
+    return conformal is not None and not run.label_space.multi_label and conformal.documents >= LEAST
 
 
 def _prompt(run: FinishedRun) -> dict[str, Any] | None:
