@@ -134,6 +134,24 @@ def test_a_stricter_target_answers_no_more_and_errors_too_many_answer_nothing():
     assert (none.threshold, none.answered, none.bound) == (None, 0, 1.0)
 
 
+def test_the_first_number_of_documents_that_does_not_hold_ends_the_search():
+    """There is no going on behind it, be the error as small as one likes: that is why the bound holds."""
+    confidence = np.linspace(1.0, 0.5, 1000)
+    wrong = (np.arange(1000) >= 300) & (np.arange(1000) < 332)
+    assert error_bound(32, 1000, level=0.99) < 0.05
+    assert 300 < fit_threshold(confidence, wrong, 0.05).answered < 332
+    wrong = (np.arange(1000) >= 300) & (np.arange(1000) < 308)  # that, the second start leaves behind
+    assert fit_threshold(confidence, wrong, 0.05).answered == 1000
+    assert fit_threshold(confidence[:250], np.arange(250) < 2, 0.02).threshold is None  # one start, one error too many
+
+
+def test_two_starts_share_the_chance_of_being_wrong():
+    for count, level in ((1000, 0.975), (100, 0.95)):  # with few documents, there is one
+        found = fit_threshold(np.linspace(1.0, 0.5, count), np.arange(count) >= 0.98 * count, 0.05)
+        assert 0 < found.answered <= count
+        assert found.bound == pytest.approx(error_bound(found.errors, found.answered, level=level))
+
+
 def test_documents_with_the_same_confidence_are_answered_together():
     confidence = np.repeat([0.9, 0.8], [200, 200])
     for errors, answered, threshold in ((10, 400, 0.0), (30, 200, 0.85)):
