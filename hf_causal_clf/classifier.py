@@ -25,6 +25,7 @@ from .runs.prior import TargetPrior, target_ratio
 from .runs.run import Run
 from .runs.schema import KINDS
 from .runs.summary import fitted_in_words
+from .selection import SelectivePrediction
 from .task.documents import DocumentEncoder
 from .task.labels import LabelSpace
 from .task.prompts import PromptEncoder
@@ -37,7 +38,7 @@ _LISTED = 12  # labels in `repr`
 BACKENDS = ("torch", "onnx")
 
 
-class TextClassifier:
+class TextClassifier(SelectivePrediction):
     """Predicts labels and their probabilities, whichever approach was trained.
 
     `TextClassifier.from_pretrained` loads a run; a folder that one's own `Trainer` saved is one after
@@ -176,28 +177,40 @@ class TextClassifier:
         probabilities = self.calibration.apply(logits, multi_label=self.label_space.multi_label)
         if self._prior_ratio is not None:
             probabilities = shift_prior(probabilities, self._prior_ratio, multi_label=self.label_space.multi_label)
-        bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
-        if len(bad):
-            raise ValueError(
-                f"The model gives no numbers (NaN) for {len(bad)} of {given.count} texts; the first are at "
-                f"{[given.positions[row] for row in bad[:5]]}. Its weights are damaged or its training diverged; or, "
-                "if dtype is float16, that is too narrow: try float32."
-            )
+        given.check_numbers(probabilities)
         return given.spread(probabilities)
 
     @overload
-    def predict(self, texts: str, *, empty: Empty = "error") -> str | list[str] | None: ...  # type: ignore[overload-overlap]
+    def predict(  # type: ignore[overload-overlap]
+        self, texts: str, *, empty: Empty = "error", abstain: bool = False
+    ) -> str | list[str] | dict[str, bool | None] | None: ...
     @overload
-    def predict(self, texts: Iterable[str], *, empty: Empty = "error") -> list[Any]: ...
+    def predict(self, texts: Iterable[str], *, empty: Empty = "error", abstain: bool = False) -> list[Any]: ...
 
-    def predict(self, texts: str | Iterable[str], *, empty: Empty = "error") -> Any:
+    def predict(self, texts: str | Iterable[str], *, empty: Empty = "error", abstain: bool = False) -> Any:
         """Return the label name of each text; in a multi-label space, the list of its label names.
 
-        A single text gives a single answer. An empty text gives `None` where `empty` is `"keep"`. Arguments and errors
-        are those of `predict_proba`.
+        A single text gives a single answer. An empty text gives `None` where `empty` is `"keep"`.
+
+        Args:
+            texts: As for `predict_proba`.
+            empty: As for `predict_proba`.
+            abstain: Whether a run with a fitted target error answers only where it is sure enough. Where not, a
+                single-label run gives `None`. A multi-label run has a target error for each label, and gives a mapping
+                from each label to `True`, `False` or, where it is not sure of that label, `None`.
+
+        Raises:
+            ValueError: As for `predict_proba`; and with `abstain`, if the run has no fitted target error, or its
+                probabilities are not those that it was fitted on (`target_prior`, `calibrated=False`).
         """
-        probabilities = self.predict_proba(texts, empty=empty)
-        return self.decide(probabilities[None])[0] if probabilities.ndim == 1 else self.decide(probabilities)
+        if abstain:
+            self._abstention()  # its mistakes are told before anything is predicted
+        probabilities = np.atleast_2d(self.predict_proba(texts, empty=empty))
+        answers: list[Any] = self.decide(probabilities)
+        if abstain:
+            given = zip(answers, self.sure(probabilities), strict=True)
+            answers = [None if answer is None else self._sure_part(answer, sure) for answer, sure in given]
+        return answers[0] if isinstance(texts, str) else answers
 
     def decide(self, probabilities: np.ndarray) -> list[str | None] | list[list[str] | None]:
         """Turn probabilities `(n, labels)` of `predict_proba` into label names, by the thresholds of the run.

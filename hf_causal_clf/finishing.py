@@ -26,6 +26,8 @@ from .classifier import TextClassifier
 from .data.splits import ClassificationData
 from .embedding.model import CausalLMForLastTokenClassification
 from .evaluation.calibration import Calibration, to_probabilities
+from .evaluation.conformal import Conformal
+from .evaluation.selective import Abstention
 from .runs.disk import naming_full_disk, write_json, write_text
 from .runs.files import (
     ADAPTER_CONFIG_FILE,
@@ -47,6 +49,7 @@ from .runs.measuring import (
 )
 from .runs.results import write_results
 from .runs.run import BaseModel, Prompt, Run, Truncation
+from .runs.selecting import fit_run_abstention, run_conformal
 from .runs.summary import print_metrics
 from .sharing.card import render_card
 from .task.documents import DocumentEncoder
@@ -170,11 +173,15 @@ class Measured:
         logits: Those of the validation and test documents, float32 `(n, labels)` each.
         calibration: Fitted on the validation documents.
         metrics: Content of `metrics.json`.
+        abstention: Where the run does not answer, if a target error was asked for.
+        conformal: Scores for conformal sets, if there are documents that nothing was fitted on.
     """
 
     logits: dict[str, np.ndarray]
     calibration: Calibration
     metrics: Metrics
+    abstention: Abstention | None = None
+    conformal: Conformal | None = None
 
 
 def measure_run(
@@ -185,6 +192,8 @@ def measure_run(
     batch_size: int,
     validation: np.ndarray | None = None,
     generate: str = "none",
+    target_error: float | None = None,
+    chosen: bool = False,
 ) -> Measured:
     """Load a saved run, calibrate it on the validation documents and measure it. All processes have to call it.
 
@@ -200,9 +209,12 @@ def measure_run(
             weights (`EvaluatedLogits`), or out of fold. By default they are the saved run's.
         generate: Test documents that greedy generation answers as well (instruction-based approach): `"all"`, `"none"`
             or a number.
+        target_error: Highest error among the answers of a run that need not always answer; `None` for one that does.
+        chosen: Whether the validation documents told which checkpoint is kept: they make no conformal sets then.
 
     Raises:
-        ValueError: If the saved model gives no numbers: training has diverged.
+        ValueError: If the saved model gives no numbers: training has diverged; or if there are too few validation
+            documents for the target error.
     """
     classifier = TextClassifier.from_pretrained(folder, calibrated=False, batch_size=batch_size)
     logits = {} if validation is None else {"validation": validation}
@@ -228,7 +240,10 @@ def measure_run(
         metrics["test"] |= generation_metrics(answers, data.gold("test")[rows], data.label_space, scored)
     metrics["majority"] = majority_metrics(data)
     metrics["training"] = {**training, "predict_samples_per_second": speed}
-    return Measured(logits, calibration, metrics)
+    abstention = None
+    if target_error is not None:
+        abstention, metrics["abstention"] = fit_run_abstention(data, logits, calibration, target_error)
+    return Measured(logits, calibration, metrics, abstention, None if chosen else run_conformal(data, logits))
 
 
 def finish_run(
@@ -254,7 +269,8 @@ def finish_run(
     if PartialState().is_main_process:
         with naming_full_disk(folder):
             write_results(folder, data, measured.logits, measured.calibration, measured.metrics, log_history)
-            replace(Run.read(folder), calibration=measured.calibration).write(folder)
+            fitted = {name: getattr(measured, name) for name in ("calibration", "abstention", "conformal")}
+            replace(Run.read(folder), **fitted).write(folder)
             write_text(folder / CARD_FILE, str(render_card(folder)))
             finish(folder, settings)
     PartialState().wait_for_everyone()

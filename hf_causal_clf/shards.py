@@ -14,6 +14,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import compute, parquet
 from transformers.utils import logging
@@ -21,7 +22,7 @@ from transformers.utils import logging
 from .classifier import TextClassifier
 from .runs.disk import lock_folder, naming_full_disk, write_json, written_aside
 from .runs.files import read_json
-from .runs.tables import answer_column, named_probability_column
+from .runs.tables import abstained_column, answer_column, named_probability_column
 from .task.labels import LabelSpace
 from .task.texts import Empty, is_empty
 
@@ -212,6 +213,7 @@ def predict_shards(
     processes: int = 1,
     total: int | None = None,
     empty: Empty = "error",
+    abstain: bool = False,
 ) -> list[ShardRows]:
     """Predict this process's shards that are not there yet, and write each as a whole.
 
@@ -227,6 +229,8 @@ def predict_shards(
         processes: Number of processes.
         total: Number of documents, for the progress bar.
         empty: What a document without text is: an `"error"`, or a row with a null answer (`"keep"`).
+        abstain: Whether there is a column `abstained` as well, which says where the run should not answer: true or
+            false, or for a multi-label run a list of labels.
 
     Returns:
         The rows of all shards, of every process.
@@ -254,7 +258,7 @@ def predict_shards(
                 check_shard(path, shards[-1])
                 continue
             classifier = classifier or load()
-            _write(path, classifier, shard, id_type, empty)
+            _write(path, classifier, shard, id_type, empty, abstain)
             bar.update(len(shard))
     return shards
 
@@ -295,13 +299,23 @@ def _check(shard: list[tuple[Any, Any]], first: int, id_type: type, empty: Empty
             )
 
 
-def _write(path: Path, classifier: TextClassifier, shard: list[tuple[Any, Any]], id_type: type, empty: Empty) -> None:
+def _write(
+    path: Path,
+    classifier: TextClassifier,
+    shard: list[tuple[Any, Any]],
+    id_type: type,
+    empty: Empty,
+    abstain: bool,
+) -> None:
     probabilities = classifier.predict_proba([text for _, text in shard], empty=empty)
     columns = {
         "id": pa.array([identifier for identifier, _ in shard], _ID_TYPES[id_type]),
         "predicted": answer_column(classifier.decide(probabilities), classifier.label_space),
         "probabilities": named_probability_column(probabilities, classifier.label_space),
     }
+    if abstain:
+        missing = np.isnan(probabilities).any(axis=1)
+        columns["abstained"] = abstained_column(classifier.sure(probabilities), missing, classifier.label_space)
     with naming_full_disk(path.parent), written_aside(path) as aside:
         parquet.write_table(pa.table(columns), aside, use_dictionary=False)
 

@@ -280,7 +280,8 @@ def fold_temperature(stock: Any, run: Run) -> tuple[Run, torch.Tensor]:
     scale = torch.tensor(1.0 if temperature is None else temperature)
     head = stock.score if hasattr(stock, "score") else stock.classifier
     head.weight.data /= scale.reshape(-1, 1)
-    return replace(run, calibration=replace(run.calibration, temperature=None)), scale
+    conformal = run.conformal if temperature is None else None  # its scores are of the logits as they were
+    return replace(run, calibration=replace(run.calibration, temperature=None), conformal=conformal), scale
 
 
 def write(stock: Any, tokenizer: Any, run: Run, folder: Path) -> None:

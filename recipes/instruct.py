@@ -68,6 +68,7 @@ def main() -> None:
     known = evaluated_logits(trainer) if held_out is None else held_out
     saved = save_run(trainer, tokenizer, replace(run, training=facts))
     options = {"batch_size": training_args.per_device_eval_batch_size, "generate": training_args.generate}
+    options |= {"target_error": run_args.target_error, "chosen": training_args.load_best_model_at_end}
     measured = measure_run(saved, data, training, validation=known, **options)
     finish_run(saved, data, measured, log_history=trainer.state.log_history, settings=settings)
     print_run(Path(training_args.output_dir), measured.metrics, multi_label=data.label_space.multi_label)

@@ -37,6 +37,7 @@ from hf_causal_clf.data.files import FORMATS, open_dataset, stream_file
 from hf_causal_clf.runs.files import read_json
 from hf_causal_clf.runs.prior import read_target_prior, target_ratio
 from hf_causal_clf.runs.run import Run
+from hf_causal_clf.selection import abstention_of
 from hf_causal_clf.shards import (
     NOTE_FILE,
     check_content,
@@ -111,6 +112,13 @@ class PredictArguments:
             "or JSON, or 'uniform'. The probabilities are corrected for it."
         },
     )
+    abstain: bool = field(
+        default=False,
+        metadata={
+            "help": "For a run with a target_error: whether to write where it should not answer, as a column "
+            "'abstained', true or false, or for a multi-label run its labels."
+        },
+    )
 
     def __post_init__(self) -> None:
         report(self._mistakes())
@@ -150,6 +158,8 @@ def main() -> None:
     run = Run.read(arguments.model_name_or_path, revision=arguments.model_revision)
     if arguments.target_prior is not None:
         target_ratio(run, arguments.target_prior)  # its mistakes are told before anything is read
+    if arguments.abstain:
+        abstention_of(run, as_fitted=arguments.calibrated and arguments.target_prior is None)
     total = check_documents(arguments, run.training.get("text_column"))
     with state.main_process_first():
         if state.is_main_process:
@@ -157,6 +167,7 @@ def main() -> None:
             settings["backend"] = (
                 None if arguments.backend == "torch" else arguments.backend
             )  # earlier folders have none
+            settings["abstain"] = arguments.abstain or None
             start_prediction(output, settings, identify(arguments), {name: getattr(arguments, name) for name in NAMES})
             print(progress(output, total, arguments.shard_size) or f"Predictions go to {output}")
     pin(arguments, output)
@@ -177,6 +188,7 @@ def main() -> None:
         processes=state.num_processes,
         total=total,
         empty=arguments.empty,
+        abstain=arguments.abstain,
     )
     state.wait_for_everyone()
     if state.is_main_process:

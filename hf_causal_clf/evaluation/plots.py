@@ -13,6 +13,7 @@ import numpy as np
 
 from .metrics import bin_index, decide, decision_metrics, expected_calibration_error, f1_per_label, label_counts
 from .plot_style import BLUE, GREEN, GREY, RED, new_figure, shorten, styled, write_beside
+from .selective import risk_coverage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -222,6 +223,32 @@ def threshold_curves(
     axis = "rejection threshold on the top probability" if single else "threshold for all labels"
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=axis, ylabel="share of documents" if single else "micro average")
     figure.legend(loc="outside upper center", ncols=2 if single else 3)
+    return figure
+
+
+@styled
+def risk_coverage_figure(confidence: np.ndarray, wrong: np.ndarray, sure: np.ndarray, target_error: float) -> Figure:
+    """Draw the error among the answers against the share of decisions answered, the most confident first.
+
+    Args:
+        confidence: Of each decision, `(n,)`, or of all labels together for a multi-label task, `(n, labels)`.
+        wrong: Whether it is wrong, bool, in the form of `confidence`.
+        sure: Whether it is answered, bool, in the form of `confidence`: their point is marked.
+        target_error: Highest error among the answers, drawn as a line.
+    """
+    curve = risk_coverage(confidence.ravel(), wrong.ravel())
+    figure = new_figure(5.5, 3.8)
+    axes = figure.subplots()
+    axes.step(curve.coverage, curve.risk, where="post", color=BLUE, label=f"error (area {curve.aurc:.3f})")
+    axes.axhline(target_error, color=GREY, linestyle="--", label=f"target error {target_error:g}")
+    if sure.any():
+        share, error = sure.mean(), wrong[sure].mean()
+        label = f"answered: {share:.1%}, {error:.2%} of them wrong"
+        axes.plot([share], [error], "o", color=RED, markersize=8, label=label, clip_on=False, zorder=3)
+    what = "documents" if confidence.ndim == 1 else "decisions (document-label pairs)"
+    axes.set(xlim=(0, 1), xlabel=f"share of {what} answered", ylabel="error among the answers")
+    axes.set_ylim(bottom=0)
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 

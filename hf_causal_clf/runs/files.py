@@ -21,7 +21,7 @@ MEMBERS_FOLDER = "members"  # of a combination: a folder for each run that it is
 CARD_FILE = "README.md"
 MANIFEST_FILE = "manifest.json"  # the files that a run wrote, and what makes it another run than the next
 UNFINISHED_FOLDER = ".unfinished"  # is there while a run goes on, and holds what is saved of it until it is whole
-FIGURES = ("reliability_diagram", "confusion_matrix", "label_f1", "thresholds", "training_curves")
+FIGURES = ("reliability_diagram", "confusion_matrix", "label_f1", "thresholds", "training_curves", "risk_coverage")
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"

@@ -16,6 +16,7 @@ from pyarrow import parquet
 
 from ..data.splits import ClassificationData
 from ..evaluation.calibration import Calibration, to_probabilities
+from ..evaluation.selective import Abstention, decision_confidence
 from ..task.labels import LabelSpace
 from .disk import write_json, written_aside
 from .files import FIGURES_FOLDER, METRICS_FILE, OUT_OF_FOLD_FILE, PREDICTIONS_FILE, read_json
@@ -85,7 +86,7 @@ def write_results(
         log_history: Of the trainer, for the training curves; without it there are none.
     """
     output.mkdir(parents=True, exist_ok=True)
-    _draw(output / FIGURES_FOLDER, data, logits["test"], calibration, log_history)
+    _draw(output / FIGURES_FOLDER, data, logits["test"], calibration, log_history, metrics.get("abstention"))
     _write_documents(output / PREDICTIONS_FILE, data, "test", logits["test"], calibration)
     if data.folds is None:
         (output / OUT_OF_FOLD_FILE).unlink(missing_ok=True)
@@ -159,6 +160,7 @@ def _draw(
     logits: np.ndarray,
     calibration: Calibration,
     log_history: Sequence[dict[str, float]],
+    abstention: dict[str, Any] | None,
 ) -> None:
     from ..evaluation import plots
     from ..evaluation.plot_style import save_figure
@@ -174,6 +176,11 @@ def _draw(
     }
     if not multi_label:
         figures["confusion_matrix"] = plots.confusion_matrix(gold, predicted, names)
+    if abstention is not None:
+        found = Abstention(abstention["target_error"], tuple(each["threshold"] for each in abstention["found"]))
+        confidence, sure = decision_confidence(probabilities, predicted), found.answers(probabilities, predicted)
+        options = confidence, predicted != gold, sure, found.target_error
+        figures["risk_coverage"] = plots.risk_coverage_figure(*options)
     if any({"loss", "eval_loss"} & set(entry) for entry in log_history):
         figures["training_curves"] = plots.training_curves(log_history)
     for name, figure in figures.items():

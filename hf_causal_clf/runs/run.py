@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..cli.sources import check_source
 from ..evaluation.calibration import Calibration
+from ..evaluation.conformal import Conformal
+from ..evaluation.selective import Abstention
 from ..task.labels import LabelSpace
 from ..task.prompts import PromptEncoder, PromptTemplate
 from ..task.tokens import check_truncation
@@ -100,6 +102,8 @@ class Run:
             for a run of its own.
         training: What only the training knew (`training_facts`), for the card; empty for a run that does not have it.
         version: Version of this package that trained it.
+        abstention: Where it does not answer; `None` where no target error was asked for.
+        conformal: Scores of documents that nothing was fitted on, for conformal sets; `None` where there are none.
     """
 
     approach: str
@@ -114,6 +118,8 @@ class Run:
     document_suffix: str | None = None
     members: Mapping[str, float] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
+    abstention: Abstention | None = None
+    conformal: Conformal | None = None
 
     @classmethod
     def read(cls, source: str | PathLike[str], **hub_kwargs: Any) -> Run:
@@ -171,6 +177,7 @@ class Run:
                 )
                 prompt = Prompt(template, Verbalizer.from_dict(data["verbalizer"], label_space))
             base_model = BaseModel(**data["base_model"])
+            abstention, conformal = _selection(data, label_space)
         except (ValueError, TypeError) as error:
             reason = str(error).rstrip(".")
             raise ValueError(f"{source} does not fit together ({reason}). Train or download it again.") from error
@@ -189,11 +196,14 @@ class Run:
             document_suffix=data["document_suffix"],
             members=data["members"],
             training=data["training"],
+            abstention=abstention,
+            conformal=conformal,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of `classification.json`, the same entries for every run."""
+        """Return the content of `classification.json`, the same entries for every run but for the optional ones."""
         base, prompt = self.base_model, self.prompt
+        optional = {"abstention": self.abstention, "conformal": self.conformal}
         return {
             "schema_version": SCHEMA_VERSION,
             "hf_causal_clf_version": self.version,
@@ -215,4 +225,16 @@ class Run:
                 "quantization": None if base.quantization is None else dict(base.quantization),
             },
             "training": dict(self.training),
+            **{name: value.to_dict() for name, value in optional.items() if value is not None},
         }
+
+
+def _selection(data: dict[str, Any], label_space: LabelSpace) -> tuple[Abstention | None, Conformal | None]:
+    """The optional entries, checked."""
+    abstention = None if data.get("abstention") is None else Abstention.from_dict(data["abstention"])
+    conformal = None if data.get("conformal") is None else Conformal.from_dict(data["conformal"])
+    if abstention is not None:
+        abstention.check(len(label_space), multi_label=label_space.multi_label)
+    if conformal is not None:
+        conformal.check(len(label_space))
+    return abstention, conformal

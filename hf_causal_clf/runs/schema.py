@@ -63,6 +63,8 @@ _LENGTH: Kind = ("a whole number above 0", lambda value: type(value) is int and 
 _TEXTS: Kind = ("a list of texts", _are(_is_text))
 _NUMBERS: Kind = ("a list of numbers", _are(_is_number))
 _NUMBER: Kind = ("a number, a list of numbers", lambda value: _is_number(value) or _are(_is_number)(value))
+_LIMITS: Kind = ("a list of numbers or null", _are(lambda value: value is None or _is_number(value)))
+_SCORES: Kind = ("a list of lists of numbers", _are(_are(_is_number)))
 _ANSWERS: Kind = (
     "an object of texts",
     lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
@@ -103,14 +105,20 @@ _ENTRIES: dict[str, Kind] = {
     "truncation.long_documents": _one_of(LONG_DOCUMENTS),
     "temperature": _or_null(_NUMBER),
     "thresholds": _or_null(_NUMBERS),
+    "abstention": _or_null(_OBJECT),
+    "abstention.target_error": _NUMBER,
+    "abstention.thresholds": _LIMITS,
     "base_model": _OBJECT,
     "base_model.name_or_path": _or_null(_TEXT),
     "base_model.revision": _or_null(_TEXT),
     "base_model.dtype": _or_null(_one_of(_DTYPES)),
     "base_model.quantization": _or_null(_OBJECT),
     "training": _OBJECT,
+    "conformal": _or_null(_OBJECT),
+    "conformal.lac": _SCORES,
+    "conformal.aps": _SCORES,
 }
-_MAY_LACK = ("prompt_template.answer_tokens", "truncation.long_documents")
+_MAY_LACK = ("prompt_template.answer_tokens", "truncation.long_documents", "abstention", "conformal")
 _NEW_IN_3: dict[str, Any] = {"document_suffix": None, "members": None}
 
 

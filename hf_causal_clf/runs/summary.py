@@ -14,7 +14,8 @@ _COLUMNS = ("f1_macro", "f1_micro", "accuracy", "nll", "brier", "ece")
 def print_metrics(metrics: Metrics, *, multi_label: bool, write: Callable[[str], Any] = print) -> None:
     """Print a short table of a finished run, the majority baseline's line beside it."""
     fitted, changed = what_was_fitted(metrics["calibration"])
-    held_out = "out of fold" if metrics["calibration"].get("folds") else "validation"
+    folds = metrics["calibration"].get("folds")
+    held_out = "out of fold" if folds else "validation"
     write(f"\n{'':12}" + "".join(f"{name:>10}" for name in _COLUMNS))
     for split, name in (("validation", held_out), ("test", "test")):
         write(_line(name, metrics[split]))
@@ -24,6 +25,9 @@ def print_metrics(metrics: Metrics, *, multi_label: bool, write: Callable[[str],
     note = "before: without what was" if changed else "probabilities are as the model gives them;"
     write(f"({note} fitted {'out of fold' if held_out != 'validation' else 'on validation'}: {fitted})")
     write("(majority: the label frequencies of training, for every test document)")
+    if "abstention" in metrics:
+        documents = metrics["calibration"]["documents"]
+        write(abstention_in_words(metrics["abstention"], f"{documents:,} {'labelled' if folds else 'validation'}"))
     verdict = nothing_learned(metrics, multi_label=multi_label)
     if verdict:
         write(verdict)
@@ -65,6 +69,37 @@ def what_was_fitted(calibration: dict[str, Any]) -> tuple[str, bool]:
         documents = f"{calibration['documents']} {'labelled' if calibration.get('folds') else 'validation'}"
         return f"nothing, as {documents} documents are too few, {MIN_DOCUMENTS} are needed", False
     return found, found != "temperature 1"
+
+
+def abstention_in_words(abstention: dict[str, Any], documents: str) -> str:
+    """Say what a run's target error lets it answer.
+
+    Args:
+        abstention: The part `abstention` of `metrics.json`.
+        documents: What it was fitted on, such as `"500 validation"`.
+    """
+    target, found, test = abstention["target_error"], abstention["found"], abstention["test"]
+    held = [each for each in found if each["threshold"] is not None]
+    if not held:
+        lowest = min(each["bound"] for each in found)
+        return (
+            f"target_error {target:g}: no confidence is sure to hold it on {documents} documents, so with abstain "
+            f"nothing is answered. What is sure is an error of {lowest:.2g}: take a larger target_error, or more "
+            "documents."
+        )
+    coverage = sum(each["coverage"] for each in test) / len(test)
+    wrong = sum(each["coverage"] * each["error"] for each in test if each["error"] is not None) / len(test)
+    error = f", {wrong / coverage:.2%} of them wrong" if coverage else ""
+    if len(found) > 1:
+        return (
+            f"target_error {target:g}: it holds from some confidence on for {len(held)} of {len(found)} labels. Of all "
+            f"decisions on test, {coverage:.1%} are sure{error}."
+        )
+    return (
+        f"target_error {target:g}: answered from a confidence of {held[0]['threshold']:.3f} on, with an error of at "
+        f"most {held[0]['bound']:.2%} at 95 % confidence ({held[0]['errors']:,} of {held[0]['answered']:,} answers "
+        f"wrong on {documents} documents). On test, {coverage:.1%} of the documents are answered{error}."
+    )
 
 
 def fitted_in_words(calibration: Calibration) -> str | None:

@@ -19,6 +19,20 @@ def answer_column(answers: Sequence[Any], label_space: LabelSpace) -> pa.Array:
     return pa.array(answers, pa.list_(pa.string()) if label_space.multi_label else pa.string())
 
 
+def abstained_column(sure: np.ndarray, missing: np.ndarray, label_space: LabelSpace) -> pa.Array:
+    """Where a run should not answer: true or false for each document, or in a multi-label space the labels.
+
+    Args:
+        sure: Whether it is sure enough, bool `(n,)` or `(n, labels)`.
+        missing: Whether a document has no text, bool `(n,)`: null.
+        label_space: The labels.
+    """
+    if not label_space.multi_label:
+        return pa.array(~sure, pa.bool_(), mask=missing)
+    rows = [None if gone else label_space.decode(~row) for row, gone in zip(sure, missing, strict=True)]
+    return pa.array(rows, pa.list_(pa.string()))
+
+
 def probability_column(probabilities: np.ndarray) -> pa.Array:
     """Probabilities `(n, labels)` as a list of float32 for each document, in the order of the labels."""
     return pa.array(list(probabilities.astype(np.float32)), pa.list_(pa.float32()))

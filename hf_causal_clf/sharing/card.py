@@ -15,9 +15,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.calibration import MIN_EXAMPLES
+from ..evaluation.conformal import LEAST
 from ..runs.finished import FinishedRun
 from ..runs.schema import APPROACHES
-from ..runs.summary import nothing_learned
+from ..runs.summary import abstention_in_words, nothing_learned
 from ..task.prompts import PLAIN_FRAME
 from .card_facts import (
     folds,
@@ -135,6 +136,8 @@ def _context(run: FinishedRun, repo_id: str) -> dict[str, Any]:
         "label_table": label_table(run),
         "members": member_table(run),
         "nothing_learned": nothing_learned(run.results.metrics, multi_label=run.label_space.multi_label),
+        "abstention": _abstention(run),
+        "sets": _has_sets(run),
         "trust": trust(run),
         "scarce": scarce_labels(run),
         "has_majority": "majority" in run.results.metrics,
@@ -147,6 +150,20 @@ def _context(run: FinishedRun, repo_id: str) -> dict[str, Any]:
         "chunks": in_chunks(run),
         "prompt": _prompt(run),
     }
+
+
+def _abstention(run: FinishedRun) -> str | None:
+    """What its target error lets it answer; `None` for a run that always answers."""
+    metrics = run.results.metrics
+    if run.description.abstention is None or "abstention" not in metrics:
+        return None
+    kind = "labelled" if folds(run) else "validation"
+    return abstention_in_words(metrics["abstention"], f"{metrics['calibration']['documents']:,} {kind}")
+
+
+def _has_sets(run: FinishedRun) -> bool:
+    conformal = run.description.conformal
+    return conformal is not None and not run.label_space.multi_label and conformal.documents >= LEAST
 
 
 def _prompt(run: FinishedRun) -> dict[str, Any] | None:

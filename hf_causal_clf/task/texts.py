@@ -40,6 +40,20 @@ class Texts:
             results = everything
         return results[0] if self.single else results
 
+    def check_numbers(self, results: np.ndarray) -> None:
+        """Check the results `(texts, …)` of a model.
+
+        Raises:
+            ValueError: If some are no numbers, with the positions of their texts.
+        """
+        bad = np.flatnonzero(~np.isfinite(results).all(axis=1))
+        if len(bad):
+            raise ValueError(
+                f"The model gives no numbers (NaN) for {len(bad)} of {self.count} texts; the first are at "
+                f"{[self.positions[row] for row in bad[:5]]}. Its weights are damaged or its training diverged; or, "
+                "if dtype is float16, that is too narrow: try float32."
+            )
+
 
 def read_texts(given: Any, *, empty: Empty = "error") -> Texts:
     """Read what was given as texts.

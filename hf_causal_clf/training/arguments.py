@@ -19,6 +19,7 @@ from ..cli.sources import missing_folder
 from ..data.arguments import DEFAULT_OUTPUT
 from ..data.folds import check_folds
 from ..evaluation.metrics import METRICS
+from ..evaluation.selective import check_target_error
 from ..task.labels import LabelSpace
 from ..task.prompts import PromptTemplate
 from ..task.tokens import LONG_DOCUMENTS, TRUNCATION_SIDES, check_truncation
@@ -242,7 +243,7 @@ class RunArguments:
     )
     class_weight: str | None = setting(
         None,
-        "'balanced': rare labels weigh more in the loss. Default: all documents weigh the same.",
+        "'balanced': rare labels weigh more in the loss. Default: no.",
         choices=["balanced"],
     )
     early_stopping_patience: int | None = setting(
@@ -255,6 +256,10 @@ class RunArguments:
         "Number of folds, 2 to 20, in place of a validation split: each is predicted by a training on the others, "
         "calibration is fitted on that, and the finished run is trained on all documents, validation documents too. "
         "Takes folds + 1 trainings. 0: off.",
+    )
+    target_error: float | None = setting(
+        None,
+        "Highest share of errors, such as 0.02, among the answers that predict(…, abstain=True) gives. Default: none.",
     )
     overwrite_output_dir: bool = setting(
         False,
@@ -274,6 +279,8 @@ class RunArguments:
         if self.class_weight not in (None, "balanced"):
             raise ValueError(f"class_weight must be 'balanced' or left out, got {self.class_weight!r}.")
         check_folds(self.folds)
+        if self.target_error is not None:
+            check_target_error(self.target_error)
         if self.early_stopping_patience is not None and self.early_stopping_patience < 0:
             raise ValueError(f"early_stopping_patience must be 0 (off) or more, got {self.early_stopping_patience}.")
 
@@ -295,7 +302,7 @@ class PromptArguments:
         None, "Answers that are not the label's name: a mapping from label to text, in YAML or JSON. Default: none."
     )
     answer_delimiter: str = setting(", ", "Multi-label: text between two labels of an answer.")
-    empty_answer: str = setting("none", "Multi-label: answer for a document without any label.")
+    empty_answer: str = setting("none", "Multi-label: answer for a document without labels.")
 
     def __post_init__(self) -> None:
         if not isinstance(self.answer_delimiter, str) or not isinstance(self.empty_answer, str):

@@ -15,6 +15,7 @@ from ..cli.mistakes import Mistakes
 from ..cli.telling import tell
 from ..data.arguments import DEFAULT_OUTPUT, DataArguments
 from ..data.splits import ClassificationData, load_data
+from ..evaluation.selective import check_enough
 from .arguments import AdapterModelArguments, RunArguments
 from .folds import settle_folds
 from .output_folder import Settings, check_output_folder, check_resuming, finish_what_was_cut_off, is_finished
@@ -72,6 +73,9 @@ def start_run(
     check_output_folder(str(training_args.output_dir), model_args.model_name_or_path, data_args)
     with mistakes.noted(), training_args.main_process_first(desc="loading data"):
         data = load_data(data_args, run_args.folds)
+    if not mistakes.errors and run_args.target_error is not None:
+        with mistakes.noted():
+            check_enough(len(data.splits["validation"]), run_args.target_error)
     with mistakes.noted():
         _check_early_stopping(run_args, training_args)
     with mistakes.noted():

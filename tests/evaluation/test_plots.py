@@ -7,6 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from hf_causal_clf.evaluation import comparison_plots, plots
 from hf_causal_clf.evaluation.calibration import to_probabilities
 from hf_causal_clf.evaluation.metrics import decide, decision_metrics, expected_calibration_error, f1_per_label
+from hf_causal_clf.evaluation.selective import decision_confidence, risk_coverage
 
 
 def single_label(documents: int = 300, labels: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -237,6 +238,21 @@ HISTORY = [
     {"eval_loss": 0.6, "eval_f1_macro": 0.7, "eval_f1_micro": 0.75, "epoch": 2.0, "step": 20},
     {"train_loss": 0.9, "train_runtime": 3.0, "epoch": 2.0, "step": 20},
 ]
+
+
+@pytest.mark.parametrize("make", [single_label, multi_label])
+def test_the_risk_coverage_figure_is_the_curve_with_the_chosen_point(make):
+    gold, probabilities = make()
+    decisions = decide(probabilities, multi_label=gold.ndim == 2)
+    confidence, wrong = decision_confidence(probabilities, decisions), decisions != gold
+    sure = confidence >= 0.8
+    figure = plots.risk_coverage_figure(confidence, wrong, sure, 0.1)
+    curve = risk_coverage(confidence.ravel(), wrong.ravel())
+    np.testing.assert_array_equal(line(figure, "error"), np.transpose([curve.coverage, curve.risk]))
+    np.testing.assert_allclose(line(figure, "answered"), [[sure.mean(), wrong[sure].mean()]])
+    assert "target error 0.1" in legends(figure)
+    render(figure)
+    assert "answered" not in legends(plots.risk_coverage_figure(confidence, wrong, np.zeros_like(sure), 0.1))
 
 
 def test_training_curves():

@@ -73,6 +73,8 @@ def test_folded_temperature_gives_calibrated_probabilities(checkpoint, tmp_path,
     path = tmp_path / "run" / "classification.json"
     run = json.loads(path.read_text())
     run["temperature"] = [0.5, 2.0, 3.0] if multi_label else 2.5
+    run["abstention"] = {"target_error": 0.02, "thresholds": [0.5] * (3 if multi_label else 1)}
+    run["conformal"] = {"lac": [[0.5]] * 3, "aps": [[0.5]] * 3}
     path.write_text(json.dumps(run))
     expected = TextClassifier.from_pretrained(tmp_path / "run").predict_proba(TEXTS)
     raw = TextClassifier.from_pretrained(tmp_path / "run", calibrated=False).predict_proba(TEXTS)
@@ -81,6 +83,9 @@ def test_folded_temperature_gives_calibrated_probabilities(checkpoint, tmp_path,
     found = TextClassifier.from_pretrained(tmp_path / "out", calibrated=False).predict_proba(TEXTS)
     np.testing.assert_allclose(found, expected, atol=1e-4)
     np.testing.assert_allclose(TextClassifier.from_pretrained(tmp_path / "out").predict_proba(TEXTS), found, atol=1e-6)
+    saved = json.loads((tmp_path / "out" / "classification.json").read_text())
+    assert saved["abstention"] == run["abstention"]  # of the calibrated probabilities, which are the same
+    assert "conformal" not in saved  # of the uncalibrated ones, which are gone
 
 
 def test_gpt2_and_half_precision(tokenizer, tmp_path, monkeypatch):
