@@ -36,7 +36,8 @@ def test_comparison_parses(path, tmp_path):
         assert training.seed == 7
         assert training.output_dir == str(tmp_path / folder_name(name) / "seed-7")
         prompted = settings["approach"] == "instruction" or settings.get("head_init") == "verbalizer"
-        assert training.max_length == (arguments.prompt_max_length if prompted else arguments.max_length)
+        shared = arguments.prompt_max_length if prompted else arguments.max_length
+        assert training.max_length == settings.get("max_length", shared)
         assert training.learning_rate == settings["learning_rate"]
         assert parsed[0] == data_args
 
