@@ -98,7 +98,7 @@ class TextClassifier(SelectivePrediction):
             attn_implementation: As in transformers; by default the one that is fastest.
             backend: `"torch"`, or `"onnx"` for the `model.onnx` of an exported run of the embedding-based approach
                 (`export.py --onnx true`), in ONNX Runtime on the CPU: float32 probabilities that are the same within
-                1e-3, without the model's weights. On CPUs without bfloat16 it is the faster one.
+                1e-3, without the model's weights. It is for CPUs without bfloat16.
             hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`.
 
         Raises:

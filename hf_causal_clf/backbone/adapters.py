@@ -20,10 +20,10 @@ class BFloat16Linear(nn.Linear):
 def compute_in_bfloat16(model: nn.Module) -> None:
     """Let the LoRA adapters of a model compute in bfloat16 where the layers that they adapt do.
 
-    PEFT casts all that such a layer reads to float32, computes the adapter there, and casts the sum back: with 135 M
-    parameters on a CPU more than a third of a training step. Here the adapter's weights are cast, which are few. They
-    and their gradients stay float32, as in mixed precision (Micikevicius et al., 2018, arXiv 1710.03740). Adapters
-    with more than the two matrices, such as DoRA's, and other data types stay as they are.
+    PEFT casts all that such a layer reads to float32, computes the adapter there, and casts the sum back. Here the
+    adapter's weights are cast, which are few. They and their gradients stay float32, as in mixed precision
+    (Micikevicius et al., 2018, arXiv 1710.03740). Adapters with more than the two matrices, such as DoRA's, and other
+    data types stay as they are.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -31,7 +31,7 @@ def compute_in_bfloat16(model: nn.Module) -> None:
         if not isinstance(layer, LoraLayer) or layer.lora_variant:
             continue
         parts = [*layer.lora_A.values(), *layer.lora_B.values()]
-        if all(type(part) in (nn.Linear, BFloat16Linear) for part in parts):
+        if parts and all(type(part) in (nn.Linear, BFloat16Linear) for part in parts):
             layer.cast_input_dtype_enabled = False
             for part in parts:
                 part.__class__ = BFloat16Linear

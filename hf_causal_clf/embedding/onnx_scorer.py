@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..backbone.batching import pad, padding_id, prediction_batches
-from ..sharing.onnx import onnx_logits, open_onnx
+from ..sharing.onnx import INPUTS, onnx_logits, open_onnx
 from ..task.chunks import mean_over_chunks, rows_of
 from ..task.documents import DocumentEncoder
 from ..task.prompts import PromptEncoder
@@ -28,7 +28,7 @@ class OnnxScorer:
 
     Raises:
         ImportError: If ONNX Runtime is not installed.
-        ValueError: If it refuses the file.
+        ValueError: If it refuses the file, or the file is not of a head with so many labels.
     """
 
     approach = "embedding"
@@ -43,6 +43,13 @@ class OnnxScorer:
         batch_size: int = 16,
     ) -> None:
         self.session = open_onnx(path)
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        shapes = {each.name: each.shape for each in outputs}
+        if {each.name for each in inputs} != set(INPUTS) or shapes.get("logits", [])[1:] != [labels]:
+            raise ValueError(
+                f"{path} is no head with {labels} labels: it makes {shapes} of {[each.name for each in inputs]}. "
+                "Export the run again with --onnx true."
+            )
         self.encoder = encoder
         self.labels = labels
         self.batch_size = batch_size

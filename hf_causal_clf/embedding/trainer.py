@@ -139,9 +139,13 @@ def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder | Pro
     fit: Any = encoder.fit_chunks if in_chunks else encoder.fit
 
     def encoded(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        whole = [encoder.whole_ids(text) for text in batch["text"]]
+        found: list[tuple[Any, int]] = []
+        for text in batch["text"]:  # one by one: whole documents may be long
+            ids = encoder.whole_ids(text)
+            found.append((fit(ids), len(ids)))
+        input_ids, lengths = zip(*found, strict=True)
         labels = [encode_label(label) for label in batch["label"]]
-        return {"input_ids": [fit(ids) for ids in whole], "labels": labels, "whole_length": [len(ids) for ids in whole]}
+        return {"input_ids": list(input_ids), "labels": labels, "whole_length": list(lengths)}
 
     columns = rows.column_names
     return rows.map(encoded, batched=True, remove_columns=columns, keep_in_memory=True, desc=f"Tokenizing {split}")

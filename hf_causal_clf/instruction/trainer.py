@@ -123,6 +123,26 @@ def instruction_trainer(
         training_arguments,
         in_chunks=template.long_documents == "chunks",
     )
+    trainer = _new_trainer(data, tokenizer, collator, model_arguments, training_arguments, weighted=weighted)
+    _evaluate_by_scoring(trainer, collator, data, template, verbalizer, model_arguments)
+    for callback in early_stopping(run_arguments, training_arguments, data):
+        trainer.add_callback(callback)
+    if not training_arguments.dataloader_persistent_workers:  # their copies of the collator would not be told
+        trainer.add_callback(EpochOfDraws(collator))
+    publish_runs(trainer, run_arguments)
+    return trainer
+
+
+def _new_trainer(
+    data: ClassificationData,
+    tokenizer: PreTrainedTokenizerBase,
+    collator: VerbalizerCollator,
+    model_arguments: InstructionModelArguments,
+    training_arguments: InstructionTrainingArguments,
+    *,
+    weighted: bool,
+) -> SFTTrainer:
+    """The trainer with its model and, if there is to be one, a new adapter."""
     set_seed(training_arguments.seed)
     model: Any = load_causal_lm(
         model_arguments.model_name_or_path,
@@ -150,12 +170,6 @@ def instruction_trainer(
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
         compute_in_bfloat16(trainer.model)
-    _evaluate_by_scoring(trainer, collator, data, template, verbalizer, model_arguments)
-    for callback in early_stopping(run_arguments, training_arguments, data):
-        trainer.add_callback(callback)
-    if not training_arguments.dataloader_persistent_workers:  # their copies of the collator would not be told
-        trainer.add_callback(EpochOfDraws(collator))
-    publish_runs(trainer, run_arguments)
     return trainer
 
 

@@ -154,7 +154,7 @@ class Settings:
 
 def documents_content(data: ClassificationData, splits: Sequence[str] = SPLITS) -> str:
     """SHA-256 of labels and documents of some splits, and of the folds of the labelled ones, wherever they are from."""
-    rows = {split: [list(data.splits[split][column]) for column in ("id", "text", "label")] for split in splits}
+    rows = {split: [data.splits[split][column][:] for column in ("id", "text", "label")] for split in splits}
     folds = [] if data.folds is None or list(splits) == ["test"] else [data.folds.tolist()]
     return fingerprint([data.label_space.to_dict(), rows, *folds])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -15,13 +14,12 @@ from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from hf_causal_clf import DocumentEncoder, TextClassifier
-from hf_causal_clf.backbone.batching import length_batches, pad
 from hf_causal_clf.backbone.loading import load_backbone
 from hf_causal_clf.backbone.weights import BaseWeights
 from hf_causal_clf.baselines.fitting import STRENGTHS
 from hf_causal_clf.embedding.features import pooled_features
-from hf_causal_clf.embedding.scorer import HeadScorer
-from hf_causal_clf.sharing.onnx import export_onnx, onnx_logits, require_onnx
+from hf_causal_clf.embedding.onnx_scorer import OnnxScorer
+from hf_causal_clf.sharing.onnx import export_onnx, require_onnx
 
 from .scoring import CUT as SHORTEST
 from .scoring import LONG, head_scorer, texts
@@ -127,44 +125,29 @@ def onnx_runtime(setting: Setting) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         path = export_onnx(scorers[LONG][0].model, Path(folder))
         quantize_dynamic(path, small := path.with_name("int8.onnx"))
-        plain, int8 = (_session(each, setting.threads) for each in (path, small))
         for length, (ours, other_type) in scorers.items():
+            labels, options = ours.model.config.num_labels, {"batch_size": setting.batch_size}
+            plain, int8 = (
+                OnnxScorer(each, tokenizer(setting), ours.encoder, labels, **options) for each in (path, small)
+            )
             expected = ours.logits(documents)
             found[length] = interleave(
                 lambda pair, ours=ours: ours.logits(documents),
-                lambda pair, ours=ours: _in_batches(plain, ours, documents),
+                lambda pair, plain=plain: plain.logits(documents),
                 setting.pairs,
             )
             beside = interleave(
                 lambda pair, other=other_type: other.logits(documents),
-                lambda pair, ours=ours: _in_batches(int8, ours, documents),
+                lambda pair, int8=int8: int8.logits(documents),
                 setting.pairs,
             )
             details[length] = {
                 "ratio": median(found[length].ratios("at least")),
-                "largest_difference": float(np.abs(_in_batches(plain, ours, documents) - expected).max()),
-                "int8_largest_difference": float(np.abs(_in_batches(int8, ours, documents) - expected).max()),
+                "largest_difference": float(np.abs(plain.logits(documents) - expected).max()),
+                "int8_largest_difference": float(np.abs(int8.logits(documents) - expected).max()),
                 "seconds": {"float32": found[length].ours, "onnx_float32": found[length].other},
                 f"seconds_{setting.dtype}": beside.ours,
                 "seconds_onnx_int8": beside.other,
             }
     worst = min(details, key=lambda length: details[length]["ratio"])
     return row("S14", found[worst], documents=len(documents), worst=worst, tokens=details)
-
-
-def _session(path: Path, threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _in_batches(session: Any, scorer: HeadScorer, documents: Sequence[str]) -> np.ndarray:
-    """Logits in ONNX Runtime, of the batches that the scorer runs."""
-    encoded = [scorer.encoder.encode(text) for text in documents]
-    found = np.empty((len(encoded), scorer.model.config.num_labels), dtype=np.float32)
-    for rows in length_batches([len(ids) for ids in encoded], scorer.batch_size):
-        batch = pad([encoded[row] for row in rows], 0)
-        found[rows] = onnx_logits(session, batch["input_ids"], batch["attention_mask"]).numpy()
-    return found

@@ -56,6 +56,13 @@ def test_outputs_and_gradients_are_those_of_peft(checkpoint, options):
     assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {torch.float32}
 
 
+def test_adapters_of_transposed_weights(tokenizer, tmp_path):
+    """GPT-2's layers are no `nn.Linear`; their adapters are."""
+    source = tiny.save_checkpoint(tmp_path, "gpt2", tokenizer)
+    model = adapted(source, torch.bfloat16, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True, lora_dropout=0.0)
+    check_as_exact_as_peft(model, outcome(copy.deepcopy(model).float()))
+
+
 def test_what_a_layer_keeps_for_the_backward_pass_is_bfloat16(checkpoint):
     def kept(model):
         found = []

@@ -77,6 +77,17 @@ def test_the_onnx_backend_gives_the_runs_probabilities(tokenizer, checkpoint, tm
     assert found.predict_proba([]).shape == (0, 3)
 
 
+def test_a_file_of_another_run_is_refused(checkpoint, tmp_path, monkeypatch):
+    for name, approach, labels in (("run", "embedding", ["a", "b"]), ("other", "instruction", LABELS.names)):
+        save_folder(tmp_path / name, checkpoint, approach, LabelSpace(labels))
+        export(monkeypatch, tmp_path / name, tmp_path / f"{name}-out", "--onnx", "true")
+    save_folder(tmp_path / "three", checkpoint, "embedding")
+    for name in ("run", "other"):
+        (tmp_path / "three" / "model.onnx").write_bytes((tmp_path / f"{name}-out" / "model.onnx").read_bytes())
+        with pytest.raises(ValueError, match=r"no head with 3 labels.*Export the run again"):
+            TextClassifier.from_pretrained(tmp_path / "three", backend="onnx")
+
+
 def test_what_the_onnx_backend_does_not_take(checkpoint, tmp_path, monkeypatch):
     save_folder(tmp_path / "run", checkpoint, "embedding")
     load = TextClassifier.from_pretrained
