@@ -28,6 +28,8 @@ def print_metrics(metrics: Metrics, *, multi_label: bool, write: Callable[[str],
     if "abstention" in metrics:
         documents = metrics["calibration"]["documents"]
         write(abstention_in_words(metrics["abstention"], f"{documents:,} {'labelled' if folds else 'validation'}"))
+    if "cascade" in metrics:
+        write(cascade_in_words(metrics["cascade"], metrics["training"]["predict_samples_per_second"]))
     verdict = nothing_learned(metrics, multi_label=multi_label)
     if verdict:
         write(verdict)
@@ -65,10 +67,38 @@ def what_was_fitted(calibration: dict[str, Any]) -> tuple[str, bool]:
         calibration: The part `calibration` of `metrics.json`.
     """
     found = fitted_in_words(Calibration.from_dict(calibration))
+    if calibration.get("by_stages"):
+        return "nothing more: a cascade's rows are calibrated by the stage that answers", False
     if found is None:
         documents = f"{calibration['documents']} {'labelled' if calibration.get('folds') else 'validation'}"
         return f"nothing, as {documents} documents are too few, {MIN_DOCUMENTS} are needed", False
     return found, found != "temperature 1"
+
+
+def cascade_in_words(cascade: dict[str, Any], speed: float) -> str:
+    """Say from which margin on a cascade's first stage answers, and what that keeps and costs.
+
+    Args:
+        cascade: The part `cascade` of `metrics.json`.
+        speed: Test documents a second.
+    """
+    fitted, test, average = cascade["fitted"], cascade["test"], cascade["f1_average"]
+    threshold, honest, loss = fitted["threshold"], fitted["honest_loss"], test["loss"]
+    who = f"the first stage answers from a margin of {threshold:.3f} on"
+    if threshold in (0, 1):
+        who = "the first stage answers all documents" if threshold == 0 else "the second stage answers all documents"
+    limit = cascade.get("max_f1_loss")
+    unsure = ""
+    if limit is not None and honest["high"] > limit:
+        unsure = f"; these documents cannot tell whether it stays within {limit:g}"
+    rates = [f"{rate:,.3g}" for rate in (speed, *test["documents_per_second"])]
+    return (
+        f"cascade: {who}. Expected, by thresholds fitted on other documents: {fitted['honest_deferred']:.1%} go on to "
+        f"the second, and the {average} F1 is {honest['value']:.3f} [{honest['low']:.3f}, {honest['high']:.3f}] below "
+        f"its{unsure}. On test: {test['deferred']:.1%} went on, {average} F1 {test['f1']:.3f} (first alone "
+        f"{test['first_f1']:.3f}, second alone {test['second_f1']:.3f}; loss {loss['value']:.3f} [{loss['low']:.3f}, "
+        f"{loss['high']:.3f}]), {rates[0]} documents a second (first {rates[1]}, second {rates[2]})."
+    )
 
 
 def abstention_in_words(abstention: dict[str, Any], documents: str) -> str:
