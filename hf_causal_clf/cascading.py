@@ -102,18 +102,19 @@ def check_documents(stages: Sequence[Path], data: ClassificationData) -> None:
             f"The stages have other labels than the documents: {list(run.label_space.names)}, {list(names)}."
         )
     if documents < MIN_DOCUMENTS:
+        kind = "labelled" if data.fold_count else "validation"
         raise ValueError(
-            f"{documents} validation documents are too few to fit the threshold of a cascade: {MIN_DOCUMENTS} are "
-            "needed, and some hundreds tell more. Give more of them."
+            f"{documents} {kind} documents are too few to fit the threshold of a cascade: {MIN_DOCUMENTS} are needed, "
+            "and some hundreds tell more. Give more of them."
         )
-    content = documents_content(data)
+    content = documents_content(data) if len(data.splits["train"]) else None
     for stage in stages:
         settings = read_manifest(stage)["settings"]
         if data.folds is not None and not (stage / OUT_OF_FOLD_FILE).is_file():
             raise ValueError(
                 f"{str(stage)!r} was trained without folds: leave folds out, and give validation documents."
             )
-        if settings and settings.get("data") != content:
+        if settings and content and settings.get("data") != content:
             logger.warning(
                 f"{stage} was trained on other documents, or with other folds. If these validation documents were "
                 "among its training documents, its probabilities of them are too sure, and the threshold is wrong."
@@ -155,7 +156,7 @@ def make_cascade(job: Job) -> Metrics:
         version=version("hf_causal_clf"),
         members=dict.fromkeys(STAGES, 1.0),
         cascade_threshold=fitted.threshold,
-        training={**document_facts(job.data), **common_facts(runs)},
+        training=_facts(job.data, runs),
     ).write(folder)
     measured = _measure(job, stages, held_out, decisions, fitted, seconds)
     finish_run(folder, job.data, measured)
@@ -212,7 +213,8 @@ def _measure(
     metrics["calibration"] = {"documents": len(passed_on), **Calibration().to_dict(), "by_stages": True}
     if data.fold_count:
         metrics["calibration"]["folds"] = data.fold_count
-    metrics["majority"] = majority_metrics(data)
+    if len(data.splits["train"]):
+        metrics["majority"] = majority_metrics(data)
     costs = [_cost(source) for source in job.stages]
     metrics["training"] = {
         "trainable_parameters": sum(cost.get("trainable_parameters", 0) for cost in costs),
@@ -240,6 +242,19 @@ def _measure(
 
 def _mixed(passed_on: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.where(passed_on if first.ndim == 1 else passed_on[:, None], second, first)
+
+
+def _facts(data: ClassificationData, runs: Sequence[Run]) -> dict[str, Any]:
+    """What is known of the documents; of those of training, what the second stage knows where they are not given."""
+    facts = {**document_facts(data), **common_facts(runs)}
+    if not len(data.splits["train"]):
+        del facts["overlap"]
+        for name in ("documents", "label_counts"):
+            trained = runs[1].training.get(name, {}).get("train")
+            facts[name] = {**facts[name], "train": trained}
+            if trained is None:
+                del facts[name]
+    return facts
 
 
 def _cost(source: Path) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 r"""Make a cascade of two finished runs: a cheap one answers where it is sure enough, a better one all other documents.
 
     hf-causal-clf cascade --stages runs/compare/tf-idf-logistic-regression runs/quickstart/embed \
-        --train_file train.jsonl --validation_file validation.jsonl --test_file test.jsonl --output_dir cascade
+        --validation_file validation.jsonl --test_file test.jsonl --output_dir cascade
 
-Documents are those that the runs were trained with. From which margin between its two highest probabilities on the
-first run answers is fitted on the validation documents: the second run's F1 less --max_f1_loss at the least cost, or
-the best F1 at --max_deferred. Nothing is fitted on test. The cascade is a finished run with copies of both, which
-TextClassifier, predict.py and push_to_hub take like any other.
+From which margin on the first run answers (between its two highest probabilities; of several labels, the least from a
+threshold) is fitted on validation documents, which neither run was trained on, or with --folds out of fold: the second
+run's F1 less --max_f1_loss at the least cost, or the best F1 at --max_deferred. Nothing is fitted on test. Where the
+runs' splits were cut off one file, give that as --train_file: they are cut in the same way. The cascade is a finished
+run with copies of both, which TextClassifier, predict.py and push_to_hub take like any other.
 """
 
 import os
@@ -27,7 +28,7 @@ from hf_causal_clf.cli.sources import missing_folder
 from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.folds import check_folds
-from hf_causal_clf.data.splits import load_data
+from hf_causal_clf.data.held_out import load_held_out
 from hf_causal_clf.evaluation.cascade import Rule
 from hf_causal_clf.finishing import print_run
 from hf_causal_clf.runs.disk import lock_folder
@@ -92,10 +93,7 @@ def main() -> None:
             f"output_dir {str(output)!r} has a finished run. Choose another output_dir, or replace that run with "
             "--overwrite_output_dir true."
         )
-    labels = Run.read(folders[0]).label_space
-    data_args.label_list = data_args.label_list or list(labels.names)
-    data_args.multi_label = data_args.multi_label or labels.multi_label
-    data = load_data(data_args, arguments.folds)
+    data = load_held_out(data_args, Run.read(folders[0]).label_space, arguments.folds)
     check_documents(folders, data)
     job = Job(
         output, folders, data, arguments.rule, arguments.f1_average, batch_size=arguments.per_device_eval_batch_size

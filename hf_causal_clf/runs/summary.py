@@ -21,10 +21,12 @@ def print_metrics(metrics: Metrics, *, multi_label: bool, write: Callable[[str],
         write(_line(name, metrics[split]))
         if changed:
             write(_line("  before", metrics[split], "uncalibrated_"))
-    write(_line("  majority", metrics["majority"]))
+    if "majority" in metrics:
+        write(_line("  majority", metrics["majority"]))
     note = "before: without what was" if changed else "probabilities are as the model gives them;"
     write(f"({note} fitted {'out of fold' if held_out != 'validation' else 'on validation'}: {fitted})")
-    write("(majority: the label frequencies of training, for every test document)")
+    if "majority" in metrics:
+        write("(majority: the label frequencies of training, for every test document)")
     if "abstention" in metrics:
         documents = metrics["calibration"]["documents"]
         write(abstention_in_words(metrics["abstention"], f"{documents:,} {'labelled' if folds else 'validation'}"))
