@@ -18,7 +18,7 @@ from .cascade import STAGES, Cascade, calibrated_logits, check_spaces, stage_mar
 from .classifier import TextClassifier
 from .data.splits import ClassificationData
 from .evaluation.calibration import MIN_DOCUMENTS, Calibration
-from .evaluation.cascade import Fitted, Rule, deferred_rows, fit_cascade
+from .evaluation.cascade import Fitted, Judged, Rule, deferred_rows, fit_cascade
 from .evaluation.metrics import classification_metrics, decision_metrics
 from .evaluation.significance import align, f1_interval
 from .finishing import Measured, finish_run
@@ -143,9 +143,8 @@ def make_cascade(job: Job) -> Metrics:
             "a second): a cascade of them saves nothing. Give the cheap one first."
         )
     decisions = [_decide(stage, logits) for stage, logits in zip(stages, held_out, strict=True)]
-    found, gold = stage_margins(stages[0], held_out[0]), job.data.gold("validation")
-    first, second = decisions
-    fitted = fit_cascade(gold, found, first, second, seconds, job.rule, average=job.average)
+    documents = Judged(job.data.gold("validation"), stage_margins(stages[0], held_out[0]), *decisions)
+    fitted = fit_cascade(documents, seconds, job.rule, average=job.average)
     runs = [Run.read(place) for place in places]
     Run(
         approach="cascade",

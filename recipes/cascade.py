@@ -4,10 +4,10 @@ r"""Make a cascade of two finished runs: a cheap one answers where it is sure en
         --validation_file validation.jsonl --test_file test.jsonl --output_dir cascade
 
 From which margin on the first run answers (between its two highest probabilities; of several labels, the least from a
-threshold) is fitted on validation documents, which neither run was trained on, or with --folds out of fold: the second
-run's F1 less --max_f1_loss at the least cost, or the best F1 at --max_deferred. Nothing is fitted on test. Where the
-runs' splits were cut off one file, give that as --train_file: they are cut in the same way. The cascade is a finished
-run with copies of both, which TextClassifier, predict.py and push_to_hub take like any other.
+threshold) is fitted on validation documents, which neither run was trained on, or with --folds out of fold: the least
+cost that keeps the second run's F1 less --max_f1_loss, or the best F1 at --max_deferred. Nothing is fitted on test.
+Where the runs' splits were cut off one file, give that as --train_file: they are cut in the same way. The cascade is a
+finished run with copies of both, which TextClassifier, predict.py and push_to_hub take like any other.
 """
 
 import os
@@ -51,8 +51,8 @@ class CascadeArguments:
     output_dir: str = field(metadata={"help": "Folder of the cascade."})
     max_f1_loss: float | None = setting(
         None,
-        "The F1 of the second run less this is kept on the validation documents, at the least cost. "
-        f"Default: {MAX_F1_LOSS}.",
+        "At the least cost at which the validation documents exclude, at 95 %, a larger loss of F1 against the second "
+        f"run. Default: {MAX_F1_LOSS}.",
     )
     max_deferred: float | None = setting(
         None, "In place of max_f1_loss: the second run gets at most this share of the documents, with the best F1."

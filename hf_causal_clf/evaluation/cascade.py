@@ -1,7 +1,11 @@
 """A cascade of two classifiers: the first answers where it is sure enough, the second all other documents.
 
-How sure the first has to be is fitted on documents that neither was trained on, never on test. Two stages are enough:
-longer chains gain nothing (arXiv 2605.06350). Knows arrays of gold labels, decisions and probabilities only.
+How sure the first has to be is fitted on documents that neither was trained on, never on test. The least threshold
+that loses nothing on these would lose on others: of many, it is the luckiest. So a loss has to be excluded, from the
+safe end on (fixed-sequence testing, arXiv 2110.01052). Two stages are enough: longer chains gain nothing (arXiv
+2605.06350).
+
+Knows arrays of gold labels, decisions and probabilities only.
 """
 
 from __future__ import annotations
@@ -11,10 +15,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .significance import Interval, f1_interval
+from .significance import Interval, bootstrap_f1, f1_interval
 
+LEVEL = 0.95  # at which a larger loss is excluded
+_SHARES = (
+    *np.arange(100, 10, -5) / 100,
+    0.1,
+    0.08,
+    0.06,
+    0.04,
+    0.03,
+    0.02,
+    0.01,
+    0.0,
+)  # deferred, tested in this order
+_RESAMPLES = 1000
 _DIGITS = 9  # of a margin
-_SAME = 1e-12  # two F1 or costs no further apart are the same
+_SAME = 1e-12  # two F1 no further apart are the same
 _FOLDS = 5
 
 
@@ -118,8 +135,10 @@ class Rule:
     """What a threshold is chosen by: one of the two.
 
     Attributes:
-        max_f1_loss: The F1 of the second stage less this is kept, at the least cost.
-        max_deferred: At most this share of the documents is deferred, with the best F1.
+        max_f1_loss: The least cost at which a larger loss of F1 against the second stage is excluded: the upper end of
+            its paired bootstrap interval, one-sided at 95 %, is no higher. Shares of deferred documents are tested from
+            all down to none, until the first that fails.
+        max_deferred: The best F1 where at most this share of the documents is deferred.
 
     Raises:
         ValueError: If both or none are given, or one is not possible.
@@ -136,21 +155,38 @@ class Rule:
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be from 0 to 1, got {value}.")
 
-    def choose(self, curve: DeferralCurve, seconds: Sequence[float]) -> int:
-        """Return the point of a curve that is chosen; among equals the one that costs least, then that with more F1.
 
-        Args:
-            curve: Of validation documents; its first point is the second stage alone.
-            seconds: Of each stage per document.
-        """
-        cost, f1 = curve.cost(seconds), curve.f1
-        if self.max_f1_loss is not None:
-            allowed = f1 >= f1[0] - self.max_f1_loss - _SAME
-        else:
-            within = curve.deferred <= (self.max_deferred or 0.0) + _SAME
-            allowed = within & (f1 >= f1[within].max() - _SAME)
-        points = np.flatnonzero(allowed)
-        return int(min(points, key=lambda point: (cost[point], -f1[point])))
+@dataclass(frozen=True)
+class Judged:
+    """What both stages say of documents that neither was trained on.
+
+    Attributes:
+        gold: Label ids `(n,)`, or 0/1 `(n, labels)` for a multi-label task; at least one document.
+        margins: Those of the first stage, float64 `(n,)`.
+        first: Decisions of the first stage, in the form of `gold`.
+        second: Decisions of the second stage.
+    """
+
+    gold: np.ndarray
+    margins: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+
+    def at(self, threshold: float) -> np.ndarray:
+        """Return the decisions of the cascade, in the form of `gold`."""
+        return self.mixed(deferred_rows(self.margins, threshold))
+
+    def mixed(self, passed_on: np.ndarray) -> np.ndarray:
+        """Return the decisions where the second stage answers some documents, bool `(n,)`."""
+        return np.where(passed_on if self.gold.ndim == 1 else passed_on[:, None], self.second, self.first)
+
+    def part(self, rows: np.ndarray) -> Judged:
+        """Return some of the documents."""
+        return Judged(*(each[rows] for each in (self.gold, self.margins, self.first, self.second)))
+
+    def curve(self, average: str) -> DeferralCurve:
+        """Return the F1 at each threshold."""
+        return deferral_curve(self.gold, self.margins, self.first, self.second, average=average)
 
 
 @dataclass(frozen=True)
@@ -163,9 +199,9 @@ class Fitted:
         f1: F1 of the cascade.
         first_f1: F1 of the first stage alone.
         second_f1: F1 of the second stage alone.
-        honest_deferred: Share that is deferred where each fifth of the documents has a threshold that was fitted on the
-            others.
-        honest_loss: F1 of the second stage less that of the cascade, with such thresholds, and its paired 95 %
+        expected_deferred: Share that is deferred where each fifth of the documents has a threshold that was fitted on
+            the others.
+        expected_loss: F1 of the second stage less that of the cascade, with such thresholds, and its paired 95 %
             interval: what is to be expected of other documents.
     """
 
@@ -174,46 +210,56 @@ class Fitted:
     f1: float
     first_f1: float
     second_f1: float
-    honest_deferred: float
-    honest_loss: Interval
+    expected_deferred: float
+    expected_loss: Interval
 
 
-def fit_cascade(
-    gold: np.ndarray,
-    found: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    seconds: Sequence[float],
-    rule: Rule,
-    *,
-    average: str = "macro",
-) -> Fitted:
+def fit_cascade(documents: Judged, seconds: Sequence[float], rule: Rule, *, average: str = "macro") -> Fitted:
     """Fit from which margin on the first stage answers.
 
     Args:
-        gold: As for `deferral_curve`: of documents that neither stage was trained on.
-        found: As for `deferral_curve`.
-        first: As for `deferral_curve`.
-        second: As for `deferral_curve`.
+        documents: What both stages say of documents that neither was trained on.
         seconds: That each stage takes per document.
         rule: What the threshold is chosen by.
-        average: As for `deferral_curve`.
+        average: `"macro"` or `"micro"`, as in `metrics.decision_metrics`.
     """
-    curve = deferral_curve(gold, found, first, second, average=average)
-    point = rule.choose(curve, seconds)
-    folds = np.random.default_rng(0).permutation(len(gold)) % _FOLDS
-    passed_on = np.empty(len(gold), dtype=bool)
+    curve = documents.curve(average)
+    point = _choose(documents, curve, seconds, rule, average)
+    folds = np.random.default_rng(0).permutation(len(documents.gold)) % _FOLDS
+    passed_on = np.empty(len(folds), dtype=bool)
     for held_out in (folds == fold for fold in range(_FOLDS)):
-        others = (each[~held_out] for each in (gold, found, first, second))
-        beside = deferral_curve(*others, average=average)
-        passed_on[held_out] = deferred_rows(found[held_out], beside.threshold[rule.choose(beside, seconds)])
-    honest = np.where(passed_on if gold.ndim == 1 else passed_on[:, None], second, first)
+        others = documents.part(~held_out)
+        beside = others.curve(average)
+        threshold = float(beside.threshold[_choose(others, beside, seconds, rule, average)])
+        passed_on[held_out] = deferred_rows(documents.margins[held_out], threshold)
     return Fitted(
         threshold=float(curve.threshold[point]),
         deferred=float(curve.deferred[point]),
         f1=float(curve.f1[point]),
         first_f1=float(curve.f1[-1]),
         second_f1=float(curve.f1[0]),
-        honest_deferred=float(passed_on.mean()),
-        honest_loss=f1_interval(gold, second, honest, average=average),
+        expected_deferred=float(passed_on.mean()),
+        expected_loss=f1_interval(documents.gold, documents.second, documents.mixed(passed_on), average=average),
     )
+
+
+def _choose(documents: Judged, curve: DeferralCurve, seconds: Sequence[float], rule: Rule, average: str) -> int:
+    """The point of a curve that a rule chooses; among equals the one that costs least, then that with more F1."""
+    if rule.max_f1_loss is not None:
+        points = _kept(documents, curve, rule.max_f1_loss, average)
+    else:
+        within = curve.deferred <= (rule.max_deferred or 0.0) + _SAME
+        points = np.flatnonzero(within & (curve.f1 >= curve.f1[within].max() - _SAME))
+    cost = curve.cost(seconds)
+    return int(min(points, key=lambda point: (cost[point], -curve.f1[point])))
+
+
+def _kept(documents: Judged, curve: DeferralCurve, max_loss: float, average: str) -> np.ndarray:
+    """Points at which a larger loss is excluded, from the second stage alone on until the first that fails."""
+    nearest = np.abs(curve.deferred[:, None] - np.array(_SHARES)).argmin(axis=0)
+    points = np.array(list(dict.fromkeys(nearest.tolist())))
+    decided = [documents.at(float(threshold)) for threshold in curve.threshold[points]]
+    runs = [documents.second, *decided]
+    _, samples = bootstrap_f1(documents.gold, runs, average=average, resamples=_RESAMPLES)
+    failed = np.quantile(samples[0] - samples[1:], LEVEL, axis=1) > max_loss + _SAME
+    return points[: int(failed.argmax()) if failed.any() else len(points)]

@@ -85,21 +85,22 @@ def cascade_in_words(cascade: dict[str, Any], speed: float) -> str:
         speed: Test documents a second.
     """
     fitted, test, average = cascade["fitted"], cascade["test"], cascade["f1_average"]
-    threshold, honest, loss = fitted["threshold"], fitted["honest_loss"], test["loss"]
+    threshold, expected, loss = fitted["threshold"], fitted["expected_loss"], test["loss"]
     who = f"the first stage answers from a margin of {threshold:.3f} on"
     if threshold in (0, 1):
         who = "the first stage answers all documents" if threshold == 0 else "the second stage answers all documents"
     limit = cascade.get("max_f1_loss")
     unsure = ""
-    if limit is not None and honest["high"] > limit:
+    if limit is not None and expected["high"] > limit:
         unsure = f"; these documents cannot tell whether it stays within {limit:g}"
+    go_on = f"{fitted['expected_deferred']:.1%} go on to the second"
     rates = [f"{rate:,.3g}" for rate in (speed, *test["documents_per_second"])]
     return (
-        f"cascade: {who}. Expected, by thresholds fitted on other documents: {fitted['honest_deferred']:.1%} go on to "
-        f"the second, and the {average} F1 is {honest['value']:.3f} [{honest['low']:.3f}, {honest['high']:.3f}] below "
-        f"its{unsure}. On test: {test['deferred']:.1%} went on, {average} F1 {test['f1']:.3f} (first alone "
-        f"{test['first_f1']:.3f}, second alone {test['second_f1']:.3f}; loss {loss['value']:.3f} [{loss['low']:.3f}, "
-        f"{loss['high']:.3f}]), {rates[0]} documents a second (first {rates[1]}, second {rates[2]})."
+        f"cascade: {who}. Expected, by thresholds fitted on other documents: {go_on}, and the {average} F1 is "
+        f"{expected['value']:.3f} [{expected['low']:.3f}, {expected['high']:.3f}] below its{unsure}. On test: "
+        f"{test['deferred']:.1%} went on, {average} F1 {test['f1']:.3f} (first alone {test['first_f1']:.3f}, second "
+        f"alone {test['second_f1']:.3f}; loss {loss['value']:.3f} [{loss['low']:.3f}, {loss['high']:.3f}]), {rates[0]} "
+        f"documents a second (first {rates[1]}, second {rates[2]})."
     )
 
 
