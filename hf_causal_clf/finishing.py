@@ -270,8 +270,8 @@ def finish_run(
     """
     if PartialState().is_main_process:
         with naming_full_disk(folder):
-            results = (measured.logits, measured.calibration, measured.metrics, log_history, measured.decisions)
-            write_results(folder, data, *results)
+            results = (measured.logits, measured.calibration, measured.metrics, log_history)
+            write_results(folder, data, *results, conformal=measured.conformal, decisions=measured.decisions)
             fitted = {name: getattr(measured, name) for name in ("calibration", "abstention", "conformal")}
             replace(Run.read(folder), **fitted).write(folder)
             write_text(folder / CARD_FILE, str(render_card(folder)))

@@ -21,7 +21,10 @@ MEMBERS_FOLDER = "members"  # of a combination or cascade: a folder for each run
 CARD_FILE = "README.md"
 MANIFEST_FILE = "manifest.json"  # the files that a run wrote, and what makes it another run than the next
 UNFINISHED_FOLDER = ".unfinished"  # is there while a run goes on, and holds what is saved of it until it is whole
-FIGURES = ("reliability_diagram", "confusion_matrix", "label_f1", "thresholds", "training_curves", "risk_coverage")
+FIGURES = (
+    *("reliability_diagram", "confusion_matrix", "label_f1", "thresholds", "training_curves", "risk_coverage"),
+    "set_sizes",
+)
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
