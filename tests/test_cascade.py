@@ -21,6 +21,7 @@ from hf_causal_clf.evaluation.cascade import Rule
 from hf_causal_clf.runs.files import read_json
 from hf_causal_clf.runs.results import read_results
 from hf_causal_clf.runs.run import BaseModel, Run, Truncation
+from hf_causal_clf.sharing.hub import stage_run
 
 SIZES = {"train": (24, 0), "validation": (60, 100), "test": (21, 200)}
 CALIBRATIONS = {
@@ -220,6 +221,24 @@ def test_a_combination_may_be_a_stage(made, tmp_path):
     shutil.rmtree(combined)
     found = TextClassifier.from_pretrained(tmp_path / "cascade").predict_proba(data.texts("test"))
     np.testing.assert_array_equal(found, expected)
+
+
+def test_what_is_published_holds_both_stages_and_no_local_path(case, checkpoint, tmp_path):
+    texts, _, folder = case
+    (tmp_path / "aside").mkdir()
+    stage_run(folder / "cascade", tmp_path / "aside", "me/cascade", ("me/base", None))
+    names = {path.relative_to(tmp_path / "aside").as_posix() for path in (tmp_path / "aside").rglob("*")}
+    assert {f"members/{name}/adapter_model.safetensors" for name in ("first", "second")} <= names
+    for path in (path for path in (tmp_path / "aside").rglob("*") if path.is_file()):
+        assert str(checkpoint).encode() not in path.read_bytes(), path
+        assert str(folder).encode() not in path.read_bytes(), path
+    for name in ("first", "second"):
+        shutil.copy(
+            folder / "cascade" / "members" / name / "adapter_config.json", tmp_path / "aside" / "members" / name
+        )
+    expected = TextClassifier.from_pretrained(folder / "cascade").score(texts)
+    for one, other in zip(TextClassifier.from_pretrained(tmp_path / "aside").score(texts), expected):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_its_threshold_and_its_members_are_part_of_what_it_is(made, tmp_path):

@@ -110,6 +110,8 @@ def f1_against_speed(
     corners = sorted((speed, values[place]) for place, speed in shown.items() if front[place])
     handles += axes.plot(*zip(*corners, strict=True), color=GREY, linestyle="--", linewidth=1, zorder=1)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axes.xaxis.set_minor_formatter(lambda *_: "")
     axes.set(xlabel="documents a second (log scale)", ylabel=f"{metric} with 95 % confidence interval")
     labels = [*shorten([names[place] for place in shown], 36), "no other run is as good and as fast"]
     figure.legend(handles, labels, loc="outside upper center", ncols=2)

@@ -31,6 +31,7 @@ def test_f1_against_speed_with_its_front():
         [[2, 0.85]],
     ]
     assert axes.lines[-1].get_xydata().tolist() == [[5, 0.9], [50, 0.8]]
+    assert not any("$" in label for label in names([*axes.get_xticklabels(), *axes.get_xticklabels(minor=True)]))
     assert legends(figure).split("\n") == [*"abcd", "no other run is as good and as fast"]
     assert axes.get_xscale() == "log"
     render(figure)

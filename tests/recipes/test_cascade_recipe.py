@@ -1,5 +1,6 @@
 """`cascade.py` as a user runs it, and `predict.py` with what it leaves."""
 
+import runpy
 import shutil
 import sys
 from dataclasses import replace
@@ -8,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from conftest import make_rows, run_as_main, write_jsonl
 from test_classifier import save_folder
 
 from hf_causal_clf import LabelSpace, TextClassifier
 from hf_causal_clf.comparison import registry
 from hf_causal_clf.comparison.arguments import ComparisonArguments
+from hf_causal_clf.comparison.ranking import compare_runs
+from hf_causal_clf.comparison.report import render_report
 from hf_causal_clf.comparison.running import write_baseline
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
@@ -113,6 +117,35 @@ def test_the_threshold_is_fitted_out_of_fold(runs, tmp_path, monkeypatch):
     expected = deferred_rows(margins(held_out.probabilities, multi_label=False), saved.cascade_threshold).mean()
     assert found["deferred"] == pytest.approx(expected)
     assert found["first_f1"] == pytest.approx(found["second_f1"])
+
+
+def test_the_configuration_names_what_there_is(tmp_path, monkeypatch):
+    path = ROOT / "recipes" / "configs" / "cascade" / "bbc.yaml"
+    assert path.read_text().splitlines()[0] == "# python recipes/cascade.py --config recipes/configs/cascade/bbc.yaml"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["cascade.py", "--config", str(path)])
+    with pytest.raises(ValueError, match="There is no folder 'runs/compare/bbc_news/tf-idf-logistic-regression'"):
+        run_as_main(ROOT / "recipes" / "cascade.py")
+    for stage in yaml.safe_load(path.read_text())["stages"]:
+        (tmp_path / stage).mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"has no classification\.json"):
+        run_as_main(ROOT / "recipes" / "cascade.py")
+
+
+def test_a_comparison_takes_it_like_any_run(runs, tmp_path, monkeypatch):
+    start(monkeypatch, runs, tmp_path / "cascade", "--max_deferred", 0.5, splits=SIZES)
+    data = load_data(DataArguments(**{f"{split}_file": str(runs / f"{split}.jsonl") for split in SIZES}))
+    compare = runpy.run_path(str(ROOT / "recipes" / "compare.py"))
+    entries = [
+        compare["reuse"](name, folder, data)
+        for name, folder in (("cascade", tmp_path / "cascade"), ("tfidf", runs / "tfidf"))
+    ]
+    assert [entry.approach for entry in entries] == ["cascade", "tfidf"]
+    report = compare_runs(entries)
+    page = render_report({**report, "combination": None}, title="Comparison", data="")
+    assert "| cascade | cascade |" in page
+    assert "calibrated by the stage that answers" in page
+    assert "Pareto front" in page
 
 
 def test_a_finished_run_is_replaced_only_if_that_is_asked_for(runs, tmp_path, monkeypatch):
