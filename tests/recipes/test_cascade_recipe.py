@@ -6,14 +6,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import hub_client
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from conftest import make_rows, run_as_main, write_jsonl
+from hub_server import HubServer
 from test_classifier import save_folder
 
 from hf_causal_clf import LabelSpace, TextClassifier
+from hf_causal_clf.cascading import find_stages
 from hf_causal_clf.comparison import registry
 from hf_causal_clf.comparison.arguments import ComparisonArguments
 from hf_causal_clf.comparison.ranking import compare_runs
@@ -25,6 +28,7 @@ from hf_causal_clf.evaluation.cascade import deferred_rows, margins
 from hf_causal_clf.runs.files import read_json
 from hf_causal_clf.runs.results import read_out_of_fold, read_results
 from hf_causal_clf.runs.run import Run
+from hf_causal_clf.sharing.hub import push_run
 from hf_causal_clf.training.arguments import PromptArguments
 
 ROOT = Path(__file__).parents[2]
@@ -146,6 +150,16 @@ def test_a_comparison_takes_it_like_any_run(runs, tmp_path, monkeypatch):
     assert "| cascade | cascade |" in page
     assert "calibrated by the stage that answers" in page
     assert "Pareto front" in page
+
+
+def test_a_stage_may_be_on_the_hub(runs, tmp_path):
+    texts = ["the football match", "shares fell"]
+    with HubServer() as server, hub_client.using(server, tmp_path / "home", server.token):
+        push_run(runs / "tfidf", "alice/cheap")
+        first, second = find_stages(["alice/cheap", str(runs / "embed")])
+    assert second == runs / "embed"
+    expected = TextClassifier.from_pretrained(runs / "tfidf").predict_proba(texts)
+    np.testing.assert_array_equal(TextClassifier.from_pretrained(first).predict_proba(texts), expected)
 
 
 def test_a_finished_run_is_replaced_only_if_that_is_asked_for(runs, tmp_path, monkeypatch):
