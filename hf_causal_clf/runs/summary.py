@@ -24,7 +24,10 @@ def print_metrics(metrics: Metrics, *, multi_label: bool, write: Callable[[str],
     if "majority" in metrics:
         write(_line("  majority", metrics["majority"]))
     note = "before: without what was" if changed else "probabilities are as the model gives them;"
-    write(f"({note} fitted {'out of fold' if held_out != 'validation' else 'on validation'}: {fitted})")
+    if metrics["calibration"].get("by_stages"):
+        write(f"({fitted})")
+    else:
+        write(f"({note} fitted {'out of fold' if held_out != 'validation' else 'on validation'}: {fitted})")
     if "majority" in metrics:
         write("(majority: the label frequencies of training, for every test document)")
     if "abstention" in metrics:
@@ -70,7 +73,7 @@ def what_was_fitted(calibration: dict[str, Any]) -> tuple[str, bool]:
     """
     found = fitted_in_words(Calibration.from_dict(calibration))
     if calibration.get("by_stages"):
-        return "nothing more: a cascade's rows are calibrated by the stage that answers", False
+        return "each document is calibrated by the stage that answers it", False
     if found is None:
         documents = f"{calibration['documents']} {'labelled' if calibration.get('folds') else 'validation'}"
         return f"nothing, as {documents} documents are too few, {MIN_DOCUMENTS} are needed", False
@@ -96,10 +99,10 @@ def cascade_in_words(cascade: dict[str, Any], speed: float) -> str:
     go_on = f"{fitted['expected_deferred']:.1%} go on to the second"
     rates = [f"{rate:,.3g}" for rate in (speed, *test["documents_per_second"])]
     return (
-        f"cascade: {who}. Expected, by thresholds fitted on other documents: {go_on}, and the {average} F1 is "
-        f"{expected['value']:.3f} [{expected['low']:.3f}, {expected['high']:.3f}] below its{unsure}. On test: "
+        f"cascade: {who}. Expected, by thresholds fitted on other documents: {go_on}, and the loss of {average} F1 "
+        f"against it is {expected['value']:+.3f} [{expected['low']:+.3f}, {expected['high']:+.3f}]{unsure}. On test: "
         f"{test['deferred']:.1%} went on, {average} F1 {test['f1']:.3f} (first alone {test['first_f1']:.3f}, second "
-        f"alone {test['second_f1']:.3f}; loss {loss['value']:.3f} [{loss['low']:.3f}, {loss['high']:.3f}]), {rates[0]} "
+        f"alone {test['second_f1']:.3f}; loss {loss['value']:+.3f} [{loss['low']:+.3f}, {loss['high']:+.3f}]), {rates[0]} "
         f"documents a second (first {rates[1]}, second {rates[2]})."
     )
 
