@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-
-from transformers import TrainingArguments
+from typing import TYPE_CHECKING
 
 from ..cli.telling import tell
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 LEAST_STEPS = 150  # a floor for the fewest documents, and for large batches
 DOCUMENTS_PER_ROOT = 100  # documents that are read in training, for the square root of 1 document
