@@ -61,7 +61,7 @@ def main() -> None:
         settle_encoder(model_args, head_args, run_args, training_args)
     settle_learning_rate(training_args, encoder=encoder)
 
-    others = (head_args, distill_args.content(teacher.identity))
+    others = (head_args, distill_args.content(teacher.identity, data_args))
     options = {"mistakes": Mistakes(), "prepare": prepare_encoder if encoder else prepare}
     start = start_run("distill", data_args, model_args, run_args, training_args, *others, **options)
     if start is None:  # it is finished already

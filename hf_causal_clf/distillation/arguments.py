@@ -105,15 +105,20 @@ class DistillationArguments:
         """Whether there are documents without labels."""
         return any(getattr(self, name) for name in _UNLABELLED)
 
-    def content(self, teacher: dict[str, str]) -> Content:
+    def content(self, teacher: dict[str, str], data: DataArguments) -> Content:
         """Return what makes a student of one distillation another than that of the next.
 
         Args:
             teacher: Hash of each of the teacher's files, or its commit.
+            data: Where the labelled documents are, and the rest of them.
         """
         given: list[Any] = []
-        if self.unlabelled_file:
-            given.append(sorted(identify_file(self.unlabelled_file).values()))
+        sources = [self.unlabelled_file, *([data.train_file] if self.unlabelled_rest else [])]
+        for path in filter(None, sources):
+            found = identify_dataset(path) if os.path.isdir(path) else identify_file(path)
+            given.append(sorted(found.values()))
+        if self.unlabelled_rest and data.dataset_name:
+            given.append(identify_dataset(data.dataset_name, data.dataset_config))
         if self.unlabelled_dataset_name:
             name, config = self.unlabelled_dataset_name, self.unlabelled_dataset_config
             given.append([identify_dataset(name, config), self.unlabelled_dataset_split])
@@ -177,7 +182,7 @@ def settle_encoder(
     Raises:
         ValueError: For options that only a decoder has.
     """
-    own = {"model_name_or_path", "model_revision", "attn_implementation", "dtype"}
+    own = {"model_name_or_path", "model_revision", "use_peft", *(["dtype"] if model.dtype == "float32" else [])}
     parts = [(model, _changed(model) - own), (head, _changed(head)), (run, _changed(run) & set(_OF_A_RUN))]
     given = sorted(name for _, names in parts for name in names)
     if training.head_learning_rate is not None or training.length_groups is not None:

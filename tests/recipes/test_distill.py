@@ -16,6 +16,7 @@ from hf_causal_clf.baselines.encoder_training import fine_tuned_encoder
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.distillation import teacher as teaching
+from hf_causal_clf.distillation.loss import SoftLabelLoss
 from hf_causal_clf.evaluation.calibration import to_probabilities
 from hf_causal_clf.runs.results import read_results
 
@@ -168,6 +169,30 @@ def test_a_kill_in_scoring_loses_one_shard_and_a_finished_run_is_finished(distil
     assert {"classification.json", "predictions.parquet", "model.safetensors"} < {
         each.name for each in student.iterdir()
     }
+
+
+def test_a_training_that_was_cut_off_goes_on_to_the_same_student(distil, tmp_path, monkeypatch):
+    """It is killed in its second epoch."""
+    more, calls = {"unlabelled_file": unlabelled(tmp_path, make_rows(6, 900))}, []
+    whole = distil("whole", **more)
+    with monkeypatch.context() as patch:
+        compute = SoftLabelLoss.__call__
+
+        def killed(self, *given, **options):
+            calls.append(1)
+            if len(calls) == 7:  # after four steps, an evaluation and one step
+                raise RuntimeError("killed")
+            return compute(self, *given, **options)
+
+        patch.setattr(SoftLabelLoss, "__call__", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            distil(**more)
+    with pytest.raises(ValueError, match="--resume_from_checkpoint true"):
+        distil(**more)
+    student = distil(**more, resume_from_checkpoint=True)
+    texts = [row["text"] for row in make_rows(17, 200)]
+    found, expected = (TextClassifier.from_pretrained(each).predict_proba(texts) for each in (student, whole))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_documents_are_selected_that_teach_and_scores_serve_the_next_student(distil, files, tmp_path, monkeypatch):
