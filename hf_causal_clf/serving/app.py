@@ -176,6 +176,10 @@ async def _while_connected(request: Request, answer: Coroutine[Any, Any, np.ndar
 
 def _failure(error: Exception) -> tuple[int, dict[str, Any]]:
     """Return status and answer of a request that failed. Only an error that says nothing of a text is logged."""
+    from starlette.requests import ClientDisconnect
+
+    if isinstance(error, ClientDisconnect):
+        return _GONE, {}
     if isinstance(error, Refused):
         position = {} if error.position is None else {"position": error.position}
         return error.status, {"error": str(error), **position}

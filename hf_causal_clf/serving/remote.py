@@ -215,8 +215,9 @@ class RemoteClassifier:
             return ServerLost(f"{self.url} answers with HTTP status {response.status_code}.")
         if response.status_code >= 500:
             return ServerLost(f"{self.url}: {reason}")
-        which = f"{rows.start} to {rows.stop - 1}" if position is None else f"{rows[position]}"
-        return TextsRefused(f"{self.url} refuses text {which} of those given, counted from 0: {reason}")
+        first, last = (rows[0], rows[-1]) if position is None else (rows[position], rows[position])
+        which = f"text {first}" if first == last else f"texts {first} to {last}"
+        return TextsRefused(f"{self.url} refuses {which} of those given, counted from 0: {reason}")
 
     def _client(self) -> httpx.AsyncClient:
         import httpx
@@ -238,9 +239,7 @@ def _body(quoted: Sequence[bytes]) -> bytes:
 
 def _finish(work: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine to its end, also where an event loop runs already, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if asyncio._get_running_loop() is None:
         return asyncio.run(work)
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, work).result()

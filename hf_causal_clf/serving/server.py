@@ -45,10 +45,10 @@ def serve(app: Any, bound: socket.socket) -> None:
     import uvicorn
 
     config = uvicorn.Config(app, access_log=False, log_config=None, log_level="warning", server_header=False, ws="none")
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, _nothing_more)  # uvicorn raises the signal again when it has stopped
-    uvicorn.Server(config).run(sockets=[bound])
-
-
-def _nothing_more(number: int, frame: Any) -> None:
-    pass
+    # uvicorn raises the signal again when it has stopped, which would end this process as if it had been killed
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        uvicorn.Server(config).run(sockets=[bound])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
