@@ -5,8 +5,8 @@ r"""Answer over HTTP what a finished run says of texts: one process, batches of 
 
 POST /predict gives a label and calibrated probabilities for each text, GET /health says whether the server answers,
 GET /metrics is for Prometheus, GET /openapi.json describes it all. A full queue is answered by 429 with Retry-After.
-SIGTERM and Ctrl-C stop it after it has answered what it has accepted. hf_causal_clf.serving.RemoteClassifier asks it
-from Python. It has no passwords and no TLS: a --host that others reach belongs behind a proxy that has.
+SIGTERM and Ctrl-C stop it after it has answered what it has accepted. In Python, RemoteClassifier of
+hf_causal_clf.serving asks it. It has no passwords and no TLS: where others reach its --host, put it behind a proxy.
 """
 
 import os
