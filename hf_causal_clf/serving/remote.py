@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -59,6 +60,7 @@ class RemoteClassifier:
     Raises:
         ImportError: If httpx is not installed.
         OSError: If the server does not answer within `retry_for`, or is another one.
+        ValueError: If `url` is none, or a number is not above 0.
     """
 
     def __init__(
@@ -85,7 +87,6 @@ class RemoteClassifier:
         self._labels: list[str] = said["labels"]
         self._abstains: bool = said["abstains"]
         self._most_bytes: int = said["max_request_bytes"]
-        self.multi_label: bool = said["multi_label"]
         self.batch_size = min(batch_size, said["max_texts"])
 
     def __repr__(self) -> str:
@@ -136,10 +137,9 @@ class RemoteClassifier:
             response = await self._tried(client, "GET", "/run")
         try:
             said = response.json()
-            assert {"labels", "multi_label", "abstains", "max_request_bytes", "max_texts"} <= set(said)
-        except (ValueError, TypeError, AssertionError) as error:
+            return {name: said[name] for name in ("labels", "abstains", "max_request_bytes", "max_texts")}
+        except (ValueError, TypeError, KeyError) as error:
             raise OSError(f"{self.url} is no server of hf-causal-clf serve. Check the address.") from error
-        return said
 
     async def _answers(self, texts: Sequence[str]) -> list[Answer]:
         """Return the server's answer to each text."""
@@ -239,7 +239,12 @@ def _body(quoted: Sequence[bytes]) -> bytes:
 
 def _finish(work: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine to its end, also where an event loop runs already, as in a notebook."""
-    if asyncio._get_running_loop() is None:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result()
+    with ThreadPoolExecutor(1) if _in_a_loop() else nullcontext() as thread:
+        return asyncio.run(work) if thread is None else thread.submit(asyncio.run, work).result()
+
+
+def _in_a_loop() -> bool:
+    try:
+        return asyncio.get_running_loop() is not None
+    except RuntimeError:
+        return False

@@ -20,15 +20,16 @@ import pytest
 pytest.importorskip("prometheus_client", reason="the server needs the extra: pip install 'hf_causal_clf[serve]'")
 
 from conftest import run_as_main
-from lengths import during, length_classifier, numbered, recovered, until
+from lengths import Lengths, during, length_classifier, numbered, recovered, until
 from test_classifier import save_folder
 from transformers.utils.logging import enable_progress_bar
 
 from hf_causal_clf import LabelSpace, TextClassifier
+from hf_causal_clf.combination import CombinationScorer, Member
 from hf_causal_clf.evaluation.calibration import Calibration
 from hf_causal_clf.evaluation.selective import Abstention
 from hf_causal_clf.runs.run import Run
-from hf_causal_clf.serving.requests import Limits
+from hf_causal_clf.serving.requests import Limits, control_tokens
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["a", "b", "c"]
@@ -135,6 +136,14 @@ def test_bad_input_gets_a_sentence(kind, classifier, caplog, capfd):
     assert "secret" not in caplog.text + "".join(capfd.readouterr())
     if status == 422 and "counted from 0" in said:
         assert response.json()["position"] == int(said.split()[1].rstrip(","))
+
+
+def test_control_tokens_are_those_of_all_members(classifier):
+    members = [Member(each, Calibration(), 0.5) for each in (Lengths(0), classifier.scorer)]
+    pattern = control_tokens(CombinationScorer(members, multi_label=False, batch_size=4))
+    assert pattern.search("a cat <|im_start|>")
+    assert not pattern.search("<h1> a < b | c [INST] \n\n")
+    assert control_tokens(Lengths(0)) is None
 
 
 def test_other_content_types_and_routes_get_a_sentence(classifier):
