@@ -63,7 +63,11 @@ def during(classifier, work, *, limits=LIMITS):
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=transport, base_url="http://server", timeout=60) as client,
         ):
-            return await work(client)
+            try:
+                async with asyncio.timeout(60):
+                    return await work(client)
+            finally:
+                getattr(classifier.scorer, "gate", threading.Event()).set()  # what is broken shall not wait for ever
 
     return asyncio.run(main())
 
