@@ -102,8 +102,8 @@ def cascade_in_words(cascade: dict[str, Any], speed: float) -> str:
         f"cascade: {who}. Expected, by thresholds fitted on other documents: {go_on}, and the loss of {average} F1 "
         f"against it is {expected['value']:+.3f} [{expected['low']:+.3f}, {expected['high']:+.3f}]{unsure}. On test: "
         f"{test['deferred']:.1%} went on, {average} F1 {test['f1']:.3f} (first alone {test['first_f1']:.3f}, second "
-        f"alone {test['second_f1']:.3f}; loss {loss['value']:+.3f} [{loss['low']:+.3f}, {loss['high']:+.3f}]), {rates[0]} "
-        f"documents a second (first {rates[1]}, second {rates[2]})."
+        f"alone {test['second_f1']:.3f}; loss {loss['value']:+.3f} [{loss['low']:+.3f}, {loss['high']:+.3f}]), "
+        f"{rates[0]} documents a second (first {rates[1]}, second {rates[2]})."
     )
 
 
