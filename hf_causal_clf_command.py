@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-RECIPES = ("embed", "instruct", "compare", "cascade", "predict", "export", "benchmark")
+RECIPES = ("embed", "instruct", "compare", "distill", "cascade", "predict", "export", "benchmark")
 ALONE = ("compare", "cascade", "export", "benchmark")  # one process, or launching runs themselves: without accelerate
 OF_THE_RECIPE = ("--debug", "--gradient_accumulation_steps")  # options that accelerate launch has too
 NOT_OFFERED = ("--help", "--module", "--no_python")  # of accelerate launch: for other programs than a Python file

@@ -97,9 +97,9 @@ class TextClassifier(SelectivePrediction):
             quantization_config: Quantisation of the base model's weights; `"auto"` takes that of training, `None` none.
             device_map: As in transformers; by default the model goes to the GPU, where there is one.
             attn_implementation: As in transformers; by default the one that is fastest.
-            backend: `"torch"`, or `"onnx"` for the `model.onnx` of an exported run of the embedding-based approach
-                (`export.py --onnx true`), in ONNX Runtime on the CPU: float32 probabilities that are the same within
-                1e-3, without the model's weights. It is for CPUs without bfloat16.
+            backend: `"torch"`, or `"onnx"` for the `model.onnx` of an exported run of the embedding-based approach or
+                of an encoder (`export.py --onnx true`), in ONNX Runtime on the CPU: float32 probabilities that are the
+                same within 1e-3, without the model's weights. It is for CPUs without bfloat16.
             hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`.
 
         Raises:
@@ -338,8 +338,9 @@ def _load_onnx(source: str, run: Run, hub_kwargs: dict[str, Any], batch_size: in
     fixed = {"dtype": (_AUTO, "float32", torch.float32), "quantization_config": (_AUTO, None)}
     if changed := [name for name, value in options.items() if value not in fixed.get(name, (None,))]:
         raise ValueError(f"backend 'onnx' runs a file in float32 on the CPU: leave {' and '.join(changed)} out.")
-    if run.approach != "embedding":
-        raise ValueError(f"backend 'onnx' is for the embedding-based approach; {source!r} is a {KINDS[run.approach]}.")
+    if run.approach not in ("embedding", "encoder"):
+        known = "the embedding-based approach and encoders"
+        raise ValueError(f"backend 'onnx' is for {known}; {source!r} is a {KINDS[run.approach]}.")
     path = find_file(source, ONNX_FILE, **hub_kwargs)
     if path is None:
         raise FileNotFoundError(
@@ -348,7 +349,15 @@ def _load_onnx(source: str, run: Run, hub_kwargs: dict[str, Any], batch_size: in
         )
     find_file(source, f"{ONNX_FILE}.data", **hub_kwargs)  # large weights, which ONNX Runtime looks for beside it
     tokenizer = load_tokenizer(source, **hub_kwargs)
-    return OnnxScorer(path, tokenizer, _encoder_of_head(run, tokenizer), len(run.label_space), batch_size=batch_size)
+    labels, options = len(run.label_space), {"approach": run.approach, "batch_size": batch_size}
+    if run.approach == "embedding":
+        return OnnxScorer(path, tokenizer, _encoder_of_head(run, tokenizer).chunks, labels, **options)
+    from .baselines.encoder import token_ids
+
+    longest = run.truncation.max_length
+    return OnnxScorer(
+        path, tokenizer, lambda text: [token_ids(text, tokenizer, longest)["input_ids"]], labels, **options
+    )
 
 
 def _encoder_of_head(run: Run, tokenizer: PreTrainedTokenizerBase) -> DocumentEncoder | PromptEncoder:

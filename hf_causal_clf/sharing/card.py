@@ -31,6 +31,7 @@ from .card_facts import (
     quantization,
     scarce_labels,
     setting_rows,
+    teacher,
     truncation,
     trust,
 )
@@ -135,6 +136,7 @@ def _context(run: FinishedRun, repo_id: str) -> dict[str, Any]:
         "test_documents": len(run.results.gold),
         "label_table": label_table(run),
         "members": member_table(run),
+        "teacher": teacher(run),
         "nothing_learned": nothing_learned(run.results.metrics, multi_label=run.label_space.multi_label),
         "abstention": _abstention(run),
         "cascade": _cascade(run),

@@ -114,6 +114,24 @@ def _of_stage(test: dict[str, Any], name: str) -> list[str]:
     return [f"{share:.1%}", f"{test[f'{name}_f1']:.3f}", f"{test['documents_per_second'][place]:,.3g}"]
 
 
+def teacher(run: FinishedRun) -> dict[str, Any] | None:
+    """Return what a student's card says of its teacher, and what it learned; `None` for any other run."""
+    facts, reached = run.facts.get("distillation"), run.results.metrics.get("teacher")
+    if not facts or not reached:
+        return None
+    taught, base = facts["teacher"], facts["teacher"].get("base_model")
+    link = None if base is None else f"[{escape(base)}](https://huggingface.co/{base})"
+    best, own = reached["f1_macro"], run.results.metrics["test"]["f1_macro"]
+    return {
+        **facts,
+        "kind": KINDS[taught["approach"]],
+        "repository": taught.get("repository"),
+        "base": link,
+        "f1": best,
+        "share": own / best if best else None,
+    }
+
+
 def test_counts(run: FinishedRun) -> list[int]:
     """Return the number of test documents of each label."""
     return label_counts(run.results.gold, len(run.label_space)).tolist()
