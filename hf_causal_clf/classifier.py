@@ -118,9 +118,8 @@ class TextClassifier(SelectivePrediction):
             raise ValueError(
                 f"{source!r} is a cascade, which decides by calibrated probabilities who answers: leave calibrated out."
             )
-        load: Callable[..., Scorer] = _load_alone
-        if run.members is not None:
-            load = _load_cascade if run.approach == "cascade" else _load_combination
+        of_members: dict[str, Callable[..., Scorer]] = {"cascade": _load_cascade, "combination": _load_combination}
+        load = of_members.get(run.approach, _load_alone)
         options = {
             "dtype": dtype,
             "quantization_config": quantization_config,
@@ -185,13 +184,15 @@ class TextClassifier(SelectivePrediction):
         return self.score(texts, empty=empty)[0]
 
     def score(self, texts: str | Iterable[str], *, empty: Empty = "error") -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the probabilities of `predict_proba`, and of a cascade which stage answered each text.
+        """Return the probabilities of `predict_proba`, with its errors, and of a cascade which stage answered.
 
-        That is int64 `(n,)`, 1 or 2, or 0 for an empty text; `None` for any other classifier. Errors are the same.
+        That is int64 `(n,)`, 1 or 2, or 0 for an empty text; `None` for any other classifier.
         """
         given, multi_label = read_texts(texts, empty=empty), self.label_space.multi_label
-        logits, stages = self.scorer.answer(given.texts) if isinstance(self.scorer, Cascade) else (None, None)
-        logits = self.scorer.logits(given.texts) if logits is None else logits
+        scorer = self.scorer
+        logits, stages = (
+            scorer.answer(given.texts) if isinstance(scorer, Cascade) else (scorer.logits(given.texts), None)
+        )
         probabilities = self.calibration.apply(logits, multi_label=multi_label).astype(np.float32, copy=False)
         if self._prior_ratio is not None:
             probabilities = shift_prior(probabilities, self._prior_ratio, multi_label=multi_label)
@@ -238,11 +239,8 @@ class TextClassifier(SelectivePrediction):
     ) -> list[str | None] | list[list[str] | None]:
         """Turn probabilities `(n, labels)` of `predict_proba` into label names, by the thresholds of the run.
 
-        A row of NaN, which an empty text has, gives `None`. A multi-label cascade, each of whose stages has thresholds
-        of its own, needs to know the `stages` of `score` as well.
-
-        Raises:
-            ValueError: If it does, and they are missing.
+        A row of NaN, which an empty text has, gives `None`. A multi-label cascade, whose stages have thresholds of
+        their own, needs the `stages` of `score` as well, and raises a `ValueError` without.
         """
         if isinstance(self.scorer, Cascade):
             decisions = self.scorer.decide(probabilities, None if stages is None else np.atleast_1d(stages))

@@ -430,7 +430,15 @@ def test_a_folder_without_a_finished_run_is_named(tmp_path):
 
 
 def test_each_template_is_found():
-    names = {"base.md", "baseline.md", "combination.md", "comparison.md", "embedding.md", "instruction.md"}
+    names = {
+        "base.md",
+        "baseline.md",
+        "cascade.md",
+        "combination.md",
+        "comparison.md",
+        "embedding.md",
+        "instruction.md",
+    }
     assert {path.name for path in template_folder().glob("*.md")} == names | {"README.md"}
     assert names <= set(template_environment().list_templates())
 
