@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 RECIPES = ("embed", "instruct", "compare", "predict", "serve", "export", "benchmark")
-ALONE = ("compare", "serve", "export", "benchmark")  # started without accelerate: one process, or launching runs themselves
+ALONE = ("compare", "serve", "export", "benchmark")  # without accelerate: one process, or launching runs themselves
 OF_THE_RECIPE = ("--debug", "--gradient_accumulation_steps")  # options that accelerate launch has too
 NOT_OFFERED = ("--help", "--module", "--no_python")  # of accelerate launch: for other programs than a Python file
 MISTAKE = 2  # exit code, as argparse's
