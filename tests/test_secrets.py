@@ -4,11 +4,10 @@ import base64
 import os
 import random
 import string
-import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import quote
 
+import forking
 import hub_client
 import pytest
 from conftest import make_rows, write_jsonl
@@ -93,8 +92,7 @@ def test_log_messages_name_the_home_folder_by_its_sign(home, message, shown):
         "import logging, sys; from hf_causal_clf.cli.logs import hide_home_folder; hide_home_folder(); "
         "logging.warning(sys.argv[1], *[sys.argv[2]] * sys.argv[1].count('%'))"
     )
-    command = [sys.executable, "-c", code, message, home]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HOME": home}, check=True)
+    done = forking.run(["-c", code, message, home], env={**os.environ, "HOME": home})
     assert done.stderr == f"{shown}\n"
 
 
@@ -104,8 +102,7 @@ def test_what_a_library_logs_is_written_once_and_without_the_home_folder(name):
         "import sys, logging, transformers, datasets, hf_causal_clf; from hf_causal_clf.cli.logs import hide_home_folder; "
         "hide_home_folder(); hide_home_folder(); logging.getLogger(sys.argv[1] + '.part').warning('read %s', '/home/ada/x')"
     )
-    command = [sys.executable, "-c", code, name]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HOME": "/home/ada"}, check=True)
+    done = forking.run(["-c", code, name], env={**os.environ, "HOME": "/home/ada"})
     assert done.stderr.removeprefix("[transformers] ") == "read ~/x\n"
 
 
