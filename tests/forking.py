@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[1]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     ["accelerate", "datasets", "matplotlib.figure", "peft", "sklearn.linear_model", "transformers", "trl"]
-    + [f"hf_causal_clf.{name}" for name in ("combining", "comparison.running", "comparison.tuning", "folding", "shards")]
+    + [
+        f"hf_causal_clf.{name}"
+        for name in ("combining", "comparison.running", "comparison.tuning", "folding", "shards")
+    ]
 )
 
 
