@@ -10,6 +10,7 @@ import runpy
 import socket
 import sys
 import time
+from multiprocessing import connection
 from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
 from tempfile import TemporaryDirectory
@@ -87,7 +88,7 @@ def _ended(words, own, cwd, env, timeout) -> CompletedProcess:
                     break
                 if time.monotonic() > limit:
                     raise TimeoutExpired(words, timeout)
-                multiprocessing.connection.wait([each.sentinel for each in running], 1)
+                connection.wait([each.sentinel for each in running], 1)
         finally:
             code = next((each.exitcode for each in processes if each.exitcode), 0)
             for each in processes:
