@@ -17,7 +17,8 @@ HOLD = "import sys, time; from hf_causal_clf.runs.disk import lock_folder; lock_
 def held(tmp_path):
     """An output folder that another process is writing into, and that process."""
     process = forking.start(["-c", HOLD, tmp_path / "run"], tmp_path)
-    while process.is_alive() and (tmp_path / "stdout").stat().st_size == 0:
+    said = tmp_path / "stdout"
+    while process.is_alive() and not (said.is_file() and said.read_text()):
         time.sleep(0.01)
     assert process.is_alive()
     yield tmp_path / "run", process
