@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import sys
 import time
@@ -28,6 +29,8 @@ _CONTEXT.set_forkserver_preload(
 
 def _run(words: list[str], folder: str, environment: dict[str, str], output: str, leads: bool) -> None:
     gc.freeze()  # the garbage collector passes over all that was imported
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as from a terminal, if the tests run in the background
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if leads:
         os.setsid()
     os.environ.clear()

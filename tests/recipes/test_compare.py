@@ -544,7 +544,8 @@ def test_an_interrupted_comparison_goes_on(settings, compare, tmp_path, monkeypa
 
 STARTS = """
 import runpy, signal, sys, time
-signal.signal(signal.SIGHUP, signal.SIG_IGN if sys.argv[2:] == ["nohup"] else signal.SIG_DFL)
+if sys.argv[2:] == ["nohup"]:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 compare = runpy.run_path("recipes/compare.py")
 from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.comparison.report import combination_text
