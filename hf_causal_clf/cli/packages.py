@@ -7,14 +7,18 @@ from importlib.util import find_spec
 
 EXTRAS = {  # of pyproject.toml
     "gguf": "quickstart",
+    "httpx": "serve",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "optuna": "tune",
+    "prometheus_client": "serve",
     "sentencepiece": "tokenizers",
+    "starlette": "serve",
     "tensorboard": "tracking",
     "tiktoken": "tokenizers",
     "trackio": "tracking",
+    "uvicorn": "serve",
 }
 
 
