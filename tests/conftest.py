@@ -5,13 +5,13 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+import gc
 import json
 import runpy
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
+import forking
 import pytest
 import tiny
 import torch
@@ -21,6 +21,26 @@ SUBJECTS = {
     "business": ["shares fell", "bank markets", "business shares"],
     "tech": ["new computers", "phones and computers", "tech phones"],
 }
+
+
+def pytest_collection_finish():
+    """Let the garbage collector pass over all that was imported: a training collects three times, a second each."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Leave figures blank, but for tests that are marked `figures`: to draw those of a run takes longer than to train."""
+    with pytest.MonkeyPatch.context() as patch:
+        if item.get_closest_marker("figures") is None:
+            patch.setattr("matplotlib.figure.Figure.draw_without_rendering", lambda figure: None)
+            patch.setattr("matplotlib.figure.Figure.savefig", write_blank)
+        return (yield)
+
+
+def write_blank(figure, file, *, format, **options):
+    file.write({"png": b"\x89PNG", "svg": b"<svg/>"}[format])
 
 
 @pytest.hookimpl(wrapper=True)
@@ -111,16 +131,5 @@ def run_as_main(script: Path) -> None:
 def run_in_two_processes(script: str, folder: Path, *arguments: str) -> None:
     """Run Python code, which may import from the tests, in two CPU processes with one thread each."""
     (folder / "script.py").write_text(script)
-    tests = Path(__file__).parent
-    folders = [str(folder) for folder in sorted(tests.iterdir()) if folder.is_dir()]
-    path = os.pathsep.join([str(tests.parent), str(tests), *folders, os.environ.get("PYTHONPATH", "")])
-    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    done = subprocess.run(
-        [*launch, "script.py", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = forking.run_two(["script.py", *arguments], folder)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -75,6 +75,7 @@ def test_bad_input_is_named_and_loses_nothing(case, doors, tmp_path, monkeypatch
         assert doors.unplaced(capsys.readouterr().err).endswith(f"{message}\n")
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize("case", [case for case in CASES if "works" in case], ids=lambda case: case["case"])
 def test_odd_input_works(case, doors):
     given, works = case["given"], case["works"]

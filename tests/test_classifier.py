@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -198,23 +196,6 @@ def test_fastest_attention_is_taken_unless_another_is_asked_for(run, asked):
     assert model.config.get_text_config()._attn_implementation == (asked or PLAIN_ATTENTION)
 
 
-@pytest.mark.parametrize("quantized", [False, True])
-@pytest.mark.parametrize("approach", ["embedding", "instruction"])
-def test_prediction_loads_nothing_that_it_does_not_need(checkpoint, tmp_path, approach, quantized):
-    save_folder(tmp_path, checkpoint, approach, quantized=quantized)
-    code = (
-        "import sys\n"
-        "from hf_causal_clf import TextClassifier\n"
-        "classifier = TextClassifier.from_pretrained(sys.argv[1])\n"
-        "assert classifier.predict_proba(['the cat', 'a mat']).shape == (2, 3)\n"
-        "assert len(classifier.predict(['the cat'])) == 1\n"
-        "heavy = ('trl', 'matplotlib', 'sklearn', 'datasets', 'evaluate', 'pandas', 'pyarrow')\n"
-        "print([name for name in heavy if name in sys.modules])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def test_a_classifier_says_what_it_is(checkpoint, tmp_path):
     save_folder(tmp_path / "run", checkpoint, "embedding")
     classifier = TextClassifier.from_pretrained(tmp_path / "run")
@@ -233,18 +214,6 @@ def test_a_classifier_says_what_it_is(checkpoint, tmp_path):
         "  calibration: temperatures 0.5 to 2, thresholds 0.25 to 0.75"
     )
     assert "calibration: temperature 0.5" in repr(TextClassifier(classifier.scorer, LABELS, Calibration(0.5)))
-
-
-@pytest.mark.parametrize("approach", ["embedding", "instruction"])
-def test_predicting_loads_nothing_that_only_training_needs(approach, checkpoint, tmp_path):
-    save_folder(tmp_path / "run", checkpoint, approach)
-    code = (
-        "import sys; from hf_causal_clf import TextClassifier\n"
-        "print(TextClassifier.from_pretrained(sys.argv[1]).predict_proba(['the cat']).shape)\n"
-        "print(sorted({'trl', 'matplotlib', 'sklearn'} & {name.split('.')[0] for name in sys.modules}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["(1, 3)", "[]"], done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("multi_label", [False, True])

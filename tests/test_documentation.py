@@ -1,10 +1,9 @@
 """Documents: links lead somewhere, commands name recipes, files and options that exist, README stays short."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import forking
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -73,9 +72,7 @@ def options():
     def of(recipe):
         if recipe not in known:
             flag = "--help" if recipe in ("quickstart",) else "--help-all"
-            done = subprocess.run(
-                [sys.executable, f"recipes/{recipe}.py", flag], cwd=ROOT, capture_output=True, text=True
-            )
+            done = forking.run([f"recipes/{recipe}.py", flag])
             assert done.returncode == 0, done.stderr
             known[recipe] = set(re.findall(r"--[\w-]+", done.stdout)) | {"--help", "--help-all"}
         return known[recipe]

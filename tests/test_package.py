@@ -17,17 +17,6 @@ from hf_causal_clf import LabelSpace
 ROOT = Path(__file__).parent.parent
 
 
-def test_import_is_light():
-    """What is needed for training, quantisation or plots is imported where it is used; transformers imports scipy."""
-    code = (
-        "import sys, hf_causal_clf\n"
-        "heavy = ('trl', 'peft', 'bitsandbytes', 'matplotlib', 'sklearn', 'datasets', 'evaluate')\n"
-        "print([name for name in heavy if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def test_public_names():
     assert sorted(hf_causal_clf.__all__) == [
         "CausalLMForLastTokenClassification",
@@ -74,27 +63,30 @@ def test_mutation_score_counts_what_no_test_runs_as_missed():
 HEAVY = ("trl", "matplotlib", "sklearn", "datasets", "evaluate", "pandas", "pyarrow", "onnx", "tensorboard", "trackio")
 
 
-@pytest.fixture(scope="module", params=["embedding", "instruction"])
-def saved_run(request, checkpoint, tmp_path_factory):
-    """A multi-label run of each approach, calibrated."""
-    folder = tmp_path_factory.mktemp(request.param)
-    save_folder(folder, checkpoint, request.param, LabelSpace(["a", "b", "c"], multi_label=True))
-    path = folder / "classification.json"
+@pytest.mark.parametrize("approach", ["embedding", "instruction"])
+def test_importing_and_predicting_load_nothing_of_training_or_figures(approach, checkpoint, tmp_path):
+    """With a plain run, one with a quantised model and a multi-label one, calibrated."""
+    kinds = {"plain": {}, "quantised": {"quantized": True}, "multi-label": {}}
+    kinds["multi-label"]["labels"] = LabelSpace(["a", "b", "c"], multi_label=True)
+    for kind, options in kinds.items():
+        save_folder(tmp_path / kind, checkpoint, approach, **options)
+    path = tmp_path / "multi-label" / "classification.json"
     values = {"temperature": [1.5, 0.8, 1.0], "thresholds": [0.4, 0.5, 0.6]}
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-    return folder
-
-
-def test_predicting_loads_nothing_of_training_or_figures(saved_run):
     code = (
         "import sys\n"
         "from hf_causal_clf import TextClassifier\n"
-        "assert len(TextClassifier.from_pretrained(sys.argv[1]).predict(['the cat', 'a football match'])) == 2\n"
-        f"print([name for name in {HEAVY} if name in sys.modules])"
+        f"print([name for name in ('peft', 'bitsandbytes', *{HEAVY}) if name in sys.modules])\n"
+        "for folder in sys.argv[1:]:\n"
+        "    classifier = TextClassifier.from_pretrained(folder)\n"
+        "    assert classifier.predict_proba(['the cat', 'a mat']).shape == (2, 3)\n"
+        "    assert len(classifier.predict(['the cat', 'a football match'])) == 2\n"
+        f"    print([name for name in {HEAVY} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code, saved_run], capture_output=True, text=True)
+    folders = [str(tmp_path / kind) for kind in kinds]
+    done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.splitlines() == ["[]"] * 4
 
 
 def imported_packages():

@@ -67,8 +67,11 @@ def test_recipes_and_templates_are_in_the_package_and_nothing_else(wheel):
 
 
 def test_what_is_imported_is_the_wheel(installed):
-    done = installed("python", "-c", "import hf_causal_clf; print(hf_causal_clf.__file__, hf_causal_clf.__version__)")
-    path, version = done.stdout.split()
+    code = (
+        "from importlib import metadata, util\n"
+        "print(util.find_spec('hf_causal_clf').origin, metadata.version('hf_causal_clf'))"
+    )
+    path, version = installed("python", "-c", code).stdout.split()
     assert not Path(path).is_relative_to(ROOT)
     assert version == hf_causal_clf.__version__
 

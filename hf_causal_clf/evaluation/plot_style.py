@@ -37,6 +37,8 @@ _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.color": "#e0e0e0",
     "legend.frameon": False,
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
     "svg.hashsalt": "hf_causal_clf",  # the same figure is the same file
 }
 
@@ -101,7 +103,7 @@ def save_figure(figure: Figure, path_without_suffix: str | PathLike[str]) -> tup
     asides: dict[str, Path] = {}
     with rc_context(_STYLE):
         figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+        figure.set_layout_engine(None)  # with an engine, even one that does nothing, `savefig` draws twice
     try:
         for kind, target in targets.items():
             handle, aside = tempfile.mkstemp(dir=base.parent, prefix=f".{target.name}.")

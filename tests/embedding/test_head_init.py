@@ -8,8 +8,8 @@ import pytest
 import tiny
 import torch
 from test_recipes import arguments as command
-from test_recipes import launch
 from test_recipes import run as run_recipe
+from test_recipes import run_two
 from test_train import RUN_FILES, embedding_arguments
 from transformers import AutoModelForCausalLM
 
@@ -214,7 +214,7 @@ def test_a_run_with_a_random_head_says_so_and_has_no_prompt(checkpoint, files, t
 def test_two_processes_start_and_end_as_one(checkpoint, files, tmp_path, monkeypatch):
     run_recipe("embed", command("embed", checkpoint, files, tmp_path / "one", **options()), monkeypatch)
     half = options(per_device_train_batch_size="4")
-    done = launch("embed", command("embed", checkpoint, files, tmp_path / "two", **half))
+    done = run_two("embed", command("embed", checkpoint, files, tmp_path / "two", **half))
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     for split in ("validation", "test"):

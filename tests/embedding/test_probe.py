@@ -11,8 +11,8 @@ from scipy.special import expit, logit, softmax
 from sklearn.linear_model import LogisticRegression
 from test_head_rate import weights
 from test_recipes import arguments as command
-from test_recipes import launch
 from test_recipes import run as run_recipe
+from test_recipes import run_two
 from test_train import RUN_FILES, embedding_arguments
 
 from hf_causal_clf import TextClassifier
@@ -278,7 +278,7 @@ def test_a_saved_run_predicts_as_the_model_that_was_trained(checkpoint, files, t
 def test_two_processes_start_and_end_as_one(checkpoint, files, tmp_path, monkeypatch):
     run_recipe("embed", command("embed", checkpoint, files, tmp_path / "one", **options()), monkeypatch)
     half = options(per_device_train_batch_size="4")
-    done = launch("embed", command("embed", checkpoint, files, tmp_path / "two", **half))
+    done = run_two("embed", command("embed", checkpoint, files, tmp_path / "two", **half))
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     for split in ("validation", "test"):

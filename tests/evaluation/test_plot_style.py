@@ -10,6 +10,8 @@ from hf_causal_clf.evaluation.comparison_plots import f1_comparison
 from hf_causal_clf.evaluation.plot_style import save_figure
 from hf_causal_clf.evaluation.plots import confusion_matrix, training_curves
 
+pytestmark = pytest.mark.figures
+
 
 def test_saved_files(tmp_path):
     settings = dict(rcParams)

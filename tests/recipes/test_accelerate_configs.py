@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import forking
 import pytest
 import yaml
 from accelerate.commands import launch as accelerate_launch
@@ -113,8 +114,17 @@ def fsdp(recipe, options):
     )
 
 
-@pytest.mark.parametrize(("recipe", "quantised"), [("embed", True), ("instruct", False)])
-def test_fsdp_ends_as_one_process(recipe, quantised, checkpoint, files, tmp_path, monkeypatch):
+def fsdp_at_once(recipe, options):
+    """The same without `accelerate launch`: processes with the variables that it sets by the file."""
+    with pytest.MonkeyPatch.context() as patch:
+        env, _ = environment(FOLDER / "fsdp_qlora.yaml", patch)
+    env = {name: value for name, value in env.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
+    words = ["tests/fsdp_on_cpu.py", f"recipes/{recipe}.py", *options]
+    return forking.run_two(words, env={**env, "ACCELERATE_TORCH_DEVICE": "cpu", "ACCELERATE_USE_CPU": "false"})
+
+
+@pytest.mark.parametrize(("recipe", "quantised", "fsdp"), [("embed", True, fsdp), ("instruct", False, fsdp_at_once)])
+def test_fsdp_ends_as_one_process(recipe, quantised, fsdp, checkpoint, files, tmp_path, monkeypatch):
     options = {"load_in_4bit": "true", "bnb_4bit_quant_storage": "float32"} if quantised else {}
     options["num_train_epochs"] = "1"
     run(recipe, arguments(recipe, checkpoint, files, tmp_path / "one", **options), monkeypatch)

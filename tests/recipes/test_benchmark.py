@@ -2,11 +2,11 @@
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import forking
 import numpy as np
 import pytest
 from conftest import write_splits
@@ -99,8 +99,7 @@ def test_operations_are_grouped():
 
 
 def run(*options):
-    command = [sys.executable, "recipes/benchmark.py", *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return forking.run(["recipes/benchmark.py", *options])
 
 
 def test_recipe_writes_table_and_json(checkpoint, news, tmp_path):

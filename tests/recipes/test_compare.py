@@ -6,13 +6,13 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
 from urllib.parse import unquote
 
+import forking
 import numpy as np
 import pytest
 import sessions
@@ -87,9 +87,8 @@ def write_yaml(path, config):
     return str(path)
 
 
-def in_process_of_its_own(config, **options):
-    command = [sys.executable, "recipes/compare.py", "--config", config]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800, **options)
+def in_process_of_its_own(config):
+    return forking.run(["recipes/compare.py", "--config", config], timeout=1800)
 
 
 @pytest.fixture(scope="module")
@@ -446,6 +445,7 @@ def test_several_seeds(copied, compare):
     assert "## Several seeds, mean ± standard deviation" in page
 
 
+@pytest.mark.figures
 def test_learning_curves(compare, tmp_path):
     runs = {EMBEDDING: {**RUNS[EMBEDDING], "max_steps": 2}}
     options = {"train_sizes": [12, 6], "seeds": [1, 2], "runs": runs, "baselines": ["majority"]}
@@ -510,14 +510,13 @@ def test_an_interrupted_comparison_goes_on(settings, compare, tmp_path, monkeypa
     output, options = tmp_path / "run", {"runs": runs, "baselines": []}
     folder = output / EMBEDDING_FOLDER / "seed-42"
     config = write_yaml(tmp_path / "interrupted.yaml", {**settings, **options, "output_dir": str(output)})
-    command = [sys.executable, "recipes/compare.py", "--config", config]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+    process = forking.start(["recipes/compare.py", "--config", config], tmp_path, leads=True)
     try:
-        wait_for(lambda: list(folder.glob("checkpoint-*/trainer_state.json")) or process.poll() is not None)
+        wait_for(lambda: list(folder.glob("checkpoint-*/trainer_state.json")) or not process.is_alive())
         assert len(sessions.running(process.pid)) >= 3  # this one, accelerate and the recipe
         process.terminate()
-        assert process.wait(60) != 0
+        process.join(60)
+        assert process.exitcode
         wait_for(lambda: not sessions.running(process.pid), 60)  # none is left to train on
     finally:
         sessions.kill(process.pid)
@@ -544,7 +543,9 @@ def test_an_interrupted_comparison_goes_on(settings, compare, tmp_path, monkeypa
 
 
 STARTS = """
-import runpy, sys, time
+import runpy, signal, sys, time
+if sys.argv[2:] == ["nohup"]:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 compare = runpy.run_path("recipes/compare.py")
 from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.comparison.report import combination_text
@@ -569,27 +570,25 @@ run_script(starts[sys.argv[1]])
     ],
 )
 def test_all_that_it_started_ends_with_it(started, asked, code, tmp_path):
-    command = [sys.executable, "-c", STARTS, started]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+    process = forking.start(["-c", STARTS, started], tmp_path, leads=True)
     try:
-        wait_for(lambda: len(sessions.running(process.pid)) >= 3 or process.poll() is not None, 120)
+        least = {"recipe": 3, "baseline": 2}[started]
+        wait_for(lambda: len(sessions.running(process.pid)) >= least or not process.is_alive(), 120)
         os.kill(process.pid, asked)
-        assert process.wait(60) == code, (tmp_path / "log").read_text()
+        process.join(60)
+        assert process.exitcode == code, (tmp_path / "stderr").read_text()
         wait_for(lambda: not sessions.running(process.pid), 60)
     finally:
         sessions.kill(process.pid)
 
 
 def test_nohup_keeps_it_running(tmp_path):
-    command = ["nohup", sys.executable, "-c", STARTS, "recipe"]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+    process = forking.start(["-c", STARTS, "recipe", "nohup"], tmp_path, leads=True)
     try:
-        wait_for(lambda: len(sessions.running(process.pid)) >= 3 or process.poll() is not None, 120)
+        wait_for(lambda: len(sessions.running(process.pid)) >= 3 or not process.is_alive(), 120)
         os.kill(process.pid, signal.SIGHUP)
         time.sleep(1)
-        assert len(sessions.running(process.pid)) >= 3, (tmp_path / "log").read_text()
+        assert len(sessions.running(process.pid)) >= 3, (tmp_path / "stderr").read_text()
     finally:
         sessions.kill(process.pid)
 

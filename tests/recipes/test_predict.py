@@ -15,7 +15,7 @@ from hub_server import HubServer
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from test_classifier import save_folder
-from test_recipes import launch
+from test_recipes import run_two
 
 from hf_causal_clf import TextClassifier
 
@@ -63,7 +63,7 @@ def check(rows, tmp_path, cache):
 
 def test_two_processes_predict_what_the_classifier_does(job, tmp_path):
     rows, options = job
-    done = launch("predict", words(options))
+    done = run_two("predict", words(options))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("23 documents are classified") == 1
     check(rows, tmp_path, str(tmp_path / "cache"))
@@ -187,7 +187,7 @@ def test_two_processes_do_not_go_on_with_other_content(job, tmp_path, monkeypatc
     predict(monkeypatch, {**job[1], "output_dir": str(tmp_path / "locked")})  # by this process, until it ends
     shutil.copytree(tmp_path / "locked", tmp_path / "out")
     with_a_row_in_front(job, tmp_path)
-    done = launch("predict", words(job[1]))
+    done = run_two("predict", words(job[1]))
     assert done.returncode != 0
     assert "other documents: documents.jsonl has changed." in done.stderr
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import make_rows, write_jsonl
 from safetensors.torch import load_file
-from test_recipes import arguments, launch, run
+from test_recipes import arguments, run, run_two
 from test_train import RUN_FILES
 
 from hf_causal_clf import TextClassifier, folding
@@ -25,13 +25,6 @@ PLAIN = {
     "save_strategy": "no",
     "early_stopping_patience": "0",
 }
-FILES = RUN_FILES - {"figures"}
-
-
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch):
-    """They take longer than all trainings."""
-    monkeypatch.setattr("hf_causal_clf.runs.results._draw", lambda *args: None)
 
 
 def saved_rows(folder, split, data):
@@ -52,7 +45,7 @@ def test_folds_are_the_trainings_one_by_one(
     found = read_out_of_fold(tmp_path / "run", data.label_space)
     assert found.ids == data.splits["train"]["id"]
     np.testing.assert_array_equal(found.fold, data.folds)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES | {"out_of_fold.parquet"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == RUN_FILES | {"out_of_fold.parquet"}
 
     for fold, part in enumerate([data.holding_out(0), data.holding_out(1), data]):
         folder = tmp_path / str(fold)
@@ -136,7 +129,7 @@ def test_a_run_without_folds_takes_the_place_of_one_with_folds(checkpoint, files
         run("embed", arguments("embed", checkpoint, files, tmp_path / "run", **options), monkeypatch)
     again = arguments("embed", checkpoint, files, tmp_path / "run", overwrite_output_dir="true", **options)
     run("embed", again, monkeypatch)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+    assert {path.name for path in (tmp_path / "run").iterdir()} == RUN_FILES
 
 
 @pytest.mark.parametrize(
@@ -162,7 +155,7 @@ def test_two_processes_end_as_one(checkpoint, files, tmp_path, monkeypatch):
     options = {"folds": "2", "num_train_epochs": "1"}
     run("embed", arguments("embed", checkpoint, paths, tmp_path / "one", **options), monkeypatch)
     half = {"per_device_train_batch_size": "4", **options}
-    done = launch("embed", arguments("embed", checkpoint, paths, tmp_path / "two", **half))
+    done = run_two("embed", arguments("embed", checkpoint, paths, tmp_path / "two", **half))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Fold 2 of 2: training on 48 documents") == 1
     assert {path.name for path in (tmp_path / "two").iterdir()} == RUN_FILES | {"out_of_fold.parquet"}

@@ -18,13 +18,6 @@ from hf_causal_clf.task.labels import LabelSpace
 TO_THE_END = {"load_best_model_at_end": "false", "num_train_epochs": "4"}
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(request, monkeypatch):
-    """They take longer than all trainings."""
-    if "multi_label" not in request.node.name:
-        monkeypatch.setattr("hf_causal_clf.runs.results._draw", lambda *args: None)
-
-
 @pytest.fixture
 def more_files(tmp_path):
     """As many documents as a target error and conformal sets take."""
@@ -88,6 +81,7 @@ def test_predictions_of_a_file_say_where_not_to_answer(checkpoint, more_files, t
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.figures
 def test_a_multi_label_run_has_a_threshold_for_each_label(checkpoint, multi_label_files, tmp_path, monkeypatch, capsys):
     options = {"target_error": "0.4", "multi_label": "true", **TO_THE_END}
     run("embed", arguments("embed", checkpoint, multi_label_files, tmp_path / "run", **options), monkeypatch)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forking
 import numpy as np
 import pytest
 from conftest import make_rows, run_as_main, write_jsonl
@@ -54,6 +55,11 @@ def launch(recipe, options):
     )
 
 
+def run_two(recipe, options):
+    """Run a recipe in two such processes, which start at once."""
+    return forking.run_two([ROOT / "recipes" / f"{recipe}.py", *options])
+
+
 def steps(output):
     return json.loads((output / "metrics.json").read_text())["training"]["steps"]
 
@@ -63,8 +69,8 @@ def run(recipe, options, monkeypatch):
     run_as_main(ROOT / "recipes" / f"{recipe}.py")
 
 
-@pytest.mark.parametrize("recipe", ["embed", "instruct"])
-def test_two_processes_end_as_one(recipe, checkpoint, files, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("recipe", "launch"), [("embed", launch), ("instruct", run_two)])
+def test_two_processes_end_as_one(recipe, launch, checkpoint, files, tmp_path, monkeypatch, capsys):
     run(recipe, arguments(recipe, checkpoint, files, tmp_path / "one"), monkeypatch)
     assert "TextClassifier.from_pretrained" in capsys.readouterr().out
     half = {"per_device_train_batch_size": "4"}

@@ -1,10 +1,9 @@
 """One process at a time writes into an output folder, and a killed one does not keep it."""
 
 import os
-import signal
-import subprocess
-import sys
+import time
 
+import forking
 import pytest
 from test_recipes import arguments
 from test_recipes import run as run_recipe
@@ -17,12 +16,14 @@ HOLD = "import sys, time; from hf_causal_clf.runs.disk import lock_folder; lock_
 @pytest.fixture
 def held(tmp_path):
     """An output folder that another process is writing into, and that process."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"1\n"
+    process = forking.start(["-c", HOLD, tmp_path / "run"], tmp_path)
+    said = tmp_path / "stdout"
+    while process.is_alive() and not (said.is_file() and said.read_text()):
+        time.sleep(0.01)
+    assert process.is_alive()
     yield tmp_path / "run", process
     process.kill()
-    process.wait()
-    process.stdout.close()
+    process.join()
 
 
 def test_a_folder_in_use_is_refused_until_its_process_is_gone(held):
@@ -30,8 +31,8 @@ def test_a_folder_in_use_is_refused_until_its_process_is_gone(held):
     with pytest.raises(ValueError, match=r"Another process is writing into .*run.*choose another output_dir"):
         lock_folder(folder)
     lock_folder(folder.with_name("other"))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     lock_folder(folder)
     lock_folder(folder)  # this process has it
 

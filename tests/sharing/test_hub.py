@@ -38,7 +38,7 @@ if approach == "embedding":
 else:
     model = AutoPeftModelForCausalLM.from_pretrained(repo, dtype=torch.float32)
 with torch.no_grad():
-    logits = model.eval()(input_ids=torch.tensor([ids])).logits
+    logits = [model.eval()(input_ids=torch.tensor([each])).logits for each in ids]
 torch.save(logits, path)
 """
 
@@ -103,10 +103,10 @@ def test_pushed_run_loads_everywhere_with_equal_probabilities(hub, checkpoint, t
             alone = [stock(input_ids=row[mask.bool()][None]).logits for row, mask in zip(*batch.values(), strict=True)]
         np.testing.assert_allclose(torch.cat(alone).softmax(-1).numpy(), expected, atol=1e-4)
     path = tmp_path / "logits.pt"
-    arguments = ["-c", STOCK, REPO, approach, repr(ids), str(path)]
+    arguments = ["-c", STOCK, REPO, approach, repr([ids]), str(path)]
     done = hub_client.run(hub, arguments, tmp_path / "other", hub.token, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    torch.testing.assert_close(torch.load(path, weights_only=True), logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.load(path, weights_only=True)[0], logits, atol=1e-4, rtol=1e-4)
 
 
 def test_nothing_but_what_others_need_is_published(hub, checkpoint, tmp_path, monkeypatch):

@@ -81,9 +81,10 @@ def in_order(found):
     return np.array([[{row["label"]: row["score"] for row in rows}[name] for name in NAMES] for rows in found])
 
 
-def without_this_package(hub, repo, approach, ids, tmp_path):
+def without_this_package(hub, repo, approach, sequences, tmp_path):
+    """The logits of each of some sequences of token ids."""
     path = tmp_path / "logits.pt"
-    command = ["-c", STOCK, repo, approach, repr(ids), str(path)]
+    command = ["-c", STOCK, repo, approach, repr(sequences), str(path)]
     done = hub_client.run(hub, command, tmp_path / "other", hub.token, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(path, weights_only=True)
@@ -108,7 +109,7 @@ def test_an_embedding_based_adapter_is_the_same_in_five_ways(hub, stock_names, t
         np.testing.assert_allclose(in_order(found), expected, atol=1e-4)
 
     ids = ours.scorer.encoder.encode(TEXTS[0])
-    logits = without_this_package(hub, repo, "embedding", ids, tmp_path)
+    (logits,) = without_this_package(hub, repo, "embedding", [ids], tmp_path)
     np.testing.assert_allclose(logits.softmax(-1)[0].numpy(), expected[0], atol=1e-4)
 
     export(repo, tmp_path / "exported", monkeypatch)
@@ -135,10 +136,10 @@ def test_an_instruction_based_adapter_is_the_same_in_five_ways(hub, tmp_path, mo
         np.testing.assert_allclose(scorer.probabilities(TEXTS), expected, atol=1e-4)
 
     ids = ours.scorer.prompt_ids(TEXTS)[0]
-    scores = []
-    for answer in ours.scorer.answer_ids:
-        logits = without_this_package(hub, repo, "instruction", ids + answer, tmp_path)[0]
-        steps = logits[len(ids) - 1 : -1].log_softmax(-1)
+    scores, answers = [], ours.scorer.answer_ids
+    found = without_this_package(hub, repo, "instruction", [ids + answer for answer in answers], tmp_path)
+    for answer, logits in zip(answers, found, strict=True):
+        steps = logits[0, len(ids) - 1 : -1].log_softmax(-1)
         scores.append(steps[torch.arange(len(answer)), torch.tensor(answer)].sum())
     np.testing.assert_allclose(torch.stack(scores).softmax(-1).numpy(), expected[0], atol=1e-4)
 

@@ -322,7 +322,6 @@ def run_recipe(recipe, folder, tmp_path, monkeypatch, **options):
     values |= {"early_stopping_patience": 0, **options}
     arguments = [part for key, value in values.items() for part in (f"--{key}", str(value))]
     monkeypatch.setattr(sys, "argv", [f"{recipe}.py", *arguments])
-    monkeypatch.setattr("hf_causal_clf.runs.results._draw", lambda *args: None)  # figures take long
     run_as_main(Path(__file__).parents[2] / "recipes" / f"{recipe}.py")
     assert not (tmp_path / "run" / ".unfinished").exists()
     return tmp_path / "run"

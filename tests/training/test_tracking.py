@@ -23,6 +23,8 @@ from transformers.integrations import TensorBoardCallback
 from hf_causal_clf.sharing.hub import stage_run
 from hf_causal_clf.training.tracking import RunTracking
 
+pytestmark = pytest.mark.figures
+
 TOKEN = "hf_" + "x" * 30
 RECIPES = ("embed", "instruct")
 EVALUATED = ("f1_macro", "f1_micro", "ece")

@@ -174,6 +174,7 @@ def check_run_folder(output: Path, data, metrics) -> None:
     } <= set(metrics["training"])
 
 
+@pytest.mark.figures
 def test_embedding_run(checkpoint, files, tmp_path):
     data, metrics, history = run_embedding(checkpoint, tmp_path / "run", files, num_train_epochs=6)
     check_run_folder(tmp_path / "run", data, metrics)
@@ -187,6 +188,7 @@ def test_embedding_run(checkpoint, files, tmp_path):
     assert saved["training"]["text_column"] == "text"
 
 
+@pytest.mark.figures
 def test_embedding_run_multi_label_with_all_the_options(checkpoint, multi_label_files, tmp_path):
     files = {**multi_label_files, "multi_label": True}
     head = HeadArguments(pooling="mean")
@@ -323,6 +325,7 @@ def test_projecting_answers_only_gives_the_same_loss_and_gradients(checkpoint, f
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.figures
 def test_instruction_run(checkpoint, files, tmp_path):
     prompt = PromptArguments(use_chat_template=True, answers='{"tech": "computers and phones"}')
     data, metrics, state = run_instruction(checkpoint, tmp_path / "run", files, prompt)
