@@ -143,11 +143,11 @@ def _best(
 
 def _looked_at(data: ClassificationData, encoder: DocumentEncoder, seed: int) -> tuple[list[str], np.ndarray]:
     """Texts and gold labels of the training documents that decide: few enough to be run in seconds on a GPU."""
-    texts, gold = data.texts("train"), data.gold("train")
+    texts, gold = data.splits["train"]["text"], data.gold("train")
     some = [len(encoder.encode(text)) for text in texts[:_LEAST]]
     count = min(len(texts), _DOCUMENTS, max(_LEAST, int(_TOKENS / np.mean(some))))
     rows = stratified_sample(gold, count, seed) if count < len(texts) else np.arange(len(texts))
-    return [texts[row] for row in rows], gold[rows]
+    return texts[rows], gold[rows]
 
 
 def out_of_fold_nll(features: np.ndarray, gold: np.ndarray, *, seed: int) -> float:

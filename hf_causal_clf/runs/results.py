@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from ..data.rows import values_of
 from ..data.splits import ClassificationData
 from ..evaluation.calibration import Calibration, to_probabilities
 from ..evaluation.selective import Abstention, decision_confidence
@@ -194,7 +195,7 @@ def _write_documents(
     label_space, documents = data.label_space, data.splits[split]
     probabilities = calibration.apply(logits, multi_label=label_space.multi_label)
     predicted = calibration.decide(probabilities, multi_label=label_space.multi_label)
-    gold = [label_space.decode(label_space.encode(value)) for value in documents["label"][:]]
+    gold = [label_space.decode(label_space.encode(value)) for value in values_of(documents, "label")]
     rows = {
         "id": documents["id"][:],
         "gold": answer_column(gold, label_space),
