@@ -13,7 +13,8 @@ from transformers.utils import logging
 
 from ..backbone.adapters import compute_in_bfloat16
 from ..backbone.batching import padding_id
-from ..backbone.settings import base_weights, peft_config
+from ..backbone.cache import cached, computing_versions, shared_folder
+from ..backbone.settings import base_weights, model_identity, peft_config
 from ..data.rows import parts_of, to_dataset, values_of, write_table
 from ..data.sampling import stratified_sample
 from ..data.splits import ClassificationData
@@ -198,11 +199,20 @@ def _probe_weight(
     def features(share: Sequence[list[list[int]]]) -> np.ndarray:
         return features_of(model.backbone, share, batch_size=batch_size, poolings=[pooling])[pooling]
 
+    content = {
+        "features": [pooling, documents],
+        "model": [model_identity(model_arguments), model_arguments.attn_implementation],
+        "computed": [batch_size, str(arguments.device), computing_versions()],
+    }
+    known, _ = cached(
+        shared_folder(), content, lambda: features, lambda run: {"features": over_processes(run, documents)}
+    )
+
     answers: torch.Tensor | None = None
     if pooling == "last" and encoder.suffix and (lm_head := _output_embeddings(model_arguments)) is not None:
         answers = suffix_head(lm_head, encoder.tokenizer, encoder.suffix, data.label_space.names)
     start = probe_head(
-        over_processes(features, documents),
+        known["features"],
         gold,
         len(data.label_space),
         answers=None if answers is None else answers.numpy(),
