@@ -37,6 +37,7 @@ from .timing import interleave, row
 
 BATCH, RANK, ALPHA = 8, 8, 16
 WHOLE = 1024  # tokens; one article in fifty is longer
+LAST_LAYERS = MappingProxyType({"lora_layers": 1 / 3, "cache_frozen_layers": True})
 _PATCHED = "_use_triton"  # what `instruction_trainer` changes in TRL, so that the stock side runs without it
 
 
@@ -224,8 +225,7 @@ def short_training(setting: Setting) -> dict[str, Any]:
 def cached_layers(setting: Setting) -> dict[str, Any]:
     """S11: an epoch each; what the frozen layers give was computed before."""
     size = 2 * max(BATCH, setting.documents)
-    cached = {"lora_layers": 1 / 3, "cache_frozen_layers": True}
-    ours, other = (TrainingSide(our_head, setting, size, 2 * SHORT, 1, model) for model in (cached, {}))
+    ours, other = (TrainingSide(our_head, setting, size, 2 * SHORT, 1, model) for model in (LAST_LAYERS, {}))
     first, second = ours.work(), other.work()
     if first["tokens"] != second["tokens"]:
         raise RuntimeError(f"S11: the sides have {first['tokens']} and {second['tokens']} tokens.")

@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from .scoring import FEW, LONG, SHORT, head_scorer, label_scorer, texts
 from .setting import Setting, causal_lm
+from .timing import Measurement, row, timed
 from .training import TrainingSide, our_head
 
 SIZES = (1024, 2048)
@@ -31,13 +32,12 @@ def utilisation(setting: Setting) -> dict[str, Any]:
     peak = matrix_peak(setting.dtype)
     documents = texts(setting, setting.batch_size)
     head, scorer = head_scorer(setting, LONG), label_scorer(setting, FEW, SHORT)
-    training = TrainingSide(our_head, setting, 8, LONG)
+    training, trained_flops = training_work(setting)
     parameters = linear_parameters(causal_lm(setting))
     head_tokens = sum(len(head.encoder.encode(text)) for text in documents)
     trie = len({tuple(ids[:end]) for ids in scorer.answer_ids for end in range(1, len(ids))}) + 1
     scored = sum(len(scorer.encoder.document_ids(text)) + len(scorer.encoder.suffix_ids) + trie for text in documents)
     scored += len(scorer.encoder.prefix_ids)
-    trained = training.work()["tokens"]
     vocabulary = causal_lm(setting).get_output_embeddings().weight.numel()
     logits = 2 * vocabulary * trie * len(documents)
     return {
@@ -46,9 +46,27 @@ def utilisation(setting: Setting) -> dict[str, Any]:
             # Attention and adapters are left out of the floating-point operations, so the shares are lower bounds
             "prediction, head": part(peak, 2 * parameters * head_tokens, lambda: head.probabilities(documents)),
             "label scoring": part(peak, 2 * parameters * scored + logits, lambda: scorer.log_probs(documents)),
-            "training, head": part(peak, 4 * parameters * trained, training),  # frozen weights have no gradient
+            "training, head": part(peak, trained_flops, training),
         },
     }
+
+
+def training_work(setting: Setting) -> tuple[TrainingSide, int]:
+    """Embedding-based training on a batch of long documents, and its floating-point operations."""
+    training = TrainingSide(our_head, setting, 8, LONG)
+    weights = linear_parameters(causal_lm(setting))
+    return training, 4 * weights * training.work()["tokens"]  # frozen weights have no gradient
+
+
+def share_of_peak(setting: Setting) -> dict[str, Any]:
+    """S13: the time that matrix products of the same size would take at their best, against that of training."""
+    training, flops = training_work(setting)
+    training()
+    measurement = Measurement([], [])
+    for pair in range(setting.pairs):
+        measurement.ours.append(timed(training, pair))
+        measurement.other.append(flops / matrix_peak(setting.dtype))
+    return row("S13", measurement, flops=flops, **training.work())
 
 
 def matrix_peak(dtype: str) -> float:

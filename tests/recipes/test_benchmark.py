@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from conftest import write_splits
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "recipes"))
 
-from benchmarks import scoring, timing, utilisation  # noqa: E402
+from benchmarks import scoring, timing, utilisation, whole_runs  # noqa: E402
 from benchmarks.setting import Setting, label_names, mixed_texts  # noqa: E402
 
 FIELDS = {"ratio", "target", "direction", "met", "pairs", "spread", "seconds", "work"}
@@ -80,6 +81,14 @@ def test_documents_are_cut_at_the_length_of_the_row(setting):
     assert scorer.encoder.document_budget == 12
 
 
+def test_whole_runs_are_judged_on_documents_that_neither_side_saw(setting):
+    found = whole_runs.whole_run(replace(setting, pairs=1))
+    assert found["pairs"] == 1
+    assert found["work"]["held_out"] > 0
+    scores = found["work"]["f1_macro"]
+    assert found["work"]["difference"]["value"] == pytest.approx(scores["ours"]["value"] - scores["other"]["value"])
+
+
 def test_operations_are_grouped():
     assert utilisation.group_of("addmm") == "matrix products"
     assert utilisation.group_of("mul_") == "norms and activations"
@@ -97,7 +106,7 @@ def run(*options):
 def test_recipe_writes_table_and_json(checkpoint, news, tmp_path):
     output = tmp_path / "results.json"
     options = {
-        "only": "S1,S2,S9",
+        "only": "S1,S2,S9,S13",
         "model_name_or_path": checkpoint,
         "news": news,
         "output": output,
@@ -109,8 +118,8 @@ def test_recipe_writes_table_and_json(checkpoint, news, tmp_path):
     found = run(*[part for name, value in options.items() for part in (f"--{name}", str(value))])
     assert found.returncode == 0, found.stderr
     results = json.loads(output.read_text())
-    assert set(results) == {"about", "S1", "S2", "S9"}
-    for name in ("S1", "S2", "S9"):
+    assert set(results) == {"about", "S1", "S2", "S9", "S13"}
+    for name in ("S1", "S2", "S9", "S13"):
         assert set(results[name]) == FIELDS
         assert results[name]["ratio"] > 0
         assert f"| {name} |" in found.stdout
