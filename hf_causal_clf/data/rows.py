@@ -5,9 +5,11 @@ Knows values and columns. Knows neither files of documents nor labels.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +22,25 @@ BATCH = 1000  # most rows that are in memory at a time
 _CHARACTERS = 2**24  # of their texts, at most about so many
 
 
+@contextmanager
+def _naming_full_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        reason = (
+            f"The disk of {tempfile.gettempdir()!r}, where documents and their tokens are kept, is full. Free some "
+        )
+        raise OSError(error.errno, f"{reason}space, or set TMPDIR to a folder with more.") from error
+
+
 class MappedFile:
-    """Arrow batches in a temporary file that no name leads to: it goes away with the process, however that ends."""
+    """Arrow batches in a temporary file that no name leads to: it goes away with the process, however that ends.
+
+    Raises:
+        OSError: If the disk is full.
+    """
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - `read` closes it
@@ -32,14 +51,15 @@ class MappedFile:
         import pyarrow as pa
 
         self._starts.append(self._file.tell())
-        with pa.ipc.new_stream(self._file, batch.schema) as stream:
+        with _naming_full_disk(), pa.ipc.new_stream(self._file, batch.schema) as stream:
             stream.write_batch(batch)
 
     def read(self) -> list[pa.RecordBatch]:
         """Return all batches, in memory only where they are looked at. It is the end of the writing."""
         import pyarrow as pa
 
-        self._file.flush()
+        with _naming_full_disk():
+            self._file.flush()
         content = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if self._starts else b""
         self._file.close()
         buffer = pa.py_buffer(content)

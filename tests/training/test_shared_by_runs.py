@@ -175,7 +175,11 @@ def test_several_processes_share_nothing(tmp_path, monkeypatch):
 
 def test_states_of_earlier_runs_make_room(data, model, tokenizer, tmp_path, computed):
     with shared_by_runs(tmp_path / "shared"):
-        for layers in (1, 2, 1):
-            run(data, model, tokenizer, tmp_path / str(layers), 1, lora_layers=layers, frozen_cache_gb=2e-4)
+        run(data, model, tokenizer, tmp_path / "0", 1, lora_layers=1)
+        first = next((tmp_path / "shared").glob("*/"))
+        room = 1.5e-9 * sum(path.stat().st_size for path in first.iterdir())
+        for layers in (2, 1):
+            run(data, model, tokenizer, tmp_path / str(layers), 1, lora_layers=layers, frozen_cache_gb=room)
             assert len(list((tmp_path / "shared").glob("*/"))) == 1
+            assert first.exists() == (layers == 1)
     assert computed.count("states") == 3
