@@ -119,6 +119,6 @@ def test_no_file_is_left_behind(tmp_path, monkeypatch):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk is /dev/full")
 @pytest.mark.parametrize("rows", [1, 100_000])
 def test_a_full_disk_says_what_to_do(rows, monkeypatch):
-    monkeypatch.setattr("tempfile.TemporaryFile", lambda: Path("/dev/full").open("wb"))
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: Path("/dev/full").open("wb"))  # noqa: SIM115
     with pytest.raises(OSError, match=r"is full[.] Free some space, or set TMPDIR"):
         write_table([pa.record_batch([pa.array(["a"] * rows)], ["text"])])
