@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-RECIPES = ("embed", "instruct", "compare", "predict", "export", "benchmark")
-ALONE = ("compare", "export", "benchmark")  # started without accelerate: one process, or launching runs themselves
+RECIPES = ("embed", "instruct", "compare", "distill", "cascade", "predict", "export", "benchmark")
+ALONE = ("compare", "cascade", "export", "benchmark")  # one process, or launching runs themselves: without accelerate
 OF_THE_RECIPE = ("--debug", "--gradient_accumulation_steps")  # options that accelerate launch has too
 NOT_OFFERED = ("--help", "--module", "--no_python")  # of accelerate launch: for other programs than a Python file
 MISTAKE = 2  # exit code, as argparse's

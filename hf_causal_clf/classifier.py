@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from typing import Any, cast, overload
 
@@ -13,6 +13,7 @@ from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from .backbone.loading import load_causal_lm, load_tokenizer
 from .backbone.weights import BaseWeights
+from .cascade import STAGES, Cascade
 from .combination import CombinationScorer, Member
 from .embedding.loading import load_with_head
 from .embedding.scorer import HeadScorer
@@ -96,9 +97,9 @@ class TextClassifier(SelectivePrediction):
             quantization_config: Quantisation of the base model's weights; `"auto"` takes that of training, `None` none.
             device_map: As in transformers; by default the model goes to the GPU, where there is one.
             attn_implementation: As in transformers; by default the one that is fastest.
-            backend: `"torch"`, or `"onnx"` for the `model.onnx` of an exported run of the embedding-based approach
-                (`export.py --onnx true`), in ONNX Runtime on the CPU: float32 probabilities that are the same within
-                1e-3, without the model's weights. It is for CPUs without bfloat16.
+            backend: `"torch"`, or `"onnx"` for the `model.onnx` of an exported run of the embedding-based approach or
+                of an encoder (`export.py --onnx true`), in ONNX Runtime on the CPU: float32 probabilities that are the
+                same within 1e-3, without the model's weights. It is for CPUs without bfloat16.
             hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`.
 
         Raises:
@@ -113,7 +114,13 @@ class TextClassifier(SelectivePrediction):
             raise ValueError(f"backend must be one of {list(BACKENDS)}, got {backend!r}.")
         run = Run.read(source, **hub_kwargs)
         ratio = None if target_prior is None else target_ratio(run, target_prior)
-        load: Callable[..., Scorer] = _load_alone if run.members is None else _load_combination
+        if run.approach == "cascade" and not calibrated:
+            raise ValueError(
+                f"{source!r} is a cascade, which decides by calibrated probabilities who answers: leave calibrated out."
+            )
+        load: Callable[..., Scorer] = _load_alone
+        if run.members is not None:
+            load = _load_cascade if run.approach == "cascade" else _load_combination
         options = {
             "dtype": dtype,
             "quantization_config": quantization_config,
@@ -137,6 +144,9 @@ class TextClassifier(SelectivePrediction):
             f"  {len(self.labels)} labels: {', '.join(names)}" + (f" and {more} more" if more > 0 else ""),
             f"  calibration: {fitted_in_words(self.calibration) or 'none'}",
         ]
+        if isinstance(self.scorer, Cascade):
+            first, second = (KINDS.get(stage.scorer.approach, stage.scorer.approach) for stage in self.scorer.stages)
+            lines[-1] = f"  {first} answers from a margin of {self.scorer.threshold:.3g} on, else {second}"
         if self._prior_ratio is not None:
             lines.append("  corrected for other label frequencies than those of training (target_prior)")
         if self.run is not None and self.run.base_model.name_or_path:
@@ -172,13 +182,23 @@ class TextClassifier(SelectivePrediction):
         Raises:
             ValueError: If `texts` is something else, or the model gives no numbers for one.
         """
-        given = read_texts(texts, empty=empty)
-        logits = self.scorer.logits(given.texts)
-        probabilities = self.calibration.apply(logits, multi_label=self.label_space.multi_label)
+        return self.score(texts, empty=empty)[0]
+
+    def score(self, texts: str | Iterable[str], *, empty: Empty = "error") -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the probabilities of `predict_proba`, and of a cascade which stage answered each text.
+
+        That is int64 `(n,)`, 1 or 2, or 0 for an empty text; `None` for any other classifier. Errors are the same.
+        """
+        given, multi_label = read_texts(texts, empty=empty), self.label_space.multi_label
+        logits, stages = self.scorer.answer(given.texts) if isinstance(self.scorer, Cascade) else (None, None)
+        logits = self.scorer.logits(given.texts) if logits is None else logits
+        probabilities = self.calibration.apply(logits, multi_label=multi_label).astype(np.float32, copy=False)
         if self._prior_ratio is not None:
-            probabilities = shift_prior(probabilities, self._prior_ratio, multi_label=self.label_space.multi_label)
+            probabilities = shift_prior(probabilities, self._prior_ratio, multi_label=multi_label)
         given.check_numbers(probabilities)
-        return given.spread(probabilities)
+        if stages is not None:
+            stages = np.nan_to_num(given.spread(stages.astype(np.float64))).astype(np.int64)
+        return given.spread(probabilities), stages
 
     @overload
     def predict(  # type: ignore[overload-overlap]
@@ -205,19 +225,29 @@ class TextClassifier(SelectivePrediction):
         """
         if abstain:
             self._abstention()  # its mistakes are told before anything is predicted
-        probabilities = np.atleast_2d(self.predict_proba(texts, empty=empty))
-        answers: list[Any] = self.decide(probabilities)
+        probabilities, stages = self.score(texts, empty=empty)
+        probabilities = np.atleast_2d(probabilities)
+        answers: list[Any] = self.decide(probabilities, stages)
         if abstain:
             given = zip(answers, self.sure(probabilities), strict=True)
             answers = [None if answer is None else self._sure_part(answer, sure) for answer, sure in given]
         return answers[0] if isinstance(texts, str) else answers
 
-    def decide(self, probabilities: np.ndarray) -> list[str | None] | list[list[str] | None]:
+    def decide(
+        self, probabilities: np.ndarray, stages: np.ndarray | None = None
+    ) -> list[str | None] | list[list[str] | None]:
         """Turn probabilities `(n, labels)` of `predict_proba` into label names, by the thresholds of the run.
 
-        A row of NaN, which an empty text has, gives `None`.
+        A row of NaN, which an empty text has, gives `None`. A multi-label cascade, each of whose stages has thresholds
+        of its own, needs to know the `stages` of `score` as well.
+
+        Raises:
+            ValueError: If it does, and they are missing.
         """
-        decisions = self.calibration.decide(probabilities, multi_label=self.label_space.multi_label)
+        if isinstance(self.scorer, Cascade):
+            decisions = self.scorer.decide(probabilities, None if stages is None else np.atleast_1d(stages))
+        else:
+            decisions = self.calibration.decide(probabilities, multi_label=self.label_space.multi_label)
         answered = ~np.isnan(probabilities).any(axis=1)
         return [  # type: ignore[return-value]
             self.label_space.decode(decision) if known else None
@@ -249,16 +279,32 @@ class TextClassifier(SelectivePrediction):
 
 
 def _load_combination(source: str, run: Run, hub_kwargs: dict[str, Any], **options: Any) -> CombinationScorer:
-    folder, members = find_members(source, **hub_kwargs), []
+    members = [
+        Member(member.scorer, member.calibration, (run.members or {})[name])
+        for name, member in _load_members(source, run, hub_kwargs, options)
+    ]
+    return CombinationScorer(members, multi_label=run.label_space.multi_label, batch_size=options["batch_size"])
+
+
+def _load_cascade(source: str, run: Run, hub_kwargs: dict[str, Any], **options: Any) -> Cascade:
+    stages = dict(_load_members(source, run, hub_kwargs, options))
+    if set(stages) != set(STAGES) or run.cascade_threshold is None:
+        raise ValueError(f"{source!r} is a cascade with the members {list(stages)} in place of {list(STAGES)}.")
+    return Cascade([stages[name] for name in STAGES], run.cascade_threshold)
+
+
+def _load_members(
+    source: str, run: Run, hub_kwargs: dict[str, Any], options: dict[str, Any]
+) -> Iterator[tuple[str, TextClassifier]]:
+    folder = find_members(source, **hub_kwargs)
     of_base = {name: value for name, value in hub_kwargs.items() if name not in ("revision", "force_download")}
-    for name, weight in (run.members or {}).items():
+    for name in run.members or {}:
         if not (folder / name / CLASSIFICATION_FILE).is_file():
             raise FileNotFoundError(f"{source!r} lacks its member {name!r} ({folder / name}). Get it again.")
         member = TextClassifier.from_pretrained(folder / name, **options, **of_base)
         if member.label_space != run.label_space or member.approach == run.approach:
             raise ValueError(f"The member {name!r} of {source!r} is of another run, or has other labels. Get it again.")
-        members.append(Member(member.scorer, member.calibration, weight))
-    return CombinationScorer(members, multi_label=run.label_space.multi_label, batch_size=options["batch_size"])
+        yield name, member
 
 
 def _load_alone(
@@ -292,8 +338,9 @@ def _load_onnx(source: str, run: Run, hub_kwargs: dict[str, Any], batch_size: in
     fixed = {"dtype": (_AUTO, "float32", torch.float32), "quantization_config": (_AUTO, None)}
     if changed := [name for name, value in options.items() if value not in fixed.get(name, (None,))]:
         raise ValueError(f"backend 'onnx' runs a file in float32 on the CPU: leave {' and '.join(changed)} out.")
-    if run.approach != "embedding":
-        raise ValueError(f"backend 'onnx' is for the embedding-based approach; {source!r} is a {KINDS[run.approach]}.")
+    if run.approach not in ("embedding", "encoder"):
+        known = "the embedding-based approach and encoders"
+        raise ValueError(f"backend 'onnx' is for {known}; {source!r} is a {KINDS[run.approach]}.")
     path = find_file(source, ONNX_FILE, **hub_kwargs)
     if path is None:
         raise FileNotFoundError(
@@ -302,7 +349,15 @@ def _load_onnx(source: str, run: Run, hub_kwargs: dict[str, Any], batch_size: in
         )
     find_file(source, f"{ONNX_FILE}.data", **hub_kwargs)  # large weights, which ONNX Runtime looks for beside it
     tokenizer = load_tokenizer(source, **hub_kwargs)
-    return OnnxScorer(path, tokenizer, _encoder_of_head(run, tokenizer), len(run.label_space), batch_size=batch_size)
+    labels, options = len(run.label_space), {"approach": run.approach, "batch_size": batch_size}
+    if run.approach == "embedding":
+        return OnnxScorer(path, tokenizer, _encoder_of_head(run, tokenizer).chunks, labels, **options)
+    from .baselines.encoder import token_ids
+
+    longest = run.truncation.max_length
+    return OnnxScorer(
+        path, tokenizer, lambda text: [token_ids(text, tokenizer, longest)["input_ids"]], labels, **options
+    )
 
 
 def _encoder_of_head(run: Run, tokenizer: PreTrainedTokenizerBase) -> DocumentEncoder | PromptEncoder:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +21,11 @@ from .evaluation.combination import combine, fit_weights, judge, member_scores
 from .evaluation.significance import align
 from .finishing import Measured, finish_run
 from .runs.disk import naming_full_disk, write_json
-from .runs.files import MEMBERS_FOLDER, METRICS_FILE, NEEDED, read_json
+from .runs.files import MEMBERS_FOLDER, METRICS_FILE, read_json
 from .runs.measuring import majority_metrics, measure
+from .runs.members import common_base, common_facts, copy_run
 from .runs.results import read_out_of_fold
-from .runs.run import BaseModel, Run, Truncation
+from .runs.run import Run, Truncation
 from .training.facts import document_facts
 from .training.memory import peak_memory_bytes
 from .training.output_folder import unfinished_folder
@@ -129,16 +129,16 @@ def _save(job: Job, members: dict[Candidate, float], held_out: np.ndarray) -> No
     shutil.rmtree(folder.parent, ignore_errors=True)
     runs = [Run.read(candidate.folder) for candidate in members]
     for candidate in members:
-        _copy_run(candidate.folder, folder / MEMBERS_FOLDER / candidate.name)
+        copy_run(candidate.folder, folder / MEMBERS_FOLDER / candidate.name)
     Run(
         approach="combination",
         label_space=job.data.label_space,
         truncation=Truncation(None),
         calibration=Calibration(),
-        base_model=_common_base(runs),
+        base_model=common_base(runs),
         version=version("hf_causal_clf"),
         members={candidate.name: weight for candidate, weight in members.items()},
-        training={**document_facts(job.data), **_common_facts(runs)},
+        training={**document_facts(job.data), **common_facts(runs)},
     ).write(folder)
     finish_run(folder, job.data, _measure(folder, job, members, held_out))
 
@@ -158,27 +158,3 @@ def _measure(folder: Path, job: Job, members: dict[Candidate, float], held_out: 
         "peak_memory_bytes": peak_memory_bytes(),
     }
     return Measured(logits, calibration, metrics)
-
-
-def _copy_run(source: Path, target: Path) -> None:
-    """Copy what a run is loaded from: no links, through which a change of one would be a change of the other."""
-    for path in (path for pattern in NEEDED for path in source.glob(pattern)):
-        copy = target / path.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
-
-
-def _common_facts(runs: Sequence[Run]) -> dict[str, Any]:
-    """Data set on the Hub and the base models' licence, each if all members that know one agree."""
-    found = {}
-    for name in ("dataset", "base_licence"):
-        known = [run.training[name] for run in runs if name in run.training]
-        if known and all(fact == known[0] for fact in known):
-            found[name] = known[0]
-    return found
-
-
-def _common_base(runs: Sequence[Run]) -> BaseModel:
-    """The base model of all members that have one, if that is the same; else none is named."""
-    bases = {(run.base_model.name_or_path, run.base_model.revision) for run in runs if run.base_model.name_or_path}
-    return BaseModel(*bases.pop()) if len(bases) == 1 else BaseModel(None)

@@ -175,6 +175,7 @@ class Measured:
         metrics: Content of `metrics.json`.
         abstention: Where the run does not answer, if a target error was asked for.
         conformal: Scores for conformal sets, if there are documents that nothing was fitted on.
+        decisions: Those of the documents of `logits`, where the thresholds of `calibration` do not give them.
     """
 
     logits: dict[str, np.ndarray]
@@ -182,6 +183,7 @@ class Measured:
     metrics: Metrics
     abstention: Abstention | None = None
     conformal: Conformal | None = None
+    decisions: dict[str, np.ndarray] | None = None
 
 
 def measure_run(
@@ -268,7 +270,8 @@ def finish_run(
     """
     if PartialState().is_main_process:
         with naming_full_disk(folder):
-            write_results(folder, data, measured.logits, measured.calibration, measured.metrics, log_history)
+            results = (measured.logits, measured.calibration, measured.metrics, log_history)
+            write_results(folder, data, *results, conformal=measured.conformal, decisions=measured.decisions)
             fitted = {name: getattr(measured, name) for name in ("calibration", "abstention", "conformal")}
             replace(Run.read(folder), **fitted).write(folder)
             write_text(folder / CARD_FILE, str(render_card(folder)))

@@ -139,7 +139,7 @@ def conformal_of(run: Run | None, *, target_prior: bool) -> Conformal:
     if run is None or run.conformal is None:
         raise ValueError(
             "predict_set needs scores of documents that nothing was fitted on, and this run has none: its validation "
-            "documents told which checkpoint is kept; or it is a combination, a baseline, an export with "
+            "documents told which checkpoint is kept; or it has members, is a baseline, an export with "
             "fold_temperature, a model of one's own or of an earlier version. Train it with --load_best_model_at_end "
             "false, or with --folds."
         )

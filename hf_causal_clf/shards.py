@@ -223,7 +223,7 @@ def predict_shards(
         load: Returns the classifier; called when there is something to predict.
         rows: Id and text of each document, in an order that is always the same.
         output: Folder of the shards: Parquet with `id`, `predicted` and `probabilities`, the latter with a float32
-            field for each label.
+            field for each label; and of a cascade `stage`, 1 or 2: which one answered.
         shard_size: Documents a shard.
         process: Number of this process; it works on every `processes`-th shard.
         processes: Number of processes.
@@ -307,14 +307,16 @@ def _write(
     empty: Empty,
     abstain: bool,
 ) -> None:
-    probabilities = classifier.predict_proba([text for _, text in shard], empty=empty)
+    probabilities, stages = classifier.score([text for _, text in shard], empty=empty)
     columns = {
         "id": pa.array([identifier for identifier, _ in shard], _ID_TYPES[id_type]),
-        "predicted": answer_column(classifier.decide(probabilities), classifier.label_space),
+        "predicted": answer_column(classifier.decide(probabilities, stages), classifier.label_space),
         "probabilities": named_probability_column(probabilities, classifier.label_space),
     }
+    missing = np.isnan(probabilities).any(axis=1)
+    if stages is not None:
+        columns["stage"] = pa.array(stages, pa.int8(), mask=missing)
     if abstain:
-        missing = np.isnan(probabilities).any(axis=1)
         columns["abstained"] = abstained_column(classifier.sure(probabilities), missing, classifier.label_space)
     with naming_full_disk(path.parent), written_aside(path) as aside:
         parquet.write_table(pa.table(columns), aside, use_dictionary=False)

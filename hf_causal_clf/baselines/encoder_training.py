@@ -67,7 +67,7 @@ def fine_tuned_encoder(
 
     def score(part: ClassificationData, folder: Path) -> np.ndarray:
         arguments = _arguments(folder, **settings, save_strategy="no")
-        trainer = _trainer(part, name_or_path, tokenizer, max_length, arguments)
+        trainer = encoder_trainer(part, name_or_path, tokenizer, max_length, arguments)
         train(trainer)
         return _predict(_scorer(trainer, tokenizer, max_length, batch_size), part.texts("validation"))
 
@@ -80,7 +80,8 @@ def fine_tuned_encoder(
         logits["validation"] = out_of_fold(data, output_dir, content, score)
     last = next(reversed(whole_checkpoints(output_dir)), None)
     resumed = {"save_strategy": "epoch", "resume_from_checkpoint": None if last is None else str(last)}
-    trainer = _trainer(data, name_or_path, tokenizer, max_length, _arguments(output_dir, **settings, **best, **resumed))
+    arguments = _arguments(output_dir, **settings, **best, **resumed)
+    trainer = encoder_trainer(data, name_or_path, tokenizer, max_length, arguments)
     training = train(trainer)
     scorer = _scorer(trainer, tokenizer, max_length, batch_size)
     if data.folds is None:
@@ -111,7 +112,7 @@ def _arguments(output_dir: Path, **settings: Any) -> TrainingArguments:
 def _scorer(
     trainer: Trainer, tokenizer: PreTrainedTokenizerBase, max_length: int | None, batch_size: int
 ) -> EncoderScorer:
-    longest = _longest(trainer.model, tokenizer, max_length)
+    longest = longest_input(trainer.model.config, tokenizer, max_length)
     return EncoderScorer(trainer.model, tokenizer, longest, batch_size=batch_size)
 
 
@@ -122,13 +123,25 @@ def _predict(scorer: EncoderScorer, texts: list[str]) -> np.ndarray:
     return logits
 
 
-def _trainer(
+def encoder_trainer(
     data: ClassificationData,
     name_or_path: str,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
     arguments: TrainingArguments,
+    *,
+    revision: str = "main",
 ) -> Trainer:
+    """Build the stock `Trainer` of an encoder with a new head, trained on all its weights in float32.
+
+    Args:
+        data: Documents with gold labels.
+        name_or_path: The encoder.
+        tokenizer: Its tokenizer.
+        max_length: Most tokens of a document, which loses its tail.
+        arguments: Those of the trainer; the seed is also the new head's.
+        revision: Branch, tag or commit of the encoder.
+    """
     space = data.label_space
     set_seed(arguments.seed)
     with expected_weights(missing=_HEADS, unused=_LM_HEADS):
@@ -139,8 +152,9 @@ def _trainer(
             label2id=space.label2id,
             problem_type=space.problem_type,
             dtype=torch.float32,
+            revision=revision,
         )
-    longest = _longest(model, tokenizer, max_length)
+    longest = longest_input(model.config, tokenizer, max_length)
     return Trainer(
         model=model,
         args=arguments,
@@ -151,9 +165,9 @@ def _trainer(
     )
 
 
-def _longest(model: Any, tokenizer: Any, max_length: int | None) -> int:
-    """The most tokens of a document: as many as asked for, if the encoder has as many positions."""
-    positions = getattr(model.config, "max_position_embeddings", None)
+def longest_input(config: Any, tokenizer: Any, max_length: int | None) -> int:
+    """Return the most tokens of a document: as many as asked for, if the encoder has as many positions."""
+    positions = getattr(config, "max_position_embeddings", None)
     limits = [limit for limit in (max_length, positions, tokenizer.model_max_length) if limit is not None]
     return min(limits)
 

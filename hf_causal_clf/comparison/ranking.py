@@ -69,8 +69,8 @@ def compare_runs(
         average: F1 that decides, `"macro"` or `"micro"`.
         margin: Loss of it up to which a faster run is preferred to the best one.
         named: Names of the candidates, to be tested against one another. By default the candidates are the runs of
-            the two approaches and the combination (all entries if there are no such runs), each tested against the best
-            of them.
+            the two approaches, combination and cascades (all entries if there are no such runs), each tested against
+            the best of them.
 
     Raises:
         ValueError: If the runs were tested on other documents or gold labels.
@@ -165,7 +165,7 @@ def _candidates(rows: Sequence[dict[str, Any]], named: Sequence[str]) -> list[st
     """Names of the runs that the comparison is about, best first."""
     if named:
         return [row["name"] for row in rows if row["name"] in named]
-    runs = [row["name"] for row in rows if row["approach"] in (*APPROACHES, "combination")]
+    runs = [row["name"] for row in rows if row["approach"] in (*APPROACHES, "combination", "cascade")]
     return runs if any(row["approach"] in APPROACHES for row in rows) else [row["name"] for row in rows]
 
 

@@ -6,12 +6,13 @@ names before that.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..training import length
 
 if TYPE_CHECKING:
     from ..baselines.fitting import Outcome
@@ -22,16 +23,14 @@ if TYPE_CHECKING:
 
 BASE_MODEL = ("model_name_or_path", "model_revision", "dtype", "attn_implementation", "load_in_4bit")
 _ENCODER_BATCH_SIZE = 16
-_ENCODER_READS = 250  # times √documents: all weights move in smaller steps than an adapter's
-_ENCODER_LEAST_EPOCHS = 3
-ENCODER_LENGTH = f"{_ENCODER_READS}/√documents, at least {_ENCODER_LEAST_EPOCHS}"
+ENCODER_LENGTH = f"{length.ENCODER_READS}/√documents, at least {length.ENCODER_LEAST_EPOCHS}"
 
 
 def encoder_epochs(arguments: ComparisonArguments, documents: int) -> float:
     """Return the epochs of the encoder: as given, or as its training documents need."""
     if arguments.encoder_num_train_epochs is not None:
         return arguments.encoder_num_train_epochs
-    return max(_ENCODER_LEAST_EPOCHS, _ENCODER_READS / math.sqrt(documents))
+    return length.encoder_epochs(documents)
 
 
 @dataclass(frozen=True)

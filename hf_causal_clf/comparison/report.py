@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..data.splits import ClassificationData
-from ..evaluation.comparison_plots import f1_comparison
+from ..evaluation.comparison_plots import f1_against_speed, f1_comparison, on_front
 from ..evaluation.plot_style import save_figure
 from ..evaluation.significance import f1_interval
 from ..runs.disk import write_json, write_text
@@ -60,7 +60,7 @@ def render_report(
         calibration=calibration if len(calibration) > 1 else None,
         unchanged=unchanged,
         generation=_generation(rows) if any("generation_f1_macro" in row["metrics"] for row in rows) else None,
-        cost=_cost(rows),
+        cost=_cost(rows, report["f1_average"]),
         pairs=_pairs(report["pairwise"]),
         tuning=_tuning(report["tuning"]) if "tuning" in report else None,
         not_tuned=[name for name in names if name not in report.get("tuning", {}).get("searches", {})],
@@ -222,13 +222,19 @@ def _generation(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     return table
 
 
-def _cost(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    table = [["run", "trained parameters", "training docs/s", "prediction docs/s", "peak memory (GiB)"]]
-    for row in rows:
+def _speeds(rows: Sequence[dict[str, Any]]) -> list[float | None]:
+    return [row["training"].get("predict_samples_per_second") for row in rows]
+
+
+def _cost(rows: Sequence[dict[str, Any]], average: str) -> list[list[str]]:
+    heading = ["trained parameters", "training docs/s", "prediction docs/s", "peak memory (GiB)"]
+    table = [["run", *heading, f"Pareto front ({average} F1, speed)"]]
+    front = on_front([row["metrics"][f"f1_{average}"] for row in rows], _speeds(rows))
+    for row, best in zip(rows, front, strict=True):
         cost = row["training"]
         rates = [_rate(cost.get(f"{stage}_samples_per_second")) for stage in ("train", "predict")]
         memory = f"{cost['peak_memory_bytes'] / 2**30:.2f}"
-        table.append([escape(row["name"]), f"{cost['trainable_parameters']:,}", *rates, memory])
+        table.append([escape(row["name"]), f"{cost['trainable_parameters']:,}", *rates, memory, "yes" if best else ""])
     return table
 
 
@@ -277,15 +283,17 @@ def write_report(
     )
     rows, f1, average = report["runs"], f"f1_{arguments.f1_average}", arguments.f1_average
     intervals = [row["confidence_intervals"][f1] for row in rows]
-    forest = f1_comparison(
+    measured = (
         [row["name"] for row in rows],
         [row["metrics"][f1] for row in rows],
         [interval["low"] for interval in intervals],
         [interval["high"] for interval in intervals],
-        metric=f"{average} F1",
     )
-    save_figure(forest, output / "figures" / f1)
+    save_figure(f1_comparison(*measured, metric=f"{average} F1"), output / "figures" / f1)
     figures = [(f"{average.capitalize()} F1 with 95 % intervals", f"figures/{f1}.png")]
+    if any(speeds := _speeds(rows)):
+        save_figure(f1_against_speed(*measured, speeds, metric=f"{average} F1"), output / "figures" / "speed")
+        figures.append((f"{average.capitalize()} F1 against speed", "figures/speed.png"))
     for row in rows:
         diagram = run_folder(output, row["name"], arguments.seeds[0]) / "figures" / "reliability_diagram.png"
         if row["seeds"] and row["approach"] in RECIPES and diagram.is_file():

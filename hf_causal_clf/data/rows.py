@@ -191,6 +191,9 @@ def taken(rows: Dataset, chosen: np.ndarray) -> Dataset:
     """
     import pyarrow as pa
 
+    if not len(rows):
+        return rows
+
     def batches() -> Iterator[pa.RecordBatch]:
         start, waiting = 0, []
         for batch in rows.with_format("arrow").iter(BATCH):

@@ -41,6 +41,7 @@ class ClassificationData:
         folds: Fold of each labelled document, int64 `(n,)`. The splits `train` and `validation` are then the same
             documents: all labelled ones. What is said of `validation` has to come from trainings without the fold of
             each document (`holding_out`). `None` where there is a validation split.
+        rest: Training documents that `max_train_samples` leaves out; `None` where it leaves none out.
     """
 
     label_space: LabelSpace
@@ -48,6 +49,7 @@ class ClassificationData:
     overlap: dict[str, int]
     text_column: str | None = None
     folds: np.ndarray | None = None
+    rest: Dataset | None = None
 
     @property
     def fold_count(self) -> int:
@@ -137,7 +139,11 @@ def load_data(arguments: DataArguments, folds: int = 0) -> ClassificationData:
     cut_missing_splits(splits, label_space, arguments, ("test",) if folds else tuple(CUT_FRACTIONS))
     others = {split: _limited(splits[split], split, label_space, arguments) for split in splits if split != "train"}
     splits = _joined({**splits, **others}) if folds else {**splits, **others}
-    splits["train"] = _limited(splits["train"], "train", label_space, arguments)
+    labelled, rest = splits["train"], None
+    splits["train"] = _limited(labelled, "train", label_space, arguments)
+    if len(splits["train"]) < len(labelled):
+        drawn = set(splits["train"]["id"][:])
+        rest = labelled.select([row for row, each in enumerate(labelled["id"][:]) if each not in drawn])
     _check_labels_in_use(splits, label_space)
     _tell_documents(splits, arguments)
     _tell_labels(splits["train"], label_space)
@@ -147,7 +153,7 @@ def load_data(arguments: DataArguments, folds: int = 0) -> ClassificationData:
             logger.warning(f"{pair}: {count} documents of the second split are in the first, so metrics are too good.")
     assigned = _folds(splits["train"], label_space, folds, arguments.split_seed) if folds else None
     ordered = {split: splits.get(split, splits["train"]) for split in SPLITS}
-    return ClassificationData(label_space, ordered, overlap, arguments.text_column, assigned)
+    return ClassificationData(label_space, ordered, overlap, arguments.text_column, assigned, rest)
 
 
 def note_document_mistakes(parsed: Sequence[Any], mistakes: Mistakes) -> None:

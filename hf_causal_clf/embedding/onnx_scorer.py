@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,6 @@ from transformers import PreTrainedTokenizerBase
 from ..backbone.batching import pad, padding_id, prediction_batches
 from ..sharing.onnx import INPUTS, onnx_logits, open_onnx
 from ..task.chunks import mean_over_chunks, rows_of
-from ..task.documents import DocumentEncoder
-from ..task.prompts import PromptEncoder
 from ..task.scorer import check_list
 
 
@@ -22,8 +20,9 @@ class OnnxScorer:
     Args:
         path: The file.
         tokenizer: The tokenizer beside it.
-        encoder: Turns a document into the token ids that the head was trained on.
+        chunks: Turns a document into the token ids of its chunks, of one if it is not read in chunks.
         labels: Number of labels.
+        approach: That of the run.
         batch_size: Documents, or chunks of them, per forward pass.
 
     Raises:
@@ -31,15 +30,14 @@ class OnnxScorer:
         ValueError: If it refuses the file, or the file is not of a head with so many labels.
     """
 
-    approach = "embedding"
-
     def __init__(
         self,
         path: Path,
         tokenizer: PreTrainedTokenizerBase,
-        encoder: DocumentEncoder | PromptEncoder,
+        chunks: Callable[[str], list[list[int]]],
         labels: int,
         *,
+        approach: str = "embedding",
         batch_size: int = 16,
     ) -> None:
         self.session = open_onnx(path)
@@ -50,7 +48,8 @@ class OnnxScorer:
                 f"{path} is no head with {labels} labels: it makes {shapes} of {[each.name for each in inputs]}. "
                 "Export the run again with --onnx true."
             )
-        self.encoder = encoder
+        self.approach = approach
+        self.chunks = chunks
         self.labels = labels
         self.batch_size = batch_size
         self._pad = padding_id(tokenizer)
@@ -62,7 +61,7 @@ class OnnxScorer:
             ValueError: If a single text is given instead of a list.
         """
         check_list(texts)
-        encoded, counts = rows_of([self.encoder.chunks(text) for text in texts])
+        encoded, counts = rows_of([self.chunks(text) for text in texts])
         found = np.empty((len(encoded), self.labels), dtype=np.float32)
         for rows in prediction_batches(None, list(map(len, encoded)), self.batch_size, description="Predicting"):
             batch = pad([encoded[row] for row in rows], self._pad)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .plot_style import BLUE, COLOURS, MARKERS, new_figure, shorten, styled, write_beside
+from .plot_style import BLUE, COLOURS, GREY, MARKERS, new_figure, shorten, styled, write_beside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,6 +55,66 @@ def f1_comparison(
     for place, value, low, high in zip(places, values, lows, highs, strict=True):
         text = f"{value:.3f} [{low:.3f}, {high:.3f}]"
         write_beside(axes, float(place), text)
+    return figure
+
+
+def on_front(values: Sequence[float], speeds: Sequence[float | None]) -> list[bool]:
+    """Say of each run whether it is on the Pareto front: no other is at least as good and as fast, and better in one.
+
+    Args:
+        values: The metric of each run, higher is better.
+        speeds: Documents a second; `None` where that is not known: such a run is not on the front.
+    """
+    runs = [(value, speed) for value, speed in zip(values, speeds, strict=True) if speed]
+
+    def beaten(value: float, speed: float) -> bool:
+        return any(a >= value and b >= speed and (a, b) != (value, speed) for a, b in runs)
+
+    return [bool(speed) and not beaten(value, speed or 0.0) for value, speed in zip(values, speeds, strict=True)]
+
+
+@styled
+def f1_against_speed(
+    names: Sequence[str],
+    values: Sequence[float],
+    lows: Sequence[float],
+    highs: Sequence[float],
+    speeds: Sequence[float | None],
+    *,
+    metric: str = "macro F1",
+) -> Figure:
+    """Draw a metric against documents a second, on a logarithmic axis, with the Pareto front as a line.
+
+    Args:
+        names: Names of the runs.
+        values: The metric of each run.
+        lows: Lower end of its interval.
+        highs: Upper end of its interval.
+        speeds: Documents a second; a run of which that is not known is left out.
+        metric: What the values are.
+
+    Raises:
+        ValueError: If the speed of none is known.
+    """
+    shown = {place: speed for place, speed in enumerate(speeds) if speed}
+    if not shown:
+        raise ValueError("The speed of no run is known: there is nothing to draw.")
+    figure = new_figure(7, 4.5)
+    axes = figure.subplots()
+    handles: list[Any] = []
+    for place, speed in shown.items():
+        ends = [[values[place] - lows[place]], [highs[place] - values[place]]]
+        style: dict[str, Any] = {"color": COLOURS[place % 7], "marker": MARKERS[(place + place // 7) % 7]}
+        handles.append(axes.errorbar([speed], [values[place]], ends, linestyle="", capsize=3, **style))
+    front = on_front(values, speeds)
+    corners = sorted((speed, values[place]) for place, speed in shown.items() if front[place])
+    handles += axes.plot(*zip(*corners, strict=True), color=GREY, linestyle="--", linewidth=1, zorder=1)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axes.xaxis.set_minor_formatter(lambda *_: "")
+    axes.set(xlabel="documents a second (log scale)", ylabel=f"{metric} with 95 % confidence interval")
+    labels = [*shorten([names[place] for place in shown], 36), "no other run is as good and as fast"]
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
     return figure
 
 

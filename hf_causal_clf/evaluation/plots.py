@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .metrics import bin_index, decide, decision_metrics, expected_calibration_error, f1_per_label, label_counts
-from .plot_style import BLUE, GREEN, GREY, RED, new_figure, shorten, styled, write_beside
+from .plot_style import BLUE, COLOURS, GREEN, GREY, RED, new_figure, shorten, styled, write_beside
 from .selective import risk_coverage
 
 if TYPE_CHECKING:
@@ -249,6 +249,40 @@ def risk_coverage_figure(confidence: np.ndarray, wrong: np.ndarray, sure: np.nda
     axes.set(xlim=(0, 1), xlabel=f"share of {what} answered", ylabel="error among the answers")
     axes.set_ylim(bottom=0)
     figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+@styled
+def set_sizes_figure(gold: np.ndarray, sets: Mapping[str, np.ndarray], coverage: float) -> Figure:
+    """Draw how many labels conformal sets have, and say how often the right one is among them.
+
+    Args:
+        gold: Label ids, int `(n,)`.
+        sets: For each way of making them, which labels are in the set of each document, bool `(n, labels)`.
+        coverage: The coverage that they were made for.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(5.5, 3.8)
+    axes = figure.subplots()
+    sizes = {name: members.sum(axis=1) for name, members in sets.items()}
+    largest = max(each.max() for each in sizes.values())
+    width = 0.8 / len(sets)
+    for place, (name, members) in enumerate(sets.items()):
+        shares = np.bincount(sizes[name], minlength=largest + 1) / len(gold)
+        held = members[np.arange(len(gold)), gold].mean()
+        label = f"{name}: {sizes[name].mean():.2f} labels, the right one in {held:.1%}"
+        axes.bar(
+            np.arange(largest + 1) + width * (place - (len(sets) - 1) / 2),
+            shares,
+            width,
+            label=label,
+            color=COLOURS[place],
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel=f"labels in a set (coverage {coverage:g})", ylabel="share of documents")
+    axes.grid(False, axis="x")
+    figure.legend(loc="outside upper center", ncols=1)
     return figure
 
 

@@ -17,11 +17,14 @@ PREDICTIONS_FILE = "predictions.parquet"
 OUT_OF_FOLD_FILE = "out_of_fold.parquet"
 FIGURES_FOLDER = "figures"
 CONFIG_FOLDER = "config"  # beside an adapter, a config.json would make it look like a whole model
-MEMBERS_FOLDER = "members"  # of a combination: a folder for each run that it is made of
+MEMBERS_FOLDER = "members"  # of a combination or cascade: a folder for each run that it is made of
 CARD_FILE = "README.md"
 MANIFEST_FILE = "manifest.json"  # the files that a run wrote, and what makes it another run than the next
 UNFINISHED_FOLDER = ".unfinished"  # is there while a run goes on, and holds what is saved of it until it is whole
-FIGURES = ("reliability_diagram", "confusion_matrix", "label_f1", "thresholds", "training_curves", "risk_coverage")
+FIGURES = (
+    *("reliability_diagram", "confusion_matrix", "label_f1", "thresholds", "training_curves", "risk_coverage"),
+    "set_sizes",
+)
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
@@ -40,7 +43,7 @@ _TOKENIZER = (
     *("chat_template.jinja", "additional_chat_templates/*"),
     *("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt"),
 )
-NEEDED = (  # to load a run that is no combination
+NEEDED = (  # to load a run that has no members
     *(CLASSIFICATION_FILE, f"{CONFIG_FOLDER}/config.json"),
     *(*_ADAPTER, *_WHOLE_MODEL, *_TOKENIZER, HEAD_FILE, VOCABULARY_FILE),
 )
@@ -48,6 +51,7 @@ PUBLISHED = (  # what others need: no predictions, which tell of documents, and 
     *(*NEEDED, METRICS_FILE, CARD_FILE),
     *(f"{FIGURES_FOLDER}/{name}.*" for name in FIGURES),
     *(f"{MEMBERS_FOLDER}/*/{name}" for name in NEEDED),
+    *(f"{MEMBERS_FOLDER}/*/{MEMBERS_FOLDER}/*/{name}" for name in NEEDED),  # of a combination in a cascade
 )
 RUN_FILES = (*PUBLISHED, PREDICTIONS_FILE, OUT_OF_FOLD_FILE, MANIFEST_FILE)
 
@@ -74,12 +78,13 @@ def find_file(source: str | PathLike[str], name: str, **hub_kwargs: Any) -> Path
 
 
 def with_members(folder: Path) -> list[Path]:
-    """Return a run's folder and, where it is a combination, those of its members, sorted."""
-    return [folder, *sorted(path for path in folder.glob(f"{MEMBERS_FOLDER}/*") if path.is_dir())]
+    """Return a run's folder and, where it has members, theirs, sorted."""
+    members = sorted(path for path in folder.glob(f"{MEMBERS_FOLDER}/*") if path.is_dir())
+    return [folder, *(part for member in members for part in with_members(member))]
 
 
 def find_members(source: str | PathLike[str], **hub_kwargs: Any) -> Path:
-    """Return the local folder of a combination's members, from a folder or a Hub repository."""
+    """Return the local folder of a run's members, from a folder or a Hub repository."""
     if os.path.isdir(source):
         return Path(source, MEMBERS_FOLDER)
     from huggingface_hub import snapshot_download

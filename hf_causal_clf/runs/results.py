@@ -17,12 +17,15 @@ from pyarrow import parquet
 from ..data.rows import values_of
 from ..data.splits import ClassificationData
 from ..evaluation.calibration import Calibration, to_probabilities
+from ..evaluation.conformal import LEAST, METHODS, Conformal
 from ..evaluation.selective import Abstention, decision_confidence
 from ..task.labels import LabelSpace
 from .disk import write_json, written_aside
 from .files import FIGURES_FOLDER, METRICS_FILE, OUT_OF_FOLD_FILE, PREDICTIONS_FILE, read_json
 from .measuring import Metrics
 from .tables import answer_column, probability_column
+
+SHOWN_COVERAGE = 0.9  # of the sets whose sizes are drawn: the default of `TextClassifier.predict_set`
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ def write_results(
     calibration: Calibration,
     metrics: Metrics,
     log_history: Sequence[dict[str, float]] = (),
+    conformal: Conformal | None = None,
+    decisions: dict[str, np.ndarray] | None = None,
 ) -> None:
     """Write the figures, `predictions.parquet` and, when they are whole, `metrics.json` of a run.
 
@@ -85,15 +90,25 @@ def write_results(
         calibration: From `measure`.
         metrics: Content of `metrics.json`.
         log_history: Of the trainer, for the training curves; without it there are none.
+        conformal: Scores for conformal sets, for the figure of their sizes.
+        decisions: Those of the same documents; by default what the calibration makes of the logits.
     """
+    multi_label = data.label_space.multi_label
+    decisions = decisions or {
+        split: calibration.decide(calibration.apply(each, multi_label=multi_label), multi_label=multi_label)
+        for split, each in logits.items()
+    }
     output.mkdir(parents=True, exist_ok=True)
-    _draw(output / FIGURES_FOLDER, data, logits["test"], calibration, log_history, metrics.get("abstention"))
-    _write_documents(output / PREDICTIONS_FILE, data, "test", logits["test"], calibration)
+    drawn = (logits["test"], decisions["test"], calibration, log_history, metrics.get("abstention"), conformal)
+    _draw(output / FIGURES_FOLDER, data, *drawn)
+    tested = (calibration.apply(logits["test"], multi_label=multi_label), decisions["test"])
+    _write_documents(output / PREDICTIONS_FILE, data, "test", *tested)
     if data.folds is None:
         (output / OUT_OF_FOLD_FILE).unlink(missing_ok=True)
     else:
         more = {"fold": data.folds, "logits": probability_column(logits["validation"])}
-        _write_documents(output / OUT_OF_FOLD_FILE, data, "validation", logits["validation"], calibration, more)
+        held_out = (calibration.apply(logits["validation"], multi_label=multi_label), decisions["validation"])
+        _write_documents(output / OUT_OF_FOLD_FILE, data, "validation", *held_out, more)
     write_json(output / METRICS_FILE, metrics)
 
 
@@ -159,16 +174,17 @@ def _draw(
     folder: Path,
     data: ClassificationData,
     logits: np.ndarray,
+    predicted: np.ndarray,
     calibration: Calibration,
     log_history: Sequence[dict[str, float]],
     abstention: dict[str, Any] | None,
+    conformal: Conformal | None,
 ) -> None:
     from ..evaluation import plots
     from ..evaluation.plot_style import save_figure
 
     gold, names, multi_label = data.gold("test"), data.label_space.names, data.label_space.multi_label
     probabilities = calibration.apply(logits, multi_label=multi_label)
-    predicted = calibration.decide(probabilities, multi_label=multi_label)
     before = None if calibration.temperature is None else to_probabilities(logits, multi_label=multi_label)
     figures = {
         "reliability_diagram": plots.reliability_diagram(gold, probabilities, before),
@@ -182,6 +198,10 @@ def _draw(
         confidence, sure = decision_confidence(probabilities, predicted), found.answers(probabilities, predicted)
         options = confidence, predicted != gold, sure, found.target_error
         figures["risk_coverage"] = plots.risk_coverage_figure(*options)
+    if conformal is not None and conformal.documents >= LEAST:
+        raw, texts = to_probabilities(logits, multi_label=False), data.texts("test")
+        sets = {name: conformal.sets(raw, texts, SHOWN_COVERAGE, method=name) for name in METHODS}
+        figures["set_sizes"] = plots.set_sizes_figure(gold, sets, SHOWN_COVERAGE)
     if any({"loss", "eval_loss"} & set(entry) for entry in log_history):
         figures["training_curves"] = plots.training_curves(log_history)
     for name, figure in figures.items():
@@ -189,12 +209,10 @@ def _draw(
 
 
 def _write_documents(
-    path: Path, data: ClassificationData, split: str, logits: np.ndarray, calibration: Calibration, more: Any = ()
+    path: Path, data: ClassificationData, split: str, probabilities: np.ndarray, predicted: np.ndarray, more: Any = ()
 ) -> None:
     """Write what is said of the documents of a split, without any text; `more` are columns of one's own."""
     label_space, documents = data.label_space, data.splits[split]
-    probabilities = calibration.apply(logits, multi_label=label_space.multi_label)
-    predicted = calibration.decide(probabilities, multi_label=label_space.multi_label)
     gold = [label_space.decode(label_space.encode(value)) for value in values_of(documents, "label")]
     rows = {
         "id": documents["id"][:],

@@ -99,7 +99,8 @@ class Run:
         prompt: Template and answers; `None` for a head that reads documents as they are.
         document_suffix: Text after each document that a head reads without a prompt; `None` for none.
         members: Weight of each run that a combination is made of, by the name of its folder below `members/`; `None`
-            for a run of its own.
+            for a run of its own. A cascade has the members `first` and `second`, each with the weight 1.
+        cascade_threshold: Margin from which on a cascade's first member answers; `None` for any other run.
         training: What only the training knew (`training_facts`), for the card; empty for a run that does not have it.
         version: Version of this package that trained it.
         abstention: Where it does not answer; `None` where no target error was asked for.
@@ -120,6 +121,7 @@ class Run:
     training: Mapping[str, Any] = field(default_factory=dict)
     abstention: Abstention | None = None
     conformal: Conformal | None = None
+    cascade_threshold: float | None = None
 
     @classmethod
     def read(cls, source: str | PathLike[str], **hub_kwargs: Any) -> Run:
@@ -198,6 +200,7 @@ class Run:
             training=data["training"],
             abstention=abstention,
             conformal=conformal,
+            cascade_threshold=data.get("cascade_threshold"),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -225,6 +228,7 @@ class Run:
                 "quantization": None if base.quantization is None else dict(base.quantization),
             },
             "training": dict(self.training),
+            **({} if self.cascade_threshold is None else {"cascade_threshold": self.cascade_threshold}),
             **{name: value.to_dict() for name, value in optional.items() if value is not None},
         }
 

@@ -25,6 +25,7 @@ KINDS = {  # of runs: the two approaches, the baselines that are runs, and sever
     "frozen": "frozen language model with a head",
     "encoder": "fine-tuned encoder",
     "combination": "combination of runs",
+    "cascade": "cascade of two runs",
 }
 POOLINGS = ("last", "mean")
 HEAD_INITS = ("random", "verbalizer", "probe")
@@ -63,6 +64,7 @@ _LENGTH: Kind = ("a whole number above 0", lambda value: type(value) is int and 
 _TEXTS: Kind = ("a list of texts", _are(_is_text))
 _NUMBERS: Kind = ("a list of numbers", _are(_is_number))
 _NUMBER: Kind = ("a number, a list of numbers", lambda value: _is_number(value) or _are(_is_number)(value))
+_SHARE: Kind = ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
 _LIMITS: Kind = ("a list of numbers or null", _are(lambda value: value is None or _is_number(value)))
 _SCORES: Kind = ("a list of lists of numbers", _are(_are(_is_number)))
 _ANSWERS: Kind = (
@@ -95,6 +97,7 @@ _ENTRIES: dict[str, Kind] = {
     "verbalizer.empty_answer": _TEXT,
     "document_suffix": _or_null(_TEXT),
     "members": _or_null(_MEMBERS),
+    "cascade_threshold": _or_null(_SHARE),
     "label_space": _OBJECT,
     "label_space.names": _TEXTS,
     "label_space.multi_label": _FLAG,
@@ -118,7 +121,13 @@ _ENTRIES: dict[str, Kind] = {
     "conformal.lac": _SCORES,
     "conformal.aps": _SCORES,
 }
-_MAY_LACK = ("prompt_template.answer_tokens", "truncation.long_documents", "abstention", "conformal")
+_MAY_LACK = (
+    "prompt_template.answer_tokens",
+    "truncation.long_documents",
+    "cascade_threshold",
+    "abstention",
+    "conformal",
+)
 _NEW_IN_3: dict[str, Any] = {"document_suffix": None, "members": None}
 
 
@@ -191,6 +200,7 @@ def _check_entries(data: dict[str, Any], source: str) -> None:
 def _needed(data: dict[str, Any]) -> tuple[str, ...]:
     """The entries that must not be null in a run of this approach."""
     own = {"embedding": ("pooling", "head_init"), "frozen": ("pooling",), "combination": ("members",)}
+    own["cascade"] = ("members", "cascade_threshold")
     prompted = data["approach"] == "instruction" or data.get("head_init") == "verbalizer"
     prompted = prompted or any(data.get(name) for name in _PROMPT)
     return (*own.get(data["approach"], ()), *(_PROMPT if prompted else ()))

@@ -21,13 +21,20 @@ def print_metrics(metrics: Metrics, *, multi_label: bool, write: Callable[[str],
         write(_line(name, metrics[split]))
         if changed:
             write(_line("  before", metrics[split], "uncalibrated_"))
-    write(_line("  majority", metrics["majority"]))
+    if "majority" in metrics:
+        write(_line("  majority", metrics["majority"]))
     note = "before: without what was" if changed else "probabilities are as the model gives them;"
-    write(f"({note} fitted {'out of fold' if held_out != 'validation' else 'on validation'}: {fitted})")
-    write("(majority: the label frequencies of training, for every test document)")
+    if metrics["calibration"].get("by_stages"):
+        write(f"({fitted})")
+    else:
+        write(f"({note} fitted {'out of fold' if held_out != 'validation' else 'on validation'}: {fitted})")
+    if "majority" in metrics:
+        write("(majority: the label frequencies of training, for every test document)")
     if "abstention" in metrics:
         documents = metrics["calibration"]["documents"]
         write(abstention_in_words(metrics["abstention"], f"{documents:,} {'labelled' if folds else 'validation'}"))
+    if "cascade" in metrics:
+        write(cascade_in_words(metrics["cascade"], metrics["training"]["predict_samples_per_second"]))
     verdict = nothing_learned(metrics, multi_label=multi_label)
     if verdict:
         write(verdict)
@@ -65,10 +72,39 @@ def what_was_fitted(calibration: dict[str, Any]) -> tuple[str, bool]:
         calibration: The part `calibration` of `metrics.json`.
     """
     found = fitted_in_words(Calibration.from_dict(calibration))
+    if calibration.get("by_stages"):
+        return "each document is calibrated by the stage that answers it", False
     if found is None:
         documents = f"{calibration['documents']} {'labelled' if calibration.get('folds') else 'validation'}"
         return f"nothing, as {documents} documents are too few, {MIN_DOCUMENTS} are needed", False
     return found, found != "temperature 1"
+
+
+def cascade_in_words(cascade: dict[str, Any], speed: float) -> str:
+    """Say from which margin on a cascade's first stage answers, and what that keeps and costs.
+
+    Args:
+        cascade: The part `cascade` of `metrics.json`.
+        speed: Test documents a second.
+    """
+    fitted, test, average = cascade["fitted"], cascade["test"], cascade["f1_average"]
+    threshold, expected, loss = fitted["threshold"], fitted["expected_loss"], test["loss"]
+    who = f"the first stage answers from a margin of {threshold:.3f} on"
+    if threshold in (0, 1):
+        who = "the first stage answers all documents" if threshold == 0 else "the second stage answers all documents"
+    limit = cascade.get("max_f1_loss")
+    unsure = ""
+    if limit is not None and expected["high"] > limit:
+        unsure = f"; these documents cannot tell whether it stays within {limit:g}"
+    go_on = f"{fitted['expected_deferred']:.1%} go on to the second"
+    rates = [f"{rate:,.3g}" for rate in (speed, *test["documents_per_second"])]
+    return (
+        f"cascade: {who}. Expected, by thresholds fitted on other documents: {go_on}, and the loss of {average} F1 "
+        f"against it is {expected['value']:+.3f} [{expected['low']:+.3f}, {expected['high']:+.3f}]{unsure}. On test: "
+        f"{test['deferred']:.1%} went on, {average} F1 {test['f1']:.3f} (first alone {test['first_f1']:.3f}, second "
+        f"alone {test['second_f1']:.3f}; loss {loss['value']:+.3f} [{loss['low']:+.3f}, {loss['high']:+.3f}]), "
+        f"{rates[0]} documents a second (first {rates[1]}, second {rates[2]})."
+    )
 
 
 def abstention_in_words(abstention: dict[str, Any], documents: str) -> str:

@@ -18,7 +18,7 @@ from ..evaluation.calibration import MIN_EXAMPLES
 from ..evaluation.conformal import LEAST
 from ..runs.finished import FinishedRun
 from ..runs.schema import APPROACHES
-from ..runs.summary import abstention_in_words, nothing_learned
+from ..runs.summary import abstention_in_words, cascade_in_words, nothing_learned
 from ..task.prompts import PLAIN_FRAME
 from .card_facts import (
     folds,
@@ -31,6 +31,7 @@ from .card_facts import (
     quantization,
     scarce_labels,
     setting_rows,
+    teacher,
     truncation,
     trust,
 )
@@ -99,7 +100,7 @@ def card_data(run: FinishedRun, repo_id: str) -> ModelCardData:
 
 def _library(run: FinishedRun) -> str:
     """The library that loads it, as the Hub names it."""
-    if run.description.approach in ("tfidf", "frozen", "combination"):
+    if run.description.approach in ("tfidf", "frozen", "combination", "cascade"):
         return "hf_causal_clf"
     return "transformers" if run.adapter is None else "peft"
 
@@ -135,8 +136,10 @@ def _context(run: FinishedRun, repo_id: str) -> dict[str, Any]:
         "test_documents": len(run.results.gold),
         "label_table": label_table(run),
         "members": member_table(run),
+        "teacher": teacher(run),
         "nothing_learned": nothing_learned(run.results.metrics, multi_label=run.label_space.multi_label),
         "abstention": _abstention(run),
+        "cascade": _cascade(run),
         "sets": _has_sets(run),
         "trust": trust(run),
         "scarce": scarce_labels(run),
@@ -159,6 +162,14 @@ def _abstention(run: FinishedRun) -> str | None:
         return None
     kind = "labelled" if folds(run) else "validation"
     return abstention_in_words(metrics["abstention"], f"{metrics['calibration']['documents']:,} {kind}")
+
+
+def _cascade(run: FinishedRun) -> str | None:
+    """What a cascade keeps and costs; `None` for any other run."""
+    metrics = run.results.metrics
+    if "cascade" not in metrics:
+        return None
+    return cascade_in_words(metrics["cascade"], metrics["training"]["predict_samples_per_second"])
 
 
 def _has_sets(run: FinishedRun) -> bool:

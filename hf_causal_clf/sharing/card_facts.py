@@ -75,7 +75,7 @@ def label_table(run: FinishedRun) -> Table:
             columns[title] = [f"{count:,}" for count in facts["label_counts"][split]]
     columns["test"] = [f"{count:,}" for count in tested]
     columns["F1 on test"] = [f"{score:.3f}" if count else "–" for score, count in zip(scores, tested, strict=True)]
-    if space.multi_label:
+    if space.multi_label and run.description.approach != "cascade":
         thresholds = run.description.calibration.thresholds or [0.5] * len(space)
         columns["threshold"] = [f"{threshold:.3f}" for threshold in thresholds]
     if prompt is not None:
@@ -90,19 +90,46 @@ def label_table(run: FinishedRun) -> Table:
 
 
 def member_table(run: FinishedRun) -> Table | None:
-    """Return what each member of a combination is and its share of the weights; `None` for any other run."""
+    """Return what each member is, and of a combination its share of the weights; `None` for a run without members."""
     members = run.description.members
     if members is None:
         return None
-    rows = [["member", "what it is", "base model", "most tokens", "share of the weights"]]
+    cascade = run.results.metrics.get("cascade")
+    rows = [["member", "what it is", "base model", "most tokens"]]
+    rows[0] += ["share of the weights"] if cascade is None else ["answers on test", "F1 alone", "documents a second"]
     for name, weight in sorted(members.items(), key=lambda member: -member[1]):
         member = Run.read(run.folder / MEMBERS_FOLDER / name)
         base, longest = member.base_model, member.truncation.max_length
         none = "" if base.name_or_path is None else "a local checkpoint"
         link = f"[{escape(base.hub_id)}](https://huggingface.co/{base.hub_id})" if base.hub_id else none
-        share = f"{weight / sum(members.values()):.0%}"
-        rows.append([escape(name), KINDS[member.approach], link, "" if longest is None else f"{longest:,}", share])
+        cells = [f"{weight / sum(members.values()):.0%}"] if cascade is None else _of_stage(cascade["test"], name)
+        rows.append([escape(name), KINDS[member.approach], link, "" if longest is None else f"{longest:,}", *cells])
     return rows
+
+
+def _of_stage(test: dict[str, Any], name: str) -> list[str]:
+    """What a stage of a cascade did on the test documents: its share of the answers, its F1 alone and its speed."""
+    place = ("first", "second").index(name)
+    share = test["deferred"] if place else 1.0 - test["deferred"]
+    return [f"{share:.1%}", f"{test[f'{name}_f1']:.3f}", f"{test['documents_per_second'][place]:,.3g}"]
+
+
+def teacher(run: FinishedRun) -> dict[str, Any] | None:
+    """Return what a student's card says of its teacher, and what it learned; `None` for any other run."""
+    facts, reached = run.facts.get("distillation"), run.results.metrics.get("teacher")
+    if not facts or not reached:
+        return None
+    taught, base = facts["teacher"], facts["teacher"].get("base_model")
+    link = None if base is None else f"[{escape(base)}](https://huggingface.co/{base})"
+    best, own = reached["f1_macro"], run.results.metrics["test"]["f1_macro"]
+    return {
+        **facts,
+        "kind": KINDS[taught["approach"]],
+        "repository": taught.get("repository"),
+        "base": link,
+        "f1": best,
+        "share": own / best if best else None,
+    }
 
 
 def test_counts(run: FinishedRun) -> list[int]:
@@ -180,7 +207,7 @@ def quantization(run: FinishedRun) -> str | None:
 
 
 def _model(run: FinishedRun) -> Rows:
-    rows = [] if run.description.approach in ("tfidf", "combination") else _base_model(run)
+    rows = [] if run.description.approach in ("tfidf", "combination", "cascade") else _base_model(run)
     counts = run.results.metrics.get("training", {})
     trained, total = counts.get("trainable_parameters"), counts.get("total_parameters")
     if trained and total:

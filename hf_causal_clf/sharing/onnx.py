@@ -44,6 +44,22 @@ class LogitsOfMaskedTokens(nn.Module):
         return self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **kwargs).logits
 
 
+class LogitsOfPaddedDocuments(nn.Module):
+    """The logits of an encoder, from token ids and attention mask of a batch that is padded at the right.
+
+    Args:
+        model: A stock sequence classifier.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return logits `(batch, labels)`."""
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+
 def require_onnx() -> None:
     """Import the packages that an export needs.
 
@@ -58,12 +74,13 @@ def require_onnx() -> None:
             raise SystemExit(f"ONNX needs the package {name} ({error}): pip install 'hf_causal_clf[onnx]'") from error
 
 
-def export_onnx(model: nn.Module, folder: Path) -> Path:
+def export_onnx(model: nn.Module, folder: Path, *, encoder: bool = False) -> Path:
     """Write `model.onnx`, with its weights in a file beside it if they are too large for one.
 
     Args:
         model: Model in float32, as for `LogitsOfMaskedTokens`.
         folder: Existing folder to write to.
+        encoder: Whether the model is as for `LogitsOfPaddedDocuments`.
 
     Returns:
         The path of the file. Its inputs are int64 `input_ids` and `attention_mask` of any batch size and length; its
@@ -85,7 +102,7 @@ def export_onnx(model: nn.Module, folder: Path) -> Path:
     try:
         with _quiet_exporter():
             program: Any = torch.onnx.export(
-                LogitsOfMaskedTokens(model).eval(),
+                (LogitsOfPaddedDocuments if encoder else LogitsOfMaskedTokens)(model).eval(),
                 (ids, mask),
                 dynamo=True,
                 verbose=False,
@@ -97,6 +114,26 @@ def export_onnx(model: nn.Module, folder: Path) -> Path:
     except Exception as error:  # the exporter and what it traces raise errors of any kind
         raise SystemExit(f"torch.onnx cannot export {type(model).__name__}: {_reason(error)}") from error
     return path
+
+
+def quantize_onnx(path: Path) -> None:
+    """Quantise the weights of a file to 8 bits, and what they are multiplied with as it comes (dynamic quantisation).
+
+    Raises:
+        SystemExit: If ONNX Runtime cannot quantise it, with its reason.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    aside = path.with_name(f".{path.name}")
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)  # it advises to preprocess, and warns of each embedding that it leaves
+    try:
+        quantize_dynamic(path, aside, weight_type=QuantType.QInt8)
+    except Exception as error:  # of many kinds
+        raise SystemExit(f"ONNX Runtime cannot quantise {path.name}: {_reason(error)}") from error
+    finally:
+        logging.getLogger().setLevel(level)
+    os.replace(aside, path)
 
 
 def open_onnx(path: Path) -> Any:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-
-from transformers import TrainingArguments
+from typing import TYPE_CHECKING
 
 from ..cli.telling import tell
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 LEAST_STEPS = 150  # a floor for the fewest documents, and for large batches
 DOCUMENTS_PER_ROOT = 100  # documents that are read in training, for the square root of 1 document
 EVALUATIONS = 5
+ENCODER_READS = 250  # times √documents: all weights move in smaller steps than an adapter's
+ENCODER_LEAST_EPOCHS = 3
 SENTENCE = (
     f"Default, without max_steps: as the documents need; {DOCUMENTS_PER_ROOT}·√documents are read, at least "
     f"{LEAST_STEPS} update steps and one epoch, with five evaluations; the last step's weights are kept."
@@ -59,3 +63,8 @@ def chosen_steps(documents: int, batch: int) -> int:
     """
     read = max(DOCUMENTS_PER_ROOT * math.sqrt(documents), documents)
     return max(LEAST_STEPS, math.ceil(read / batch))
+
+
+def encoder_epochs(documents: int) -> float:
+    """Return how often an encoder, trained on all its weights, reads each of its training documents."""
+    return max(ENCODER_LEAST_EPOCHS, ENCODER_READS / math.sqrt(documents))

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,7 @@ def start_run(
     training_args: TrainingArguments,
     *others: Any,
     mistakes: Mistakes,
+    prepare: Callable[[Any, Any], PreTrainedTokenizerBase] = prepare,
 ) -> Start | None:
     """Check all that can be wrong without the model's weights, and load the documents and the tokenizer.
 
@@ -61,6 +63,7 @@ def start_run(
         training_args: The training; its `output_dir` is filled in.
         others: All other arguments of the run.
         mistakes: Those that were found before. All are told together.
+        prepare: Checks model and training and loads the tokenizer; by default that of a decoder-only model.
 
     Returns:
         `None` where the run that is asked for is finished already. It is published then, if that is asked for.

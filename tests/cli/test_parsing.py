@@ -22,11 +22,11 @@ TYPES = {
     ),
     "instruct": (DataArguments, InstructionModelArguments, PromptArguments, RunArguments, InstructionTrainingArguments),
 }
-COMPARISONS = ("compare", "first")  # in test_comparison_configs
+ELSEWHERE = ("compare", "first", "cascade")  # in test_plan and test_cascade_recipe
 CONFIGS = sorted(
     path
     for path in (Path(__file__).parents[2] / "recipes" / "configs").rglob("*.yaml")
-    if path.parent.name not in COMPARISONS
+    if path.parent.name not in ELSEWHERE
 )
 
 

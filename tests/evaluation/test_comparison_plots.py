@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from test_plots import legends, names, render
 
-from hf_causal_clf.evaluation.comparison_plots import f1_comparison, learning_curves
+from hf_causal_clf.evaluation.comparison_plots import f1_against_speed, f1_comparison, learning_curves, on_front
 
 
 def test_f1_comparison():
@@ -16,6 +16,27 @@ def test_f1_comparison():
     assert axes.texts[1].get_text() == "0.800 [0.750, 0.860]"
     with pytest.raises(ValueError, match="1 names, 2 values"):
         f1_comparison(["one"], [0.7, 0.8], [0.6, 0.7], [0.8, 0.9])
+
+
+def test_f1_against_speed_with_its_front():
+    scores, speeds = [0.9, 0.8, 0.7, 0.85, 0.6], [5.0, 50.0, 50.0, 2.0, None]
+    assert on_front(scores, speeds) == [True, True, False, False, False]
+    assert on_front([0.5, 0.5], [1.0, 1.0]) == [True, True]  # neither is better
+    figure = f1_against_speed(list("abcde"), scores, [each - 0.1 for each in scores], scores, speeds, metric="micro F1")
+    [axes] = figure.axes
+    assert [container[0].get_xydata().tolist() for container in axes.containers] == [
+        [[5, 0.9]],
+        [[50, 0.8]],
+        [[50, 0.7]],
+        [[2, 0.85]],
+    ]
+    assert axes.lines[-1].get_xydata().tolist() == [[5, 0.9], [50, 0.8]]
+    assert not any("$" in label for label in names([*axes.get_xticklabels(), *axes.get_xticklabels(minor=True)]))
+    assert legends(figure).split("\n") == [*"abcd", "no other run is as good and as fast"]
+    assert axes.get_xscale() == "log"
+    render(figure)
+    with pytest.raises(ValueError, match="nothing to draw"):
+        f1_against_speed(["a"], [0.5], [0.4], [0.6], [None])
 
 
 def test_learning_curves():

@@ -255,6 +255,18 @@ def test_the_risk_coverage_figure_is_the_curve_with_the_chosen_point(make):
     assert "answered" not in legends(plots.risk_coverage_figure(confidence, wrong, np.zeros_like(sure), 0.1))
 
 
+def test_the_set_sizes_are_counted_and_the_right_labels_found():
+    gold = np.array([0, 1, 2, 1])
+    small = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=bool)
+    figure = plots.set_sizes_figure(gold, {"lac": small, "aps": np.ones((4, 3), dtype=bool)}, 0.9)
+    (axes,) = figure.axes
+    assert [[bar.get_height() for bar in bars] for bars in axes.containers] == [[0.25, 0.75, 0, 0], [0, 0, 0, 1]]
+    assert "lac: 0.75 labels, the right one in 50.0%" in legends(figure)
+    assert "aps: 3.00 labels, the right one in 100.0%" in legends(figure)
+    assert axes.get_xlabel() == "labels in a set (coverage 0.9)"
+    render(figure)
+
+
 def test_training_curves():
     figure = plots.training_curves(HISTORY)
     assert line(figure, "training").tolist() == [[0.5, 1.2], [1.0, 0.8], [2.0, 0.5]]

@@ -217,7 +217,7 @@ def test_page_and_figures(finished):
         assert f"| {name} |" in page
     trained = [row["name"] for row in read_report(folder)["runs"] if row["approach"] in ("embedding", "instruction")]
     diagrams = [f"{folder_name(name)}/seed-42/figures/reliability_diagram.png" for name in trained]
-    assert links == ["figures/f1_macro.png", *diagrams]
+    assert links == ["figures/f1_macro.png", "figures/speed.png", *diagrams]
     assert "48 training, 15 validation and 17 test documents, 3 labels, single-label" in page
     assert not list(folder.rglob("checkpoint-*"))
     assert {str(path.parent.relative_to(folder)) for path in folder.rglob("metrics.json")} == FOLDERS

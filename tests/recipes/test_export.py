@@ -23,6 +23,8 @@ from transformers import (
 )
 
 from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, TextClassifier
+from hf_causal_clf.evaluation.calibration import Calibration
+from hf_causal_clf.runs.run import BaseModel, Run, Truncation
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,6 +33,18 @@ def export(monkeypatch, source, output, *options):
     arguments = ["--model_name_or_path", str(source), "--output_dir", str(output), *options]
     monkeypatch.setattr(sys, "argv", ["export.py", *arguments])
     run_as_main(ROOT / "recipes" / "export.py")
+
+
+def save_encoder_run(folder, tokenizer, labels, temperature):
+    """A tiny BERT with a random head as a run, with a temperature that was fitted."""
+    tiny.save_encoder(folder, tokenizer)
+    names = {"id2label": labels.id2label, "label2id": labels.label2id, "problem_type": labels.problem_type}
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(labels), **names)
+    model.classifier.bias.data.normal_()
+    model.classifier.weight.data.normal_()
+    model.save_pretrained(folder)
+    run = Run("encoder", labels, Truncation(64), Calibration(temperature), BaseModel(None), "0")
+    run.write(folder)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -183,3 +197,24 @@ def test_what_cannot_be_exported(checkpoint, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="is not an empty folder"):
         export(monkeypatch, tmp_path / "run", tmp_path / "run")
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_an_encoder_gets_its_temperature_and_onnx(tokenizer, tmp_path, monkeypatch, capsys, multi_label):
+    """Stock transformers, and ONNX Runtime in 8 bits nearly, then give the calibrated probabilities."""
+    labels = LabelSpace(LABELS.names, multi_label=multi_label)
+    temperature = (0.5, 1.0, 3.0)[: len(labels)] if multi_label else 0.3
+    save_encoder_run(tmp_path / "run", tokenizer, labels, temperature)
+    expected = TextClassifier.from_pretrained(tmp_path / "run").predict_proba(TEXTS)
+    onnx = ("--onnx", "true", "--int8", "true") if multi_label else ("--onnx", "true")
+    export(monkeypatch, tmp_path / "run", tmp_path / "out", "--fold_temperature", "true", *onnx)
+    printed = capsys.readouterr().out
+    assert "model.onnx gives the run's logits within" in printed
+    assert ("quantised to 8 bits" in printed) == multi_label
+    classify = pipeline("text-classification", model=str(tmp_path / "out"), top_k=None)
+    rows = [{each["label"]: each["score"] for each in row} for row in classify(TEXTS, truncation=True, max_length=64)]
+    np.testing.assert_allclose([[row[name] for name in labels.names] for row in rows], expected, atol=1e-5)
+    for backend, tolerance in (("torch", 1e-5), ("onnx", 0.1 if multi_label else 1e-5)):
+        found = TextClassifier.from_pretrained(tmp_path / "out", backend=backend).predict_proba(TEXTS)
+        np.testing.assert_allclose(found, expected, atol=tolerance)
+    assert (np.abs(found - expected).max() > 1e-4) == multi_label

@@ -36,7 +36,7 @@ def test_a_run_writes_progress_and_what_concerns_the_user(recipe, checkpoint, fi
     assert any(CONCERNS_THE_USER.match(line) for line in lines)
 
 
-@pytest.mark.parametrize("recipe", ["compare", "embed", "export", "instruct", "predict", "quickstart"])
+@pytest.mark.parametrize("recipe", ["compare", "distill", "embed", "export", "instruct", "predict", "quickstart"])
 def test_messages_are_hidden_before_what_says_them_is_imported(recipe):
     """bitsandbytes says one when it is imported, and so in each process that a comparison starts."""
     body = (ROOT / "recipes" / f"{recipe}.py").read_text().partition("\nhide_by_name()\n")

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 STARTS = {
     **{
         name: f"runpy.run_path('recipes/{name}.py')"
-        for name in ("embed", "instruct", "predict", "compare", "quickstart")
+        for name in ("embed", "instruct", "distill", "predict", "compare", "quickstart")
     },
     "command": "import hf_causal_clf_command; hf_causal_clf_command.start('embed', ['--train_file', 'a.csv'])",
 }

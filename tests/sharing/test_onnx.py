@@ -98,7 +98,7 @@ def test_what_the_onnx_backend_does_not_take(checkpoint, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="leave dtype and device_map out"):
         load(tmp_path / "run", backend="onnx", dtype="bfloat16", device_map="auto")
     save_folder(tmp_path / "answers", checkpoint, "instruction")
-    with pytest.raises(ValueError, match=r"for the embedding-based approach; .* is a"):
+    with pytest.raises(ValueError, match=r"for the embedding-based approach and encoders; .* is a"):
         load(tmp_path / "answers", backend="onnx")
     (tmp_path / "run" / "model.onnx").write_bytes(b"no model")
     with pytest.raises(ValueError, match="ONNX Runtime cannot open"):
