@@ -32,6 +32,7 @@ hide_by_name()
 
 import numpy as np
 
+from hf_causal_clf.backbone.cache import shared_by_runs
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import launch_command
 from hf_causal_clf.cli.starting import children_ignore_interrupts, run_script
@@ -87,7 +88,7 @@ def main() -> None:
     for size in arguments.train_sizes or [data_args.max_train_samples]:
         folder = output / f"size-{size}" if arguments.train_sizes else output
         sized = replace(arguments, output_dir=str(folder))
-        with naming_full_disk(output):
+        with naming_full_disk(output), shared_by_runs(folder / "shared"):
             reports[size] = compare(sized, replace(data_args, max_train_samples=size), prompt_args)
     if len(reports) > 1:
         write_learning_curves(output, reports)

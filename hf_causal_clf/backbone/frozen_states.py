@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from transformers.utils import logging
 
 from ..runs.disk import written_aside
+
+logger = logging.get_logger(__name__)
 
 FILE_BYTES = 2**28  # of states in a file, which are in memory until it is written
 
@@ -46,10 +49,15 @@ class FrozenStates:
         self._places.clear()
         self.size = 0
         for path in sorted(self.folder.glob("*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                states = file.get_tensor("states")  # memory-mapped
-                self.size += states.nbytes
-                digests, lengths = file.get_tensor("digests"), file.get_tensor("lengths").tolist()
+            try:
+                with safe_open(path, framework="pt") as file:
+                    states = file.get_tensor("states")  # memory-mapped
+                    digests, lengths = file.get_tensor("digests"), file.get_tensor("lengths").tolist()
+            except SafetensorError as error:
+                logger.warning(f"{path} is damaged ({error}): what it had is computed again.")
+                path.unlink(missing_ok=True)
+                continue
+            self.size += states.nbytes
             starts = np.cumsum([0, *lengths[:-1]]).tolist()
             for key, start, length in zip(digests.numpy(), starts, lengths, strict=True):
                 self._places[key.tobytes()] = (states, start, length)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import AutoTokenizer
 
+from ..backbone.cache import cached
 from ..backbone.identity import fingerprint
 from ..backbone.loading import load_backbone, load_causal_lm
 from ..backbone.settings import base_model_of, base_weights, model_identity
@@ -34,7 +35,6 @@ from ..task.prompts import PromptTemplate
 from ..task.verbalizer import Verbalizer
 from ..training.facts import base_licence, document_facts
 from ..training.memory import peak_memory_bytes
-from .cache import cached
 from .linear import LinearHead
 from .tfidf import TfidfScorer
 

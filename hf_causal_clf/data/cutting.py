@@ -12,7 +12,8 @@ from ..cli.telling import tell
 from ..evaluation.metrics import label_counts
 from ..task.labels import LabelSpace
 from .arguments import CUT_FRACTIONS, DataArguments
-from .sampling import normalized, stratified_split
+from .rows import taken, values_of
+from .sampling import stratified_split, text_keys
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -59,7 +60,7 @@ def cut_missing_splits(
                 f"{'with them' if lost and given else 'of each label'}, or give {split}_file."
             )
         rest = np.setdiff1d(np.arange(len(splits["train"])), chosen)
-        splits[split], splits["train"] = splits["train"].select(chosen), splits["train"].select(rest)
+        splits[split], splits["train"] = taken(splits["train"], chosen), taken(splits["train"], rest)
         tell(
             f"The {split} split is {len(chosen):,} of the {total:,} documents of {source}, stratified by label "
             f"({split}_fraction={share}{'' if given else ', the default'}; split_seed={arguments.split_seed})."
@@ -76,13 +77,13 @@ def _draw(train: Dataset, size: int, label_space: LabelSpace, seed: int, split: 
         raise ValueError(
             f"A {split} split cannot be cut off {len(train)} training documents. Add documents, or give {split}_file."
         )
-    groups = [normalized(text) for text in train["text"][:]]
-    return stratified_split(label_space.encode_batch(train["label"][:]), groups, min(size, len(train) - 1), seed)
+    keys = text_keys(values_of(train, "text"))
+    return stratified_split(_gold(train, label_space), keys, min(size, len(train) - 1), seed)
 
 
 def _lost_labels(train: Dataset, chosen: np.ndarray, label_space: LabelSpace) -> list[str]:
     """Labels with documents of which all are drawn."""
-    gold = label_space.encode_batch(train["label"][:])
+    gold = _gold(train, label_space)
     counts, drawn = (label_counts(rows, len(label_space)) for rows in (gold, gold[chosen]))
     lost = (counts > 0) & (counts == drawn)
     return [name for name, all_drawn in zip(label_space.names, lost, strict=True) if all_drawn]
@@ -90,7 +91,11 @@ def _lost_labels(train: Dataset, chosen: np.ndarray, label_space: LabelSpace) ->
 
 def _without(train: Dataset, chosen: np.ndarray, labels: list[str]) -> np.ndarray:
     """The rows without documents of labels, and without those that are like one of these."""
-    texts = [normalized(text) for text in train["text"][:]]
-    found = [set(value) if isinstance(value, list) else {value} for value in train["label"][:]]
-    kept = {texts[row] for row in chosen if found[row] & set(labels)}
-    return np.array([row for row in chosen if texts[row] not in kept], dtype=np.int64)
+    keys = text_keys(values_of(train, "text"))
+    found = [set(value) if isinstance(value, list) else {value} for value in values_of(train.select(chosen), "label")]
+    left = keys[[row for row, names in zip(chosen, found, strict=True) if names & set(labels)]]
+    return chosen[~np.isin(keys[chosen], left)]
+
+
+def _gold(rows: Dataset, label_space: LabelSpace) -> np.ndarray:
+    return label_space.encode_batch(values_of(rows, "label"))

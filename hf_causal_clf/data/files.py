@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
+from .rows import Column, read_columns
+
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
@@ -37,7 +39,7 @@ class Table:
         class_names: Label names, in the order of their ids, of the `ClassLabel` columns.
     """
 
-    columns: Mapping[str, Sequence[Any]]
+    columns: Mapping[str, Column]
     names: Sequence[str]
     rows: int
     class_names: Mapping[str, Sequence[str]]
@@ -64,7 +66,7 @@ class Table:
             )
         class_names = {name: _class_names(data.features[name]) for name in found}
         return cls(
-            {name: data[name][:] for name in found},
+            {name: Column(data.data.column(name).chunks) for name in found},
             data.column_names,
             len(data),
             {name: names for name, names in class_names.items() if names},
@@ -73,15 +75,7 @@ class Table:
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> Table:
         """Take columns from rows; what a row does not have is `None`."""
-        values: dict[str, list[Any]] = {name: [] for name in columns}
-        names: dict[str, None] = {}
-        count = 0
-        for row in rows:
-            count += 1
-            names.update(dict.fromkeys(row))
-            for name, cells in values.items():
-                cells.append(row.get(name))
-        return cls({name: cells for name, cells in values.items() if name in names}, list(names), count, {})
+        return cls(*read_columns(rows, columns), {})
 
 
 def load_file(path: Path, columns: Sequence[str]) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,11 @@ from ..cli.telling import tell
 from .arguments import CUT_FRACTIONS, LABEL_NAMES, SPLITS, TEXT_NAMES, DataArguments
 from .columns import LOOKED_AT, find_columns, plain_name
 from .files import FORMATS, Table, first_look, load_file, open_dataset
+from .rows import BATCH, Column, to_dataset, write_table
 from .wipo import read_wipo
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 
@@ -145,36 +148,61 @@ def read_rows(raw: Table, split: str, arguments: DataArguments, given: DataArgum
     Raises:
         ValueError: If a column is missing, a text is empty, a label is none, or ids are not unique.
     """
-    from datasets import Dataset
+    import pyarrow as pa
 
     if not raw.rows:
         raise ValueError(f"The {split} split has no documents.")
     report(_missing_columns(raw, split, arguments, given or arguments))
-    text_column, label_column = str(arguments.text_column), str(arguments.label_column)
-    texts = raw.columns[text_column]
+    texts = raw.columns[str(arguments.text_column)]
     bad = [row for row, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
     if bad:
         raise ValueError(
-            f"{len(bad)} documents of the {split} split have no text in {text_column!r} (empty, null or not "
+            f"{len(bad)} documents of the {split} split have no text in {arguments.text_column!r} (empty, null or not "
             f"a string); the first are rows {bad[:5]}, counted from 0. Fill them in or remove them."
         )
-    convert = _label_converter(raw.class_names.get(label_column), arguments)
-    labels = []
-    for row, value in enumerate(raw.columns[label_column]):
-        try:
-            labels.append(convert(value))
-        except ValueError as error:
-            raise ValueError(f"Row {row} of the {split} split, counted from 0: {error}") from error
-    ids = raw.columns[arguments.id_column] if arguments.id_column else range(raw.rows)
-    if len(set(ids)) < len(ids):
-        raise ValueError(f"The ids in column {arguments.id_column!r} of the {split} split are not unique.")
-    kinds = sorted({type(value).__name__ for value in ids})
+    rows = write_table(_numbered_labels(raw, split, arguments))
+    ids = _ids(raw.columns[arguments.id_column], split, arguments.id_column) if arguments.id_column else rows["id"]
+    columns = {"id": ids, "text": texts.to_arrow(pa.string()), "label": rows["label"]}
+    return to_dataset(pa.table(columns))
+
+
+def _numbered_labels(raw: Table, split: str, arguments: DataArguments) -> Iterator[pa.RecordBatch]:
+    """Yield the number of each row, and its label as a name or as a list of names."""
+    import pyarrow as pa
+
+    column = str(arguments.label_column)
+    convert = _label_converter(raw.class_names.get(column), arguments)
+    kind = pa.list_(pa.string()) if arguments.multi_label else pa.string()
+    numbered = enumerate(raw.columns[column])
+    while part := list(islice(numbered, BATCH)):
+        labels = []
+        for row, value in part:
+            try:
+                labels.append(convert(value))
+            except ValueError as error:
+                raise ValueError(f"Row {row} of the {split} split, counted from 0: {error}") from error
+        yield pa.record_batch([pa.array([row for row, _ in part]), pa.array(labels, kind)], ["id", "label"])
+
+
+def _ids(ids: Column, split: str, name: str) -> pa.ChunkedArray:
+    """Return ids that were given.
+
+    Raises:
+        ValueError: If they are not unique, or of several kinds.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    packed = ids.to_arrow()
+    if (len(set(ids)) if packed is None else pc.count_distinct(packed).as_py()) < len(ids):
+        raise ValueError(f"The ids in column {name!r} of the {split} split are not unique.")
+    kinds = sorted({type(value).__name__ for value in ids}) if packed is None else []
     if len(kinds) > 1 or kinds == ["NoneType"]:
         raise ValueError(
-            f"The ids in column {arguments.id_column!r} of the {split} split are of several kinds: {kinds}. Write all "
+            f"The ids in column {name!r} of the {split} split are of several kinds: {kinds}. Write all "
             "of them as texts; none may be empty."
         )
-    return Dataset.from_dict({"id": list(ids), "text": texts, "label": labels})
+    return pa.chunked_array([list(ids)]) if packed is None else packed
 
 
 def _missing_columns(raw: Table, split: str, arguments: DataArguments, given: DataArguments) -> Iterator[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
@@ -13,6 +14,12 @@ from ..evaluation.metrics import label_counts
 def normalized(text: str) -> str:
     """A text up to case and spacing, by which documents count as the same."""
     return " ".join(text.casefold().split())
+
+
+def text_keys(texts: Iterable[str]) -> np.ndarray:
+    """Return a hash of each normalized text, uint64 `(n,)`, by which documents that are alike are found."""
+    hashes = (hashlib.blake2b(normalized(text).encode(), digest_size=8).digest() for text in texts)
+    return np.frombuffer(b"".join(hashes), dtype=np.uint64)
 
 
 def stratified_sample(gold: np.ndarray, size: int, seed: int) -> np.ndarray:
@@ -44,7 +51,7 @@ def stratified_sample(gold: np.ndarray, size: int, seed: int) -> np.ndarray:
     return np.sort(chosen)
 
 
-def stratified_split(gold: np.ndarray, groups: Sequence[Hashable], size: int, seed: int) -> np.ndarray:
+def stratified_split(gold: np.ndarray, groups: Sequence[Hashable] | np.ndarray, size: int, seed: int) -> np.ndarray:
     """Draw row numbers as `stratified_sample` does, and keep the rows of a group together.
 
     Groups that the draw divides go to one side or the other, large ones first, so that the number of rows, and then
@@ -52,7 +59,7 @@ def stratified_split(gold: np.ndarray, groups: Sequence[Hashable], size: int, se
 
     Args:
         gold: Label ids `(n,)`, or 0/1 `(n, labels)`.
-        groups: Group of each row.
+        groups: Group of each row, such as a key of its text.
         size: Number of rows to draw, below `n`. The result differs by half the largest group at most, but for groups
             with all rows of a label, which are left, and a side that has the smallest group alone.
         seed: Seed of the draw.
@@ -65,26 +72,30 @@ def stratified_split(gold: np.ndarray, groups: Sequence[Hashable], size: int, se
     """
     drawn = np.zeros(len(gold), dtype=bool)
     drawn[stratified_sample(gold, size, seed)] = True
-    members: dict[Hashable, list[int]] = {}
-    for row, group in enumerate(groups):
-        members.setdefault(group, []).append(row)
-    if len(members) == 1:
+    numbers: dict[Hashable, int] = {}
+    if not isinstance(groups, np.ndarray):
+        groups = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
+    _, firsts, group_of, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    if len(counts) == 1:
         raise ValueError(f"Cannot set {size} of {len(gold)} documents apart: all of them have the same text.")
+    by_group, starts = np.argsort(group_of, kind="stable"), np.cumsum(counts) - counts
     labels = gold.shape[1] if gold.ndim == 2 else int(gold.max()) + 1
     left = label_counts(gold[~drawn], labels)
     more, more_labels = 0, np.zeros_like(left)  # rows drawn beyond those of the draw
-    for rows in sorted((np.array(rows) for rows in members.values() if len(rows) > 1), key=len, reverse=True):
+    found = np.bincount(group_of[drawn], minlength=len(counts))
+    divided = np.flatnonzero((found > 0) & (found < counts))
+    for group in divided[np.lexsort((firsts[divided], -counts[divided]))]:
+        rows = by_group[starts[group] : starts[group] + counts[group]]
         sides = []
         for sign, moved in ((-1, rows[drawn[rows]]), (1, rows[~drawn[rows]])):  # all out, or all in
             change = sign * label_counts(gold[moved], labels)
             takes_all = bool((left == change)[change > 0].any())  # of a label
             cost = (takes_all, abs(more + sign * len(moved)), int(abs(more_labels + change).sum()))
             sides.append((cost, sign * len(moved), change, moved))
-        if all(len(moved) for *_, moved in sides):
-            _, number, change, moved = min(sides, key=lambda side: side[0])
-            drawn[moved] = number > 0
-            more, more_labels, left = more + number, more_labels + change, left - change
+        _, number, change, moved = min(sides, key=lambda side: side[0])
+        drawn[moved] = number > 0
+        more, more_labels, left = more + number, more_labels + change, left - change
     if drawn.all() or not drawn.any():
-        smallest = min(members.values(), key=len)
+        smallest = group_of == np.lexsort((firsts, counts))[0]
         drawn[smallest] = ~drawn[smallest]
     return np.flatnonzero(drawn)

@@ -17,7 +17,8 @@ from .arguments import CUT_FRACTIONS, SPLITS, DataArguments
 from .cutting import cut_missing_splits
 from .folds import assign_folds, labels_in_one_fold
 from .reading import load_splits, read_rows
-from .sampling import normalized, stratified_sample
+from .rows import taken, values_of
+from .sampling import normalized, stratified_sample, text_keys
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,7 +64,7 @@ class ClassificationData:
         """Return the labelled documents with one fold as the validation split, and the others for training."""
         assert self.folds is not None
         labelled, held = self.splits["train"], self.folds == fold
-        parts = {"train": labelled.select(np.flatnonzero(~held)), "validation": labelled.select(np.flatnonzero(held))}
+        parts = {"train": taken(labelled, np.flatnonzero(~held)), "validation": taken(labelled, np.flatnonzero(held))}
         return replace(self, splits={**self.splits, **parts}, folds=None)
 
     def texts(self, split: str) -> list[str]:
@@ -72,7 +73,7 @@ class ClassificationData:
 
     def gold(self, split: str) -> np.ndarray:
         """Return the gold labels of a split: ids `(n,)`, or 0/1 `(n, labels)`."""
-        return self.label_space.encode_batch(self.splits[split]["label"][:])
+        return self.label_space.encode_batch(values_of(self.splits[split], "label"))
 
     def balanced_weights(self) -> dict[str, list[float]]:
         """Inverse-frequency weights of the training documents for the loss, as scikit-learn's "balanced".
@@ -173,7 +174,8 @@ def _limited(rows: Dataset, split: str, label_space: LabelSpace, arguments: Data
     limit = getattr(arguments, f"max_{split}_samples")
     if limit is None or limit >= len(rows):
         return rows
-    return rows.select(stratified_sample(label_space.encode_batch(rows["label"][:]), limit, arguments.split_seed))
+    gold = label_space.encode_batch(values_of(rows, "label"))
+    return taken(rows, stratified_sample(gold, limit, arguments.split_seed))
 
 
 def _check_no_validation_share(splits: dict[str, Dataset], arguments: DataArguments) -> None:
@@ -202,8 +204,8 @@ def _joined(splits: dict[str, Dataset]) -> dict[str, Dataset]:
 
 def _folds(labelled: Dataset, label_space: LabelSpace, folds: int, seed: int) -> np.ndarray:
     """Share the labelled documents out to folds, those that are alike to one, and say so."""
-    gold = label_space.encode_batch(labelled["label"][:])
-    assigned = assign_folds(gold, [normalized(text) for text in labelled["text"][:]], folds, seed)
+    gold = label_space.encode_batch(values_of(labelled, "label"))
+    assigned = assign_folds(gold, text_keys(values_of(labelled, "text")).tolist(), folds, seed)
     sizes = sorted({int(size) for size in np.bincount(assigned)})
     tell(
         f"No validation split is cut: the {len(gold):,} training documents are in {folds} folds of "
@@ -221,7 +223,7 @@ def _folds(labelled: Dataset, label_space: LabelSpace, folds: int, seed: int) ->
 
 def _label_space(splits: dict[str, Dataset], given: Sequence[str] | None, arguments: DataArguments) -> LabelSpace:
     """Labels in the order given, else those of the training split, checked against all splits."""
-    found = {split: _names(data["label"][:]) for split, data in splits.items()}
+    found = {split: _names(values_of(data, "label")) for split, data in splits.items()}
     names: Sequence[str] = given or sorted(found["train"], key=_numbers_first)
     told = []
     for split, labels in found.items():
@@ -258,7 +260,7 @@ def _numbers_first(name: str) -> tuple[int, int, str]:
 
 def _check_labels_in_use(splits: dict[str, Dataset], label_space: LabelSpace) -> None:
     for split in (split for split in SPLITS if split in splits):
-        counts = label_counts(label_space.encode_batch(splits[split]["label"][:]), len(label_space))
+        counts = label_counts(label_space.encode_batch(values_of(splits[split], "label")), len(label_space))
         used = [name for name, count in zip(label_space.names, counts, strict=True) if count]
         if split == "train" and len(used) < 2:
             raise ValueError(f"The training documents in use have the single label {used}. Use more of them.")
@@ -277,7 +279,7 @@ def _tell_documents(splits: dict[str, Dataset], arguments: DataArguments) -> Non
 
 def _tell_labels(train: Dataset, label_space: LabelSpace) -> None:
     """Say which id stands for which name, and which names may be one label."""
-    found = label_counts(label_space.encode_batch(train["label"][:]), len(label_space))
+    found = label_counts(label_space.encode_batch(values_of(train, "label")), len(label_space))
     counts = dict(zip(label_space.names, found.tolist(), strict=True))
     shown = [unbroken(f"{index} {beginning(name)} ({counts[name]:,})") for index, name in enumerate(label_space.names)]
     tell(f"{len(label_space)} labels, each with its id and its training documents: {listed(shown)}")
@@ -294,8 +296,7 @@ def _tell_labels(train: Dataset, label_space: LabelSpace) -> None:
 
 def _overlap(splits: dict[str, Dataset]) -> dict[str, int]:
     """Count the documents whose text, up to case and spacing, is also in another split."""
-    texts = {
-        split: [normalized(text) for text in splits[split]["text"][:]] if split in splits else [] for split in SPLITS
-    }
+    keys = {split: text_keys(values_of(rows, "text")) for split, rows in splits.items()}
     pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
-    return {f"{a}/{b}": sum(text in known for text in texts[b]) for a, b in pairs for known in [set(texts[a])]}
+    none = np.empty(0, dtype=np.uint64)
+    return {f"{a}/{b}": int(np.isin(keys.get(b, none), keys.get(a, none)).sum()) for a, b in pairs}

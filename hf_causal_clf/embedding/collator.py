@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..backbone.batching import pad
+from ..data.rows import values_of
 from ..task.chunks import rows_of
 from ..task.labels import LabelSpace
 
@@ -16,7 +17,7 @@ from ..task.labels import LabelSpace
 def sequences_of(splits: Iterable[Any], in_chunks: bool) -> Iterator[list[int]]:
     """Return the token ids of each row of a batch that encoded documents give: of a document, or of a chunk of one."""
     for split in splits:
-        for ids in split["input_ids"]:
+        for ids in values_of(split, "input_ids"):
             yield from ids if in_chunks else [ids]
 
 

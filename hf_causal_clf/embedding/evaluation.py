@@ -8,6 +8,7 @@ import numpy as np
 from transformers import EvalPrediction
 
 from ..backbone.batching import length_batches
+from ..data.rows import values_of
 from ..evaluation.calibration import to_probabilities
 from ..training.callbacks import evaluation_metrics
 from ..training.evaluated import EvaluatedLogits
@@ -27,7 +28,7 @@ class HeadEvaluation:
     """
 
     def __init__(self, rows: Any, *, multi_label: bool, evaluated: EvaluatedLogits | None) -> None:
-        self.order = length_batches([len(ids) for ids in rows["input_ids"][:]], max(len(rows), 1))[0]
+        self.order = length_batches([len(ids) for ids in values_of(rows, "input_ids")], max(len(rows), 1))[0]
         self.rows = rows.select(self.order)
         self._multi_label = multi_label
         self._evaluated = evaluated

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..backbone.cache import cached, computing_versions, shared_folder
 from ..backbone.loading import load_backbone
-from ..backbone.settings import base_weights
+from ..backbone.settings import base_weights, model_identity
 from ..cli.telling import tell
 from ..data.sampling import stratified_sample
 from ..data.splits import ClassificationData
@@ -126,15 +127,30 @@ def _best(
     seed: int,
 ) -> Reading:
     texts, gold = _looked_at(data, next(iter(encoders.values())), seed)
-    backbone = load_backbone(
-        model_arguments.model_name_or_path, base_weights(model_arguments), revision=model_arguments.model_revision
-    )
-    scores = {}
-    by_suffix: dict[str | None, dict[str, np.ndarray]] = {}
-    for reading, encoder in encoders.items():
-        if reading.suffix not in by_suffix:
-            by_suffix[reading.suffix] = pooled_features(backbone, encoder, texts, batch_size=batch_size)
-        scores[reading] = out_of_fold_nll(by_suffix[reading.suffix][reading.pooling], gold, seed=seed)
+
+    def load() -> PreTrainedModel:
+        weights, revision = base_weights(model_arguments), model_arguments.model_revision
+        return load_backbone(model_arguments.model_name_or_path, weights, revision=revision)
+
+    def compute(backbone: PreTrainedModel) -> dict[str, np.ndarray]:
+        found = {}
+        by_suffix: dict[str | None, dict[str, np.ndarray]] = {}
+        for reading, encoder in encoders.items():
+            if reading.suffix not in by_suffix:
+                by_suffix[reading.suffix] = pooled_features(backbone, encoder, texts, batch_size=batch_size)
+            found[reading] = out_of_fold_nll(by_suffix[reading.suffix][reading.pooling], gold, seed=seed)
+        return {"scores": np.array(list(found.values()))}
+
+    content = {
+        "scores": [
+            [reading.pooling, [encoder.chunks(text) for text in texts]] for reading, encoder in encoders.items()
+        ],
+        "gold": gold.tolist(),
+        "model": [model_identity(model_arguments), model_arguments.attn_implementation],
+        "computed": [batch_size, seed, computing_versions()],
+    }
+    known, _ = cached(shared_folder(), content, load, compute)
+    scores = dict(zip(encoders, known["scores"].tolist(), strict=True))
     best = min(scores, key=scores.__getitem__)
     told = "; ".join(f"{reading} {score:.3f}" for reading, score in scores.items())
     tell(f"The head reads {best}. Out of fold, a frozen model's NLL on {len(texts):,} documents: {told}.")
@@ -143,11 +159,11 @@ def _best(
 
 def _looked_at(data: ClassificationData, encoder: DocumentEncoder, seed: int) -> tuple[list[str], np.ndarray]:
     """Texts and gold labels of the training documents that decide: few enough to be run in seconds on a GPU."""
-    texts, gold = data.texts("train"), data.gold("train")
+    texts, gold = data.splits["train"]["text"], data.gold("train")
     some = [len(encoder.encode(text)) for text in texts[:_LEAST]]
     count = min(len(texts), _DOCUMENTS, max(_LEAST, int(_TOKENS / np.mean(some))))
     rows = stratified_sample(gold, count, seed) if count < len(texts) else np.arange(len(texts))
-    return [texts[row] for row in rows], gold[rows]
+    return texts[rows], gold[rows]
 
 
 def out_of_fold_nll(features: np.ndarray, gold: np.ndarray, *, seed: int) -> float:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import set_seed
+from transformers.utils import logging
 
 from ..backbone.adapters import compute_in_bfloat16
 from ..backbone.batching import padding_id
-from ..backbone.settings import base_weights, peft_config
+from ..backbone.cache import cached, computing_versions, shared_folder
+from ..backbone.settings import base_weights, model_identity, peft_config
+from ..data.rows import parts_of, to_dataset, values_of, write_table
 from ..data.sampling import stratified_sample
 from ..data.splits import ClassificationData
 from ..task.documents import DocumentEncoder
@@ -38,6 +41,7 @@ from .model import CausalLMForLastTokenClassification
 from .probe import DOCUMENTS, probe_head
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from trl import ModelConfig
 
 
@@ -54,12 +58,12 @@ def embedding_trainer(
 
     With a `PromptEncoder`, the head starts from its answers, whatever `head_arguments` say.
     """
-    warn_of_unknown(tokenizer, data.texts("train"))
+    warn_of_unknown(tokenizer, data.splits["train"]["text"])
     label_space, in_chunks = data.label_space, encoder.long_documents == "chunks"
     probes = head_arguments.start(training_arguments) == "probe" and isinstance(encoder, DocumentEncoder)
     _check(label_space, training_arguments, in_chunks=in_chunks, probes=probes)
     encoded = {split: _encode(data, split, encoder, in_chunks) for split in ("train", "validation")}
-    lengths = encoded["train"]["whole_length"][:]
+    lengths = np.fromiter(values_of(encoded["train"], "whole_length"), dtype=np.int64)
     settle_length(training_arguments, len(lengths), len(encoded["validation"]))
     tell_outline(lengths, encoder.document_budget, len(lengths), training_arguments, in_chunks=in_chunks)
     model = _new_model(data, encoder, model_arguments, training_arguments, head_arguments, run_arguments, encoded)
@@ -134,21 +138,27 @@ def _check(label_space: LabelSpace, arguments: EmbeddingTrainingArguments, *, in
 
 
 def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder | PromptEncoder, in_chunks: bool) -> Any:
+    """Token ids, encoded labels and whole lengths of a split, as a data set."""
+    import pyarrow as pa
+
     rows = data.splits[split]
     encode_label = data.label_space.encode
     fit: Any = encoder.fit_chunks if in_chunks else encoder.fit
+    kind = pa.list_(pa.list_(pa.int32())) if in_chunks else pa.list_(pa.int32())
 
-    def encoded(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        found: list[tuple[Any, int]] = []
-        for text in batch["text"]:  # one by one: whole documents may be long
-            ids = encoder.whole_ids(text)
-            found.append((fit(ids), len(ids)))
-        input_ids, lengths = zip(*found, strict=True)
-        labels = [encode_label(label) for label in batch["label"]]
-        return {"input_ids": list(input_ids), "labels": labels, "whole_length": list(lengths)}
+    def batches() -> Iterator[pa.RecordBatch]:
+        for part in parts_of(rows, "text", "label"):
+            found: list[tuple[Any, int]] = []
+            for text in part["text"]:  # one by one: whole documents may be long
+                ids = encoder.whole_ids(text)
+                found.append((fit(ids), len(ids)))
+            input_ids, lengths = zip(*found, strict=True)
+            arrays = [pa.array(input_ids, kind), pa.array(map(encode_label, part["label"])), pa.array(lengths)]
+            progress.update(len(found))
+            yield pa.record_batch(arrays, ["input_ids", "labels", "whole_length"])
 
-    columns = rows.column_names
-    return rows.map(encoded, batched=True, remove_columns=columns, keep_in_memory=True, desc=f"Tokenizing {split}")
+    with logging.tqdm(total=len(rows), desc=f"Tokenizing {split}", unit="doc", delay=2.0) as progress:
+        return to_dataset(write_table(batches()))
 
 
 def _verbalizer_weight(encoder: PromptEncoder, model_arguments: ModelConfig) -> torch.Tensor:
@@ -189,11 +199,20 @@ def _probe_weight(
     def features(share: Sequence[list[list[int]]]) -> np.ndarray:
         return features_of(model.backbone, share, batch_size=batch_size, poolings=[pooling])[pooling]
 
+    content = {
+        "features": [pooling, documents],
+        "model": [model_identity(model_arguments), model_arguments.attn_implementation],
+        "computed": [batch_size, str(arguments.device), computing_versions()],
+    }
+    known, _ = cached(
+        shared_folder(), content, lambda: features, lambda run: {"features": over_processes(run, documents)}
+    )
+
     answers: torch.Tensor | None = None
     if pooling == "last" and encoder.suffix and (lm_head := _output_embeddings(model_arguments)) is not None:
         answers = suffix_head(lm_head, encoder.tokenizer, encoder.suffix, data.label_space.names)
     start = probe_head(
-        over_processes(features, documents),
+        known["features"],
         gold,
         len(data.label_space),
         answers=None if answers is None else answers.numpy(),

@@ -112,9 +112,9 @@ def instruction_trainer(
     if weighted:
         check_weighting(training_arguments)
     _project_answers_only()
-    warn_of_unknown(tokenizer, data.texts("train"))
+    texts = data.splits["train"]["text"]
+    warn_of_unknown(tokenizer, texts)
     collator = VerbalizerCollator(tokenizer, template, verbalizer, weight_column=WEIGHT if weighted else None)
-    texts = data.texts("train")
     settle_length(training_arguments, len(texts), len(data.splits["validation"]))
     tell_outline(
         sampled_lengths(collator.encoder, texts),

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from ..data.rows import values_of
 from ..data.splits import ClassificationData
 from ..evaluation.calibration import Calibration, to_probabilities
 from ..evaluation.conformal import LEAST, METHODS, Conformal
@@ -212,7 +213,7 @@ def _write_documents(
 ) -> None:
     """Write what is said of the documents of a split, without any text; `more` are columns of one's own."""
     label_space, documents = data.label_space, data.splits[split]
-    gold = [label_space.decode(label_space.encode(value)) for value in documents["label"][:]]
+    gold = [label_space.decode(label_space.encode(value)) for value in values_of(documents, "label")]
     rows = {
         "id": documents["id"][:],
         "gold": answer_column(gold, label_space),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,10 +48,14 @@ class LabelSpace:
     def __len__(self) -> int:
         return len(self.names)
 
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.names)}
+
     @property
     def label2id(self) -> dict[str, int]:
         """Map from label name to id."""
-        return {name: index for index, name in enumerate(self.names)}
+        return dict(self._ids)
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -68,8 +73,8 @@ class LabelSpace:
         Raises:
             ValueError: If the label is not in this label space.
         """
-        if isinstance(label, str) and label in self.names:
-            return self.names.index(label)
+        if isinstance(label, str) and label in self._ids:
+            return self._ids[label]
         if isinstance(label, (int, np.integer)) and not isinstance(label, bool) and 0 <= label < len(self):
             return int(label)
         raise ValueError(f"Unknown label {label!r}. Known labels: {_shorten(self.names)}.")
@@ -97,8 +102,11 @@ class LabelSpace:
 
     def encode_batch(self, values: Iterable[Label | Iterable[Label]]) -> np.ndarray:
         """Encode many documents: int64 of shape `(n,)`, or `(n, labels)` in a multi-label space."""
-        encoded = np.asarray([self.encode(value) for value in values], dtype=np.int64)
-        return encoded.reshape(-1, len(self)) if self.multi_label else encoded
+        encoded = (self.encode(value) for value in values)
+        if not self.multi_label:
+            return np.fromiter(encoded, dtype=np.int64)
+        rows = [np.asarray(row, dtype=np.int64) for row in encoded]
+        return np.stack(rows) if rows else np.empty((0, len(self)), dtype=np.int64)
 
     def decode(self, encoded: Any) -> str | list[str]:
         """Inverse of `encode`: a label id to its name, or a 0/1 vector to a list of names in label-space order.

@@ -26,7 +26,7 @@ class WholeEncoder(Protocol):
 
 
 def tell_outline(
-    lengths: Sequence[int],
+    lengths: Sequence[int] | np.ndarray,
     budget: int | None,
     documents: int,
     arguments: TrainingArguments,

@@ -7,9 +7,10 @@ cuts that off, the next start carries it through.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, fields
 from enum import Enum
@@ -22,6 +23,7 @@ from transformers.utils import logging
 from ..backbone.identity import fingerprint
 from ..backbone.settings import model_identity
 from ..data.arguments import SPLITS, DataArguments
+from ..data.rows import parts_of
 from ..data.splits import ClassificationData
 from ..runs.disk import lock_folder, write_json
 from ..runs.files import (
@@ -154,9 +156,27 @@ class Settings:
 
 def documents_content(data: ClassificationData, splits: Sequence[str] = SPLITS) -> str:
     """SHA-256 of labels and documents of some splits, and of the folds of the labelled ones, wherever they are from."""
-    rows = {split: [data.splits[split][column][:] for column in ("id", "text", "label")] for split in splits}
-    folds = [] if data.folds is None or list(splits) == ["test"] else [data.folds.tolist()]
-    return fingerprint([data.label_space.to_dict(), rows, *folds])
+    hashed = hashlib.sha256()
+    for text in _json_parts(data, splits):
+        hashed.update(text.encode())
+    return hashed.hexdigest()
+
+
+def _json_parts(data: ClassificationData, splits: Sequence[str]) -> Iterator[str]:
+    """Yield the JSON that `fingerprint` would hash, of labels, documents and folds, part by part."""
+    yield f"[{json.dumps(data.label_space.to_dict(), sort_keys=True)}, {{"
+    for number, split in enumerate(sorted(splits)):
+        yield f"{', ' if number else ''}{json.dumps(split)}: ["
+        for column in ("id", "text", "label"):
+            yield "[" if column == "id" else ", ["
+            for place, part in enumerate(parts_of(data.splits[split], column)):
+                yield (", " if place else "") + json.dumps(part[column], sort_keys=True, default=str)[1:-1]
+            yield "]"
+        yield "]"
+    yield "}"
+    if data.folds is not None and list(splits) != ["test"]:
+        yield f", {json.dumps(data.folds.tolist())}"
+    yield "]"
 
 
 def finish_what_was_cut_off(training: TrainingArguments) -> bool:

@@ -229,6 +229,7 @@ def test_folders_have_plain_names_and_the_terminal_ends_with_the_result(finished
     assert {path.name for path in (folder / "configs").iterdir()} == {
         *(f"{EMBEDDING_FOLDER}-42.yaml", f"{INSTRUCTION_FOLDER}-42.yaml")
     }
+    assert not (folder / "shared").exists()
     printed = (folder.parent / "printed").read_text().splitlines()
     report = read_report(folder)
     said = [report["recommendation"]["text"], combination_text(report["combination"])]
