@@ -51,7 +51,7 @@ class CascadeArguments:
     output_dir: str = field(metadata={"help": "Folder of the cascade."})
     max_f1_loss: float | None = setting(
         None,
-        "At the least cost at which the validation documents exclude, at 95 %, a larger loss of F1 against the second "
+        "At the least cost at which the validation documents exclude, at 95 %%, a larger loss of F1 against the second "
         f"run. Default: {MAX_F1_LOSS}.",
     )
     max_deferred: float | None = setting(
