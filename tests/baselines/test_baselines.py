@@ -12,7 +12,7 @@ from tiny import make_causal_lm, save_encoder
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from hf_causal_clf import LabelScorer
-from hf_causal_clf.baselines import cache as features
+from hf_causal_clf.backbone import identity as features
 from hf_causal_clf.baselines import encoder_training as encoder
 from hf_causal_clf.baselines import fitting as baselines
 from hf_causal_clf.baselines.encoder_training import fine_tuned_encoder

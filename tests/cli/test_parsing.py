@@ -22,7 +22,7 @@ TYPES = {
     ),
     "instruct": (DataArguments, InstructionModelArguments, PromptArguments, RunArguments, InstructionTrainingArguments),
 }
-ELSEWHERE = ("compare", "first", "cascade")  # in test_plan and test_cascade_recipe
+ELSEWHERE = ("compare", "first", "cascade", "distill")  # in test_plan, test_cascade_recipe and test_distill
 CONFIGS = sorted(
     path
     for path in (Path(__file__).parents[2] / "recipes" / "configs").rglob("*.yaml")

@@ -292,7 +292,7 @@ def test_runs_in_folders_of_an_earlier_version_are_found(copied, compare):
     before = contents(copied)
     assert compare(copied) == set()
     assert contents(copied) == before
-    assert len(check_links(copied)[1]) == 3
+    assert len(check_links(copied)[1]) == 4
     assert compare(copied, seeds=[42, 7], baselines="none") == {
         *(f"{EMBEDDING_FOLDER}/seed-7", f"{INSTRUCTION_FOLDER}/seed-7")
     }
@@ -382,7 +382,7 @@ def test_all_baselines_of_a_multi_label_task(compare, multi_label_files, tmp_pat
     assert np.isfinite(numbers(report)).all()
     page, links = check_links(tmp_path / "run")
     assert "multi-label" in page
-    assert len(links) == 3
+    assert len(links) == 4
 
 
 def test_finished_runs_are_reused(finished, compare, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from conftest import make_rows, run_as_main, write_jsonl
 from teachers import write_teacher
 from tiny import save_encoder
@@ -137,6 +138,24 @@ def test_gold_weight_1_trains_what_the_encoder_baseline_trains(distil, encoder, 
     assert np.abs(moved - found).max() > 1e-4
 
 
+@pytest.mark.usefixtures("quickstart_models")
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "recipes" / "configs" / "distill").iterdir()), ids=lambda path: path.stem
+)
+def test_every_configuration_has_known_options_and_opens_with_its_command(path, teachers, tmp_path, monkeypatch):
+    given = yaml.safe_load(path.read_text())
+    command = f"# hf-causal-clf distill --config recipes/configs/distill/{path.name} --teacher "
+    assert path.read_text().startswith(command)
+    (tmp_path / "documents.jsonl").write_text("{}\n")
+    files = {name: str(tmp_path / "documents.jsonl") for name in given if name.endswith("_file")}
+    options = {"config": str(path), "teacher": str(teachers[False]), **files, "output_dir": str(teachers[False])}
+    monkeypatch.setattr(
+        "sys.argv", ["distill.py", *(part for pair in options.items() for part in (f"--{pair[0]}", pair[1]))]
+    )
+    with pytest.raises(ValueError, match="is the folder of the model, teacher"):  # everything else was understood
+        run_as_main(ROOT / "recipes" / "distill.py")
+
+
 def test_a_kill_in_scoring_loses_one_shard_and_a_finished_run_is_finished(distil, tmp_path, monkeypatch, capsys):
     """Two shards of the 48 training documents are scored before; the first start is killed in the third.
 
@@ -144,7 +163,7 @@ def test_a_kill_in_scoring_loses_one_shard_and_a_finished_run_is_finished(distil
     """
     monkeypatch.setattr(teaching, "_SHARD", 10)
     scored, killed = [], []
-    predict = TextClassifier.predict_proba
+    score = TextClassifier.score
 
     def counted(self, texts, **options):
         if self.approach == "tfidf":
@@ -152,9 +171,9 @@ def test_a_kill_in_scoring_loses_one_shard_and_a_finished_run_is_finished(distil
                 killed.append(True)
                 raise RuntimeError("killed")
             scored.append(len(texts))
-        return predict(self, texts, **options)
+        return score(self, texts, **options)
 
-    monkeypatch.setattr(TextClassifier, "predict_proba", counted)
+    monkeypatch.setattr(TextClassifier, "score", counted)
     with pytest.raises(RuntimeError, match="killed"):
         distil()
     assert scored == [10, 10]

@@ -153,6 +153,8 @@ def check_run_folder(output: Path, data, metrics) -> None:
     assert {"validation", "test", "majority", "calibration", "training"} == set(metrics)
     kinds = {"reliability_diagram", "label_f1", "thresholds", "training_curves"}
     kinds |= set() if data.label_space.multi_label else {"confusion_matrix"}
+    conformal = TextClassifier.from_pretrained(output).run.conformal
+    kinds |= {"set_sizes"} if conformal is not None and conformal.documents >= 50 else set()
     assert {path.name for path in (output / "figures").iterdir()} == {f"{k}.{s}" for k in kinds for s in ("png", "svg")}
     rows = Dataset.from_parquet(str(output / "predictions.parquet"), keep_in_memory=True)
     assert rows.column_names == ["id", "gold", "predicted", "probabilities"]
