@@ -3,6 +3,8 @@ r"""Make a cascade of two finished runs: a cheap one answers where it is sure en
     hf-causal-clf cascade --stages runs/compare/tf-idf-logistic-regression runs/quickstart/embed \
         --validation_file validation.jsonl --test_file test.jsonl --output_dir cascade
 
+Every argument may stand in a YAML file (--config FILE.yaml); the command line wins.
+
 From which margin on the first run answers (between its two highest probabilities; of several labels, the least from a
 threshold) is fitted on validation documents, which neither run was trained on, or with --folds out of fold: the least
 cost that keeps the second run's F1 less --max_f1_loss, or the best F1 at --max_deferred. Nothing is fitted on test.

@@ -3,6 +3,8 @@ r"""Distil a finished run into a small student: an encoder or decoder that learn
     hf-causal-clf distill --teacher runs/tickets/embed --model_name_or_path sentence-transformers/all-MiniLM-L6-v2 \
         --train_file tickets.csv --unlabelled_file more.jsonl --output_dir runs/tickets/student
 
+Every argument may stand in a YAML file (--config FILE.yaml); the command line wins.
+
 The student learns from the labelled documents of the teacher and, better, from any number of others, which the teacher
 labels. Its run is like the teacher's: TextClassifier.from_pretrained(output_dir) reads it, and an encoder's folder is a
 stock checkpoint. Started again after a kill, it goes on where scoring stopped; a training that was cut off, with
