@@ -26,7 +26,7 @@ from .documents import unlabelled_texts
 from .loss import SoftLabelLoss, teach
 from .selecting import drawn, most_teaching
 from .students import Student
-from .teacher import Scores, Teacher, out_of_fold
+from .teacher import Scores, Teacher, out_of_fold, warn_of_seen
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ def prepare_lesson(
     multi_label = data.label_space.multi_label
     loss = SoftLabelLoss(arguments.gold_weight, arguments.distillation_temperature, multi_label)
     texts = unlabelled_texts(arguments, data)
+    if arguments.unlabelled_rest:
+        warn_of_seen(teacher, data)
     limit = arguments.select
     if limit is not None and limit < len(texts) and arguments.select_by == "random":
         texts = [texts[row] for row in drawn(len(texts), limit, training.seed)]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -34,6 +36,8 @@ from ..training.output_folder import documents_content, read_manifest
 logger = logging.get_logger(__name__)
 
 SCORES_FOLDER = ".teacher"  # in the student's output folder, until its run is finished
+# Names in that folder: of scores, their locks, and what a first student says
+_OWN = re.compile(r"[0-9a-f]{16}|\.[0-9a-f]{16}\.lock|first-student-[0-9a-f]{16}\.json")
 _SHARD = 200  # documents; a kill costs at most one shard
 _METRICS = ("f1_macro", "f1_micro", "accuracy")
 
@@ -158,9 +162,26 @@ class Scores:
             torch.cuda.empty_cache()
 
     def remove(self) -> None:
-        """Remove what was kept."""
-        if PartialState().is_main_process:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove what was kept, and the folder if that was all: what others have put there stays."""
+        if not PartialState().is_main_process:
+            return
+        for path in self.folder.glob("*"):
+            if _OWN.fullmatch(path.name):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with suppress(OSError):  # it is not empty, or not there
+            self.folder.rmdir()
+
+
+def warn_of_seen(teacher: Teacher, data: ClassificationData) -> None:
+    """Warn where a teacher may have seen the labels of the training documents that were not drawn."""
+    folder = Path(teacher.source)
+    settings: dict[str, Any] = (read_manifest(folder)["settings"] or {}) if folder.is_dir() else {}
+    if settings.get("data") != documents_content(data):
+        logger.warning(
+            f"unlabelled_rest: the teacher {teacher.source!r} does not tell that it was trained on these documents. If "
+            "it has seen the labels of others in train_file, the student is measured too well. Train it with the same "
+            "max_train_samples and split_seed."
+        )
 
 
 def out_of_fold(teacher: Teacher, data: ClassificationData) -> np.ndarray | None:

@@ -13,7 +13,7 @@ from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.distillation.arguments import DistillationArguments
 from hf_causal_clf.distillation.documents import unlabelled_texts
-from hf_causal_clf.distillation.teacher import Scores, Teacher, measured_teacher, out_of_fold
+from hf_causal_clf.distillation.teacher import Scores, Teacher, measured_teacher, out_of_fold, warn_of_seen
 from hf_causal_clf.runs.disk import write_json
 from hf_causal_clf.runs.files import MANIFEST_FILE
 from hf_causal_clf.runs.results import read_out_of_fold, read_results
@@ -109,3 +109,15 @@ def test_documents_that_cannot_be_read(rows, message, folder, files, tmp_path):
     more = write_jsonl(tmp_path / "more.jsonl", rows)
     with pytest.raises(ValueError, match=message):
         unlabelled_texts(DistillationArguments(teacher=str(folder), unlabelled_file=more), load(files))
+
+
+def test_a_teacher_of_another_draw_is_warned_of(files, tmp_path, caplog):
+    """What max_train_samples leaves out has no labels for the student, but may have had for its teacher."""
+    path = write_teacher(tmp_path / "drawn", files, max_train_samples=20)
+    same, other = load(files, max_train_samples=20), load(files, max_train_samples=20, split_seed=1)
+    assert documents_content(same) != documents_content(other)
+    write_json(path / MANIFEST_FILE, {"files": [], "settings": {"data": documents_content(same)}})
+    warn_of_seen(Teacher.read(str(path)), same)
+    assert not caplog.messages
+    warn_of_seen(Teacher.read(str(path)), other)
+    assert "max_train_samples and split_seed" in caplog.text

@@ -177,8 +177,10 @@ def test_a_kill_in_scoring_loses_one_shard_and_a_finished_run_is_finished(distil
     with pytest.raises(RuntimeError, match="killed"):
         distil()
     assert scored == [10, 10]
+    (tmp_path / "student" / ".teacher" / "mine.txt").write_text("mine")
     student = distil()
     assert scored == [10, 10, 10, 10, 8, 10, 7]
+    assert [path.name for path in (student / ".teacher").iterdir()] == ["mine.txt"]
     capsys.readouterr()
     distil()
     assert "already finished" in capsys.readouterr().out
