@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..backbone.batching import evaluation_mode, prediction_batches
+from ..backbone.context import Context
 from ..evaluation.calibration import to_probabilities
 from ..task.chunks import largest_of_chunks, mean_over_chunks, rows_of
 from ..task.prompts import PromptTemplate
@@ -19,7 +20,7 @@ from ..task.scorer import check_list
 from ..task.verbalizer import Verbalizer
 from .label_sets import LabelSetSearch
 from .pruning import PrunedScoring
-from .tree_attention import Context, TreeForward, rows_at_once
+from .tree_attention import TreeForward, rows_at_once
 from .trie import LabelTrie
 
 if TYPE_CHECKING:
