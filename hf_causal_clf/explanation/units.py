@@ -10,11 +10,10 @@ Unit = Literal["sentence", "word"]
 UNITS: tuple[Unit, ...] = ("sentence", "word")
 
 # After these a dot ends no sentence, whatever follows; after others it ends none where a small letter does
-_ABBREVIATIONS = re.findall(
-    r"\w+",
-    "mr mrs ms dr prof st jr sr vs inc ltd fig vol gen sen rep gov lt col sgt capt jan feb mar apr aug sep sept oct nov "
-    "dec approx nr bzw ca evtl ggf inkl vgl sog abs art str tel hr bd jh mio mrd abb okt dez mme sra dra ud uds av ул им",
-)
+_ABBREVIATIONS = """
+    mr mrs ms dr prof st jr sr vs inc ltd fig vol gen sen rep gov lt col sgt capt jan feb mar apr aug sep sept oct nov
+    dec approx nr bzw ca evtl ggf inkl vgl sog abs art str tel hr bd jh mio mrd abb okt dez mme sra dra ud uds av ул им
+"""
 _LOWER = "".join(chr(code) for code in range(0x600) if chr(code).islower())
 _OPENING, _CLOSING = "\"'“‘„‚«‹(\\[¿¡*_", "\"'”’“»›)\\]*_"
 _MARKS = "!?…‽\u037e։؟۔।॥။។៕።፧།"
@@ -25,7 +24,7 @@ _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ff
 
 def _sentence_end(small: str) -> re.Pattern[str]:
     """What ends a sentence, its white space included; a letter of `small` begins none."""
-    names = sorted({form for word in _ABBREVIATIONS for form in (word, word.capitalize(), word.upper())})
+    names = sorted({form for word in _ABBREVIATIONS.split() for form in (word, word.capitalize(), word.upper())})
     no_dot = "".join(rf"(?<!\b{name})" for name in names)
     return re.compile(
         rf"""

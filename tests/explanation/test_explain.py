@@ -1,16 +1,13 @@
 """What is left out, and that running once what variants share changes no probability."""
 
-import functools
 import itertools
 
 import numpy as np
 import pytest
 import tiny
-import torch
 from test_invariance import KINDS, NAMES, make_model
 
 from hf_causal_clf import LabelScorer, LabelSpace, PromptTemplate, TextClassifier, Verbalizer
-from hf_causal_clf.backbone.attention import take_plain_attention
 from hf_causal_clf.embedding.scorer import HeadScorer
 from hf_causal_clf.evaluation.calibration import Calibration
 from hf_causal_clf.task.documents import DocumentEncoder
