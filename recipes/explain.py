@@ -35,13 +35,14 @@ from hf_causal_clf.data.arguments import TEXT_NAMES
 from hf_causal_clf.data.columns import find_text_column
 from hf_causal_clf.data.files import FORMATS, stream_file
 from hf_causal_clf.explanation.explanation import Explanation
-from hf_causal_clf.explanation.showing import heading, marked_text, page
+from hf_causal_clf.explanation.faithfulness import SHARES, deletion_curves
+from hf_causal_clf.explanation.showing import heading, marked_text, page, printable
 from hf_causal_clf.explanation.units import UNITS
-from hf_causal_clf.runs.disk import write_text, written_aside
+from hf_causal_clf.runs.disk import write_json, write_text
 from hf_causal_clf.runs.run import Run
 from hf_causal_clf.task.texts import is_empty
 
-ROWS_FILE, PAGE_FILE = "explanations.jsonl", "explanations.html"
+ROWS_FILE, PAGE_FILE, CURVES_FILE = "explanations.jsonl", "explanations.html", "faithfulness.json"
 AT_ONCE = 64  # documents between two writes
 IN_PAGE = 200  # documents; a page of more would be slow
 IN_TERMINAL = 5
@@ -77,6 +78,13 @@ class ExplainArguments:
     )
     label: str | None = field(
         default=None, metadata={"help": "Label to explain. Default: each document's most probable one."}
+    )
+    faithfulness: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to measure, too, how much faster the probability falls where the parts with the largest "
+            f"drops are left out together than where others are: {CURVES_FILE}. Takes about as long again."
+        },
     )
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Documents, or parts left out, per forward."})
     dtype: str = field(default="auto", metadata={"help": "Data type of the base model's weights; auto: of training."})
@@ -116,16 +124,20 @@ def main() -> None:
     )
     output = Path(arguments.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    shown = write_rows(output / ROWS_FILE, explained(classifier, documents, arguments))
+    found = list(explained(classifier, documents, arguments))
+    write_text(output / ROWS_FILE, "".join(map(row_of, found)))
+    shown = [(name, explanation) for name, explanation in found if explanation is not None]
     notes = [f"Run: {Path(arguments.model_name_or_path).name}"]
-    if len(documents) > len(shown):
-        notes.append(f"The first {len(shown)} of {len(documents):,} documents; {ROWS_FILE} has all.")
-    write_text(output / PAGE_FILE, page(shown, title="Why: what each part does to the probability", notes=notes))
+    if len(shown) > IN_PAGE:
+        notes.append(f"The first {IN_PAGE} of {len(shown):,} documents; {ROWS_FILE} has all.")
+    write_text(output / PAGE_FILE, page(shown[:IN_PAGE], title="What each part does to the probability", notes=notes))
     if sys.stdout.isatty():
         for name, explanation in shown[:IN_TERMINAL]:
-            text = explanation.text if "NO_COLOR" in os.environ else marked_text(explanation)
+            text = printable(explanation.text) if "NO_COLOR" in os.environ else marked_text(explanation)
             print(f"{heading(explanation, name)}\n{text}\n")
     tell(f"{len(documents):,} documents are explained in {output / ROWS_FILE} and {output / PAGE_FILE}.")
+    if arguments.faithfulness:
+        measure(classifier, [explanation for _, explanation in shown], output)
 
 
 def read_documents(arguments: ExplainArguments, trained: str | None) -> list[tuple[Any, str]]:
@@ -174,17 +186,25 @@ def explained(
         yield from zip(names, found, strict=True)
 
 
-def write_rows(path: Path, found: Iterator[tuple[Any, Explanation | None]]) -> list[tuple[Any, Explanation]]:
-    """Write a row for each document, and return the first ones, which are shown."""
+def row_of(found: tuple[Any, Explanation | None]) -> str:
+    """Return the row of a document, as a line of JSON."""
+    name, explanation = found
     nothing = {"predicted": None, "label": None, "probability": None, "units": []}
-    shown: list[tuple[Any, Explanation]] = []
-    with written_aside(path) as aside, open(aside, "w", encoding="utf-8") as file:
-        for name, explanation in found:
-            row = {"id": name, **(nothing if explanation is None else explanation.to_dict())}
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False, default=str) + "\n")
-            if explanation is not None and len(shown) < IN_PAGE:
-                shown.append((name, explanation))
-    return shown
+    row = {"id": name, **(nothing if explanation is None else explanation.to_dict())}
+    return json.dumps(row, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+
+
+def measure(classifier: TextClassifier, explanations: list[Explanation], output: Path) -> None:
+    """Measure how faithful explanations are, write that, and tell it."""
+    summary = deletion_curves(explanations, classifier.predict_variants).summary()
+    write_json(output / CURVES_FILE, summary)
+    shares = f"{SHARES[0]:.0%} to {SHARES[-1]:.0%}"
+    low, high = summary["interval"]
+    tell(
+        f"Where {shares} of the parts of {summary['texts']:,} documents are left out, the probability falls by "
+        f"{summary['aopc_by_drop']:.3f} on average in the order of their drops, at random by "
+        f"{summary['aopc_at_random']:.3f}: {summary['difference']:+.3f}, 95 % interval from {low:+.3f} to {high:+.3f}."
+    )
 
 
 if __name__ == "__main__":
