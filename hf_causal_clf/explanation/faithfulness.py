@@ -13,7 +13,6 @@ from .leaving_out import AT_ONCE, Probabilities
 from .units import without
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of a text's parts that are left out
-RANDOM_ORDERS = 3
 _RESAMPLES = 10_000
 
 
@@ -23,7 +22,7 @@ class DeletionCurves:
 
     Attributes:
         by_drop: In the order of the explanation, the largest drop first, float64 `(texts, shares)`.
-        at_random: The mean over `RANDOM_ORDERS` orders drawn by lot, float64 `(texts, shares)`.
+        at_random: In an order that is drawn by lot for each text, float64 `(texts, shares)`.
     """
 
     by_drop: np.ndarray
@@ -59,7 +58,7 @@ class DeletionCurves:
 def deletion_curves(
     explanations: Sequence[Explanation], probabilities: Probabilities, *, seed: int = 0
 ) -> DeletionCurves:
-    """Leave the first parts of several orders out, and see how far the explained label's probability falls.
+    """Leave the first parts of two orders out, and see how far the explained label's probability falls.
 
     Parts that the classifier does not read, as the text was cut before them, are never left out, not at random either.
 
@@ -77,7 +76,7 @@ def deletion_curves(
         read = np.flatnonzero(np.nan_to_num(explanation.drops).any(axis=1))
         if len(read) > 1:
             by_drop = read[np.argsort(-explanation.drops_of()[read], kind="stable")]
-            orders = [by_drop, *(generator.permutation(read) for _ in range(RANDOM_ORDERS))]
+            orders = by_drop, generator.permutation(read)
             measured.append(explanation)
             documents.append([explanation.text, *(_left(explanation, order, s) for order in orders for s in SHARES)])
     if not documents:
@@ -90,8 +89,8 @@ def deletion_curves(
         found = probabilities(documents[start : start + AT_ONCE])
         for explanation, rows in zip(measured[start:], found, strict=False):
             row = rows[:, explanation.labels.index(explanation.label)].astype(np.float64)
-            falls.append((row[0] - row[1:]).reshape(1 + RANDOM_ORDERS, len(SHARES)))
-    return DeletionCurves(np.stack(falls)[:, 0], np.stack(falls)[:, 1:].mean(axis=1))
+            falls.append((row[0] - row[1:]).reshape(2, len(SHARES)))
+    return DeletionCurves(*np.stack(falls, axis=1))
 
 
 def _left(explanation: Explanation, order: np.ndarray, share: float) -> str:

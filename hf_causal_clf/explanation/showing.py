@@ -12,7 +12,8 @@ import numpy as np
 
 from .explanation import Explanation
 
-FAINTEST = 0.1  # of the largest drop of a text: what changes less is not marked
+FAINTEST = 0.1  # of a text's largest change: what changes less is not marked
+_LEAST = 0.02  # a text's largest change counts as this at least, so that noise is not marked strongly
 _STRENGTHS = 3
 _LISTED = 5  # parts with the largest drops
 _UNSAFE = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of pairs, line and paragraph separators
@@ -29,7 +30,7 @@ body { max-width: 50rem; margin: 0 auto; padding: 1rem; font: 1rem/1.6 system-ui
   background: var(--ground); overflow-wrap: anywhere; }
 article { border-top: 1px solid var(--line); padding: 1rem 0; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 0; } .text { white-space: pre-wrap; }
-.soft { color: var(--soft); } table { border-collapse: collapse; } td { padding: 0 .8rem .2rem 0; vertical-align: top; }
+.soft { color: var(--soft); } table { border-collapse: collapse; } caption { text-align: start; } td { padding: 0 .8rem .2rem 0; vertical-align: top; }
 td:first-child { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 mark { color: inherit; border-radius: .2rem; }
 .for1 { background: var(--for1); } .for2 { background: var(--for2); } .for3 { background: var(--for3); }
@@ -70,10 +71,7 @@ def strengths(drops: np.ndarray) -> list[int]:
         drops: `(parts,)`; NaN is not marked.
     """
     changes = np.nan_to_num(drops)
-    largest = np.abs(changes).max(initial=0.0)
-    if largest == 0:
-        return [0] * len(drops)
-    shares = np.abs(changes) / largest
+    shares = np.abs(changes) / np.abs(changes).max(initial=_LEAST)
     levels = np.where(shares < FAINTEST, 0, np.ceil(shares * _STRENGTHS - 1e-6))
     return [int(level) for level in levels * np.sign(changes)]
 
@@ -120,7 +118,9 @@ def _article(name: object, explanation: Explanation) -> str:
             marked.append(_escaped(part))
         else:
             kind = f"{'for' if strength > 0 else 'against'}{abs(strength)}"
-            marked.append(f'<mark class="{kind}" title="{_signed(drop)}">{_escaped(part)}</mark>')
+            kept = part.rstrip()
+            after = _escaped(part[len(kept) :])
+            marked.append(f'<mark class="{kind}" title="{_signed(drop)}">{_escaped(kept)}</mark>{after}')
     order = sorted(np.flatnonzero(np.nan_to_num(drops)), key=lambda part: -abs(drops[part]))[:_LISTED]
     rows = "".join(
         f'<tr><td>{_signed(drops[part])}</td><td dir="auto">{_escaped(explanation.parts()[part].strip())}</td></tr>\n'

@@ -32,7 +32,7 @@ def _sentence_end(small: str) -> re.Pattern[str]:
         (?<![.{_MARKS}])
         (?: {no_dot} (?<!\b[^\W\d]) (?<!(?<![\d.])\d) (?<!(?<![\d.])\d\d) \. (?! (?<=\b[Nn]o\.) \s+ \d )
             | (?<=\.)\. | [{_MARKS}] )++
-            [{_CLOSING}]*+ (?: {_SPACE}*+\n++ | {_SPACE}++ ) (?! \s*+ [{_OPENING}]* [{small}] )
+            [{_CLOSING}]*+ (?: {_SPACE}[»›] )? (?: {_SPACE}*+\n++ | {_SPACE}++ ) (?! \s*+ [{_OPENING}]* [{small}] )
         | (?<![{_CJK_MARKS}]) [{_CJK_MARKS}]++ [{_CJK_CLOSING}]*+ \s*+
         | (?<!{_SPACE}) (?: {_SPACE}*+\n ){{2,}}+  # an empty line
         # a line's end, but not within a sentence that goes on
@@ -47,7 +47,7 @@ def _sentence_end(small: str) -> re.Pattern[str]:
 _SENTENCE_END = _sentence_end(_LOWER)
 _SENTENCE_END_ALL_SMALL = _sentence_end("\x00")
 # Of CJK scripts, a character; of Thai, Lao, Khmer and Burmese, what stands between two spaces
-_WORD_END = re.compile(rf"[{_CJK}][^\w\s]*\s*|\s+|(?<=[^\s{_CJK}])(?=[{_CJK}])")
+_WORD_END = re.compile(rf"(?<=[^\s{_CJK}])(?=[{_CJK}])|[{_CJK}][^\w\s]*\s*|\s+")
 
 
 def cut(text: str, unit: Unit) -> list[tuple[int, int]]:
