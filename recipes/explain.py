@@ -30,7 +30,7 @@ from hf_causal_clf.cli.mistakes import report
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.sources import missing_folder
 from hf_causal_clf.cli.starting import run_script
-from hf_causal_clf.cli.telling import tell
+from hf_causal_clf.cli.telling import beginning, tell
 from hf_causal_clf.data.arguments import TEXT_NAMES
 from hf_causal_clf.data.columns import find_text_column
 from hf_causal_clf.data.files import FORMATS, stream_file
@@ -168,10 +168,8 @@ def read_documents(arguments: ExplainArguments, trained: str | None) -> list[tup
     texts = [row[column] for row in rows]
     for place, text in enumerate(texts):
         if not isinstance(text, str) and not is_empty(text):
-            kind = type(text).__name__
-            raise ValueError(
-                f"Row {place} of {source!r}, counted from 0, has no text in {column!r}, but of type {kind}."
-            )
+            wrong = f"{beginning(text)} in {column!r}"
+            raise ValueError(f"Row {place} of {source!r}, counted from 0, has {wrong}, which is no text. Give texts.")
     ids = [place if arguments.id_column is None else row[arguments.id_column] for place, row in enumerate(rows)]
     return list(zip(ids, texts, strict=True))
 

@@ -30,7 +30,8 @@ body { max-width: 50rem; margin: 0 auto; padding: 1rem; font: 1rem/1.6 system-ui
   background: var(--ground); overflow-wrap: anywhere; }
 article { border-top: 1px solid var(--line); padding: 1rem 0; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 0; } .text { white-space: pre-wrap; }
-.soft { color: var(--soft); } table { border-collapse: collapse; } caption { text-align: start; } td { padding: 0 .8rem .2rem 0; vertical-align: top; }
+.soft { color: var(--soft); } table { border-collapse: collapse; }
+caption { text-align: start; } td { padding: 0 .8rem .2rem 0; vertical-align: top; }
 td:first-child { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 mark { color: inherit; border-radius: .2rem; }
 .for1 { background: var(--for1); } .for2 { background: var(--for2); } .for3 { background: var(--for3); }

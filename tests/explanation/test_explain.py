@@ -212,7 +212,7 @@ def test_empty_texts_and_mistakes():
     ):
         with pytest.raises(ValueError, match=message):
             made.explain(**options)
-    with pytest.raises(ValueError, match="Unknown label 'c'. Known labels: a, b"):
+    with pytest.raises(ValueError, match=r"Unknown label 'c'\. Known labels: a, b"):
         first.drops_of("c")
 
 
