@@ -27,7 +27,7 @@ def variants(setting: Setting) -> list[list[str]]:
 
 
 def explanations(setting: Setting) -> dict[str, Any]:
-    """S16: each sentence left out, what texts share run once, against predicting each text; the worse of two scorers."""
+    """S16: each sentence left out, what texts share run once, against predicting each text; the worse scorer."""
     documents = variants(setting)
     everything = [text for each in documents for text in each]
     found: dict[str, Measurement] = {}
