@@ -127,8 +127,7 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
             pooled = run_in_groups(self._pooled, input_ids, attention_mask)
         else:
             outputs, pooled = self._run(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
-        with torch.autocast(pooled.device.type, enabled=False):
-            logits = self.score(pooled.to(next(self.score.parameters()).dtype)).float()
+        logits = self.logits_of_states(pooled)
         if chunks is not None:
             logits = torch.stack([rows.mean(dim=0) for rows in logits.split(chunks.tolist())])
         loss = None if labels is None else self.loss(logits, labels, num_items_in_batch, answer)
@@ -139,6 +138,11 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
             hidden_states=getattr(outputs, "hidden_states", None),
             attentions=getattr(outputs, "attentions", None),
         )
+
+    def logits_of_states(self, states: torch.Tensor) -> torch.Tensor:
+        """Return what the head makes of pooled hidden states `(batch, hidden)`: float32 `(batch, labels)`."""
+        with torch.autocast(states.device.type, enabled=False):
+            return self.score(states.to(next(self.score.parameters()).dtype)).float()
 
     def _pooled(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         return self._run(input_ids, attention_mask)[1]
