@@ -96,6 +96,12 @@ def test_documents_that_are_cut_or_go_on(kind, cut, tokenizer):
     check(classifier(kind, "llama", tokenizer, **CUT[cut]), unit="word" if kind == "head" else "sentence")
 
 
+def test_a_head_that_reads_a_prompt(tokenizer):
+    model, labels = make_model("head", "llama", tokenizer), LabelSpace(NAMES)
+    encoder = PromptTemplate().bind(tokenizer, Verbalizer(labels))
+    check(TextClassifier(HeadScorer(model, tokenizer, encoder), labels))
+
+
 def test_a_part_that_was_cut_off_changes_nothing(tokenizer):
     made = classifier("head", "llama", tokenizer, room=12)
     counts = tokens_run(made.scorer.model)
