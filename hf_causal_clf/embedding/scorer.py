@@ -68,7 +68,7 @@ class HeadScorer:
             documents: The variants of each document, at least one.
         """
         encoded = [self._encode(variants) for variants in documents]
-        if self.model.config.pooling != "last" or not takes_cache(self.model.backbone):
+        if not self._reads_on():
             return [self._logits_of(variants) for variants in encoded]
         return in_one_piece(encoded, self._shared, self._logits_of)
 
@@ -104,6 +104,8 @@ class HeadScorer:
 
     def _prefix(self) -> list[int]:
         """What all prompts start with, which is run once for all documents; nothing where that is not possible."""
-        if not isinstance(self.encoder, PromptEncoder) or not takes_cache(self.model.backbone):
-            return []
-        return self.encoder.prefix_ids
+        return self.encoder.prefix_ids if isinstance(self.encoder, PromptEncoder) and self._reads_on() else []
+
+    def _reads_on(self) -> bool:
+        """Whether a row may be read on top of another's cache: a mean is of all tokens, those in the cache included."""
+        return self.model.config.pooling == "last" and takes_cache(self.model.backbone)

@@ -96,6 +96,16 @@ def test_documents_that_are_cut_or_go_on(kind, cut, tokenizer):
     check(classifier(kind, "llama", tokenizer, **CUT[cut]), unit="word" if kind == "head" else "sentence")
 
 
+@pytest.mark.parametrize("kind", ["head", "head, mean"])
+def test_a_head_that_reads_a_prompt(kind, tokenizer):
+    model, labels = make_model(kind, "llama", tokenizer), LabelSpace(NAMES)
+    encoder = PromptTemplate().bind(tokenizer, Verbalizer(labels))
+    made = TextClassifier(HeadScorer(model, tokenizer, encoder), labels)
+    check(made)
+    alone = np.concatenate([made.predict_proba([text]) for text in TEXTS])
+    np.testing.assert_allclose(made.predict_proba(TEXTS), alone, atol=1e-5)
+
+
 def test_a_part_that_was_cut_off_changes_nothing(tokenizer):
     made = classifier("head", "llama", tokenizer, room=12)
     counts = tokens_run(made.scorer.model)
