@@ -242,6 +242,8 @@ def check_approach(run: Run, source: str) -> None:
     instead = f"Start hf-causal-clf serve --model_name_or_path {source} and leave run out."
     if run.approach not in _APPROACHES:
         raise ValueError(f"{source!r} is a {KINDS[run.approach]}, which no other server knows. {instead}")
+    if run.approach == "embedding" and run.pooling != "last":
+        raise ValueError(f"{source!r} has {run.pooling} pooling, and other servers read the last token. {instead}")
     if run.approach == "instruction" and run.label_space.multi_label:
         raise ValueError(
             f"{source!r} is a multi-label instruction-based run: its probabilities are sums over many answers, which "

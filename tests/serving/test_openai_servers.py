@@ -213,6 +213,9 @@ def test_what_no_other_server_can_say(heads, checkpoint, tmp_path):
     folder, _ = heads[False]
     with pytest.raises(ValueError, match=r"is a .*TF-IDF.* no other server knows\. Start hf-causal-clf serve"):
         RemoteClassifier("http://127.0.0.1:1", copied(folder, tmp_path, approach="tfidf"))
+    replace(Run.read(folder), pooling="mean").write(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"has mean pooling, and other servers read the last token\. Start hf-causal"):
+        RemoteClassifier("http://127.0.0.1:1", tmp_path / "run")
     save_folder(tmp_path / "sets", checkpoint, "instruction", LabelSpace(LABELS.names, multi_label=True))
     with pytest.raises(ValueError, match=r"is a multi-label instruction-based run: .* Start hf-causal-clf serve"):
         RemoteClassifier("http://127.0.0.1:1", tmp_path / "sets")
