@@ -50,7 +50,8 @@ class HeadScorer:
     def logits(self, texts: Sequence[str]) -> np.ndarray:
         """Return the logit of each label, float32 `(n, labels)`; of a document in chunks, the mean of theirs.
 
-        No more than `batch_size` chunks are run at a time.
+        No more than `batch_size` chunks are run at a time. What all prompts start with is run once, where the model's
+        attention allows it.
 
         Raises:
             ValueError: If a single text is given instead of a list.
@@ -87,9 +88,22 @@ class HeadScorer:
     def _logits_of(self, documents: Sequence[list[list[int]]]) -> np.ndarray:
         encoded, counts = rows_of(documents)
         found = np.empty((len(encoded), self.model.config.num_labels), dtype=np.float32)
+        prefix = self._prefix() if len(encoded) > 1 else []
+        start: Context | None = None
         lengths = [len(ids) for ids in encoded]
         for rows in prediction_batches(self.model, lengths, self.batch_size, description="Predicting"):
-            batch = pad([encoded[row] for row in rows], self._pad)
-            logits = self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits
-            found[rows] = logits.float().cpu().numpy()
+            if prefix:
+                start = start or self._read(Context.empty(self.model.device), [prefix])[1]
+                chains = [encoded[row][len(prefix) :] for row in rows]
+                found[rows] = self._read(start.select([0] * len(rows)), chains)[0]
+            else:
+                batch = pad([encoded[row] for row in rows], self._pad)
+                logits = self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits
+                found[rows] = logits.float().cpu().numpy()
         return mean_over_chunks(found, counts)
+
+    def _prefix(self) -> list[int]:
+        """What all prompts start with, which is run once for all documents; nothing where that is not possible."""
+        if not isinstance(self.encoder, PromptEncoder) or not takes_cache(self.model.backbone):
+            return []
+        return self.encoder.prefix_ids
