@@ -353,15 +353,17 @@ def _load_onnx(source: str, run: Run, hub_kwargs: dict[str, Any], batch_size: in
         )
     find_file(source, f"{ONNX_FILE}.data", **hub_kwargs)  # large weights, which ONNX Runtime looks for beside it
     tokenizer = load_tokenizer(source, **hub_kwargs)
-    labels, options = len(run.label_space), {"approach": run.approach, "batch_size": batch_size}
-    if run.approach == "embedding":
-        return OnnxScorer(path, tokenizer, _encoder_of_head(run, tokenizer).chunks, labels, **options)
+    options = {"approach": run.approach, "batch_size": batch_size}
+    return OnnxScorer(path, tokenizer, chunk_reader(run, tokenizer), len(run.label_space), **options)
+
+
+def chunk_reader(run: Run, tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[list[int]]]:
+    """Return what turns a document into the token ids of its chunks, as the run's model reads them."""
+    if run.approach != "encoder":
+        return _encoder_of_head(run, tokenizer).chunks
     from .baselines.encoder import token_ids
 
-    longest = run.truncation.max_length
-    return OnnxScorer(
-        path, tokenizer, lambda text: [token_ids(text, tokenizer, longest)["input_ids"]], labels, **options
-    )
+    return lambda text: [token_ids(text, tokenizer, run.truncation.max_length)["input_ids"]]
 
 
 def _encoder_of_head(run: Run, tokenizer: PreTrainedTokenizerBase) -> DocumentEncoder | PromptEncoder:

@@ -3,10 +3,10 @@
     hf-causal-clf export --model_name_or_path runs/quickstart/embed --output_dir exported
 
 The adapter is merged into the full-precision base model. An embedding-based run becomes a checkpoint of the stock
-…ForSequenceClassification class, with label names and problem type; an instruction-based run one of …ForCausalLM; an
-encoder stays what it is, and gets its temperature or ONNX. The written checkpoint is loaded again, and its logits of a
-padded batch of documents are compared, before success is reported. With `--onnx true` the folder also holds
-`model.onnx`, compared in the same way.
+…ForSequenceClassification class, with label names, problem type and thresholds; an instruction-based run one of
+…ForCausalLM; an encoder stays what it is, and gets its temperature or ONNX. The written checkpoint is loaded again, and
+its logits of a padded batch of documents are compared, before success is reported. With `--onnx true` the folder also
+holds `model.onnx`, compared in the same way.
 """
 
 import inspect
@@ -45,6 +45,7 @@ from hf_causal_clf.runs.disk import folder_written_aside
 from hf_causal_clf.runs.run import Run
 from hf_causal_clf.runs.schema import APPROACHES, KINDS
 from hf_causal_clf.sharing.onnx import ONNX_FILE, export_onnx, onnx_logits, open_onnx, quantize_onnx, require_onnx
+from hf_causal_clf.sharing.stock import THRESHOLDS, left_to_the_caller, own_thresholds
 
 logger = logging.get_logger(__name__)
 
@@ -122,7 +123,10 @@ def main() -> None:
         reason = "no stock class has what it reads. Load it with TextClassifier.from_pretrained."
         raise SystemExit(f"{source!r} is a {KINDS[run.approach]}: {reason}")
     if run.approach == "embedding" and run.pooling != "last":
-        raise SystemExit(f"{source!r} has {run.pooling} pooling; stock classes read the last token only.")
+        raise SystemExit(
+            f"{source!r} has {run.pooling} pooling; stock classes read the last token only, and so does what serves "
+            f"them. Serve it with: hf-causal-clf serve --model_name_or_path {source}"
+        )
     if run.approach == "instruction" and (arguments.fold_temperature or arguments.int8):
         raise SystemExit("fold_temperature and int8 are not for the instruction-based approach: leave them out.")
     tokenizer = load_tokenizer(source, **hub_kwargs)
@@ -154,36 +158,6 @@ def main() -> None:
         print(f"Then quantised to 8 bits: probabilities of {len(DOCUMENTS)} texts move by up to {moved:.2g}.")
     if (left := left_to_the_caller(run)) is not None:
         print(left)
-
-
-def left_to_the_caller(run: Run) -> str | None:
-    """Say what the run does with documents, where neither a stock model nor its tokenizer does it."""
-    suffix = None
-    if run.document_suffix:
-        suffix = (
-            f"The run reads {run.document_suffix!r} after each document: whoever uses the checkpoint has to append it, "
-            "after what is cut. TextClassifier, which loads this folder too, does."
-        )
-    return "\n".join(filter(None, (suffix, _long_documents(run)))) or None
-
-
-def _long_documents(run: Run) -> str | None:
-    longest, side = run.truncation.max_length, run.truncation.side
-    if longest is None:
-        return None
-    if run.truncation.long_documents == "chunks":
-        return (
-            f"The run reads what is longer than {longest:,} tokens in overlapping chunks and averages their logits; "
-            "the checkpoint sees one chunk. Whoever uses it has to cut a document and to average. TextClassifier, "
-            "which loads this folder too, does both: classifier.scorer.encoder.chunks(document) are the token ids."
-        )
-    if side in ("both", "head_tail"):
-        where = {"both": "at both ends", "head_tail": "in their middle"}[side]
-        return (
-            f"The run cuts documents that are longer than {longest:,} tokens {where}; stock tokenizers cut at one end. "
-            "Whoever uses the checkpoint has to cut them. TextClassifier, which loads this folder too, does."
-        )
-    return None
 
 
 def merged(source: str, run: Run, hub_kwargs: dict[str, Any]) -> Any:
@@ -318,6 +292,8 @@ def fold_temperature(stock: Any, run: Run) -> tuple[Run, torch.Tensor]:
 
 
 def write(stock: Any, tokenizer: Any, run: Run, folder: Path) -> None:
+    if (thresholds := own_thresholds(run)) is not None and run.approach != "instruction":
+        setattr(stock.config, THRESHOLDS, thresholds)
     stock.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     run.write(folder)

@@ -1,27 +1,31 @@
-"""A finished run that answers on another machine, asked as if it were here. Knows HTTP and answers, no model."""
+"""A finished run that answers on another machine, asked as if it were here. Knows HTTP, no model."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from ..backbone.loading import load_tokenizer
 from ..cli.packages import missing_packages
+from ..runs.run import Run
 from ..task.texts import Empty, read_texts
 from .answers import Answer, read_label, read_probabilities
+from .dialects import Batch, Dialect, NotAsked, Own, check_approach, dialect_of
 
 if TYPE_CHECKING:
     import httpx
 
 _TRY_AGAIN = (429, 502, 503, 504)  # statuses after which the same request may be answered
+_NOT_OF_TEXTS = (401, 403, 404)  # statuses that are about key, path or model
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 10.0  # seconds between tries; each is twice the last
 _T = TypeVar("_T")
 
@@ -37,36 +41,49 @@ class Unfinished(Exception):
 
 
 class ServerLost(Unfinished, OSError):
-    """The server did not answer for longer than `retry_for`."""
+    """The server did not answer for longer than `retry_for`, or not in a way that can be read."""
 
 
 class TextsRefused(Unfinished, ValueError):
-    """The server refused a text."""
+    """The server refused a text, or would."""
 
 
 class RemoteClassifier:
-    """Asks a server that `hf-causal-clf serve` started, in the words of `TextClassifier`.
+    """Asks a server that `hf-causal-clf serve` started, or vLLM with a run's model, in the words of `TextClassifier`.
 
     Texts are sent in batches, several at a time. What the server cannot take now (429, 503) or does not answer is sent
     again, with pauses that grow, so a server that is started again goes on where it ended.
 
+    vLLM and other servers of the OpenAI form know a model and nothing of the run, so give the run as well: labels,
+    suffix or prompt, where documents are cut, temperature and thresholds are read from its `classification.json` and
+    its tokenizer's files, and token ids are sent. Embedding-based runs and encoders are asked at vLLM's `/classify`,
+    instruction-based ones at `/v1/completions`.
+
     Args:
         url: Address of the server, such as `"http://127.0.0.1:8000"`.
-        batch_size: Most texts of a request.
+        run: For a server of the OpenAI form, the folder or Hub repository whose model it serves: with an export that
+            was written with `fold_temperature`, that export and not the run. `None` for `hf-causal-clf serve`.
+        model: The server's name for the model, where it has several, as adapters on one base.
+        api_key: What the server was started with, if with one (vLLM's `--api-key`).
+        batch_size: Most texts of a request; prompts, where an instruction-based run takes several for a text.
         concurrency: Requests at a time.
         timeout: Seconds that a request may take.
         retry_for: Seconds for which a request is tried again.
 
     Raises:
         ImportError: If httpx is not installed.
-        OSError: If the server does not answer within `retry_for`, or is another one.
-        ValueError: If `url` is none, or a number is not above 0.
+        OSError: If the server does not answer within `retry_for`, or is another one; or if `run` cannot be read.
+        ValueError: If `url` is none, or a number is not above 0; or if such a server cannot give the probabilities of
+            `run`, or `model` is not one of its models.
     """
 
     def __init__(
         self,
         url: str,
+        run: str | PathLike[str] | None = None,
         *,
+        model: str | None = None,
+        api_key: str | None = None,
         batch_size: int = 64,
         concurrency: int = 4,
         timeout: float = 300.0,
@@ -81,21 +98,20 @@ class RemoteClassifier:
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ValueError(f"url must be like 'http://127.0.0.1:8000', got {url!r}.")
         self.url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without a password
-        self._base = url
+        self._base = url if run is None else url.rstrip("/").removesuffix("/v1")
+        self._headers = {"Content-Type": "application/json"}
+        if api_key is not None:
+            self._headers["Authorization"] = f"Bearer {api_key}"
         self.concurrency, self.timeout, self.retry_for = concurrency, timeout, retry_for
-        said = _finish(self._describe())
-        self._labels: list[str] = said["labels"]
-        self._abstains: bool = said["abstains"]
-        self._most_bytes: int = said["max_request_bytes"]
-        self.batch_size = min(batch_size, said["max_texts"])
+        self._dialect: Dialect = self._own(batch_size) if run is None else self._of_run(str(run), model, batch_size)
 
     def __repr__(self) -> str:
-        return f"RemoteClassifier({self.url!r}), {len(self._labels)} labels"
+        return f"RemoteClassifier({self.url!r}), {len(self.labels)} labels"
 
     @property
     def labels(self) -> list[str]:
         """Label names, in the order of the columns of `predict_proba`."""
-        return list(self._labels)
+        return list(self._dialect.labels)
 
     def predict_proba(self, texts: str | Iterable[str], *, empty: Empty = "error") -> np.ndarray:
         """Return the probability of each label, float32 `(n, labels)`; arguments as for `TextClassifier.predict_proba`.
@@ -120,11 +136,11 @@ class RemoteClassifier:
     async def apredict_proba(self, texts: str | Iterable[str], *, empty: Empty = "error") -> np.ndarray:
         """As `predict_proba`, for use in an event loop."""
         given = read_texts(texts, empty=empty)
-        return given.spread(read_probabilities(await self._answers(given.texts), self._labels))
+        return given.spread(read_probabilities(await self._answers(given.texts), self.labels))
 
     async def apredict(self, texts: str | Iterable[str], *, empty: Empty = "error", abstain: bool = False) -> Any:
         """As `predict`, for use in an event loop."""
-        if abstain and not self._abstains:
+        if abstain and not self._dialect.abstains:
             raise ValueError("abstain needs a run with a fitted target error, and the server's has none.")
         given = read_texts(texts, empty=empty)
         labels: list[Any] = [None] * given.count
@@ -132,53 +148,85 @@ class RemoteClassifier:
             labels[position] = read_label(answer, abstain=abstain)
         return labels[0] if given.single else labels
 
-    async def _describe(self) -> dict[str, Any]:
-        async with self._client() as client:
-            response = await self._tried(client, "GET", "/run")
+    def _own(self, batch_size: int) -> Dialect:
+        response = _finish(self._get("/run"))
         try:
-            said = response.json()
-            return {name: said[name] for name in ("labels", "abstains", "max_request_bytes", "max_texts")}
+            return Own(response.json(), batch_size)
         except (ValueError, TypeError, KeyError) as error:
-            raise OSError(f"{self.url} is no server of hf-causal-clf serve. Check the address.") from error
+            raise OSError(
+                f"{self.url} is no server of hf-causal-clf serve. Check the address; for vLLM, give the run as well: "
+                "RemoteClassifier(url, run)."
+            ) from error
+
+    def _of_run(self, source: str, model: str | None, batch_size: int) -> Dialect:
+        run = Run.read(source)
+        check_approach(run, source)
+        tokenizer = load_tokenizer(source)
+        response = _finish(self._get("/v1/models"))
+        try:
+            models = {each["id"]: each for each in response.json()["data"]}
+        except (ValueError, TypeError, KeyError) as error:
+            reason = f"it answers GET /v1/models with HTTP status {response.status_code}"
+            raise OSError(
+                f"{self.url} is no server of the OpenAI form: {reason}. Check address and api_key."
+            ) from error
+        if model is None and len(models) == 1:
+            (model,) = models
+        if model not in models:
+            raise ValueError(f"model must be one of {list(models)}, which {self.url} serves, got {model!r}.")
+        longest = {"max_model_len": models[models[model].get("parent") or model].get("max_model_len")}  # an adapter's
+        return dialect_of(run, source, tokenizer, {**models[model], **longest}, batch_size)
+
+    async def _get(self, path: str) -> httpx.Response:
+        async with self._client() as client:
+            return await self._tried(client, "GET", path)
 
     async def _answers(self, texts: Sequence[str]) -> list[Answer]:
         """Return the server's answer to each text."""
         found: dict[int, Answer] = {}
-        batches = self._batches(texts)
+        batches = self._dialect.batches(texts)
 
         async def work(client: httpx.AsyncClient) -> None:
-            for rows, body in batches:
-                response = await self._tried(client, "POST", "/predict", body)
-                if response.status_code != 200:
-                    raise self._refusal(response, rows)
-                found.update(zip(rows, response.json()["predictions"], strict=True))
+            for batch in batches:
+                said = [await self._ask(client, body, batch.rows) for body in batch.bodies]
+                found.update(zip(batch.rows, self._read(batch, said), strict=True))
 
         async with self._client() as client:
             workers = [asyncio.create_task(work(client)) for _ in range(self.concurrency)]
             try:
                 await asyncio.gather(*workers)
-            except Unfinished as error:
-                error.probabilities = np.full((len(texts), len(self._labels)), np.nan, dtype=np.float32)
-                error.probabilities[list(found)] = read_probabilities(list(found.values()), self._labels)
-                raise
+            except (Unfinished, NotAsked) as error:
+                raise self._with_answers(error, found, len(texts)) from error.__cause__
             finally:
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
         return [found[row] for row in range(len(texts))]
 
-    def _batches(self, texts: Sequence[str]) -> Iterator[tuple[range, bytes]]:
-        """Yield the bodies of requests, as large as they may be, and which texts they have."""
-        start, quoted, size = 0, list[bytes](), 0
-        for row, text in enumerate(map(_quoted, texts)):
-            longer = size + len(text) + 1
-            if quoted and (len(quoted) == self.batch_size or longer + len(_body([])) > self._most_bytes):
-                yield range(start, row), _body(quoted)
-                start, quoted, longer = row, [], len(text) + 1
-            quoted.append(text)
-            size = longer
-        if quoted:
-            yield range(start, len(texts)), _body(quoted)
+    def _with_answers(self, error: Unfinished | NotAsked, found: dict[int, Answer], count: int) -> Unfinished:
+        if isinstance(error, NotAsked):
+            error = TextsRefused(f"{self.url} is not asked about text {error.row}, counted from 0: {error}")
+        error.probabilities = np.full((count, len(self.labels)), np.nan, dtype=np.float32)
+        error.probabilities[list(found)] = read_probabilities(list(found.values()), self.labels)
+        return error
+
+    async def _ask(self, client: httpx.AsyncClient, body: bytes, rows: range) -> Any:
+        response = await self._tried(client, "POST", self._dialect.path, body)
+        if response.status_code != 200:
+            raise self._refusal(response, rows)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise ServerLost(f"{self.url} answers in another form: no JSON.") from error
+
+    def _read(self, batch: Batch, said: list[Any]) -> list[Answer]:
+        try:
+            return batch.read(said)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ServerLost(
+                f"{self.url}{self._dialect.path} answers in another form ({type(error).__name__}: {error}). Is it the "
+                "server and the model of this run? What was answered is in this error's `probabilities`."
+            ) from error
 
     async def _tried(self, client: httpx.AsyncClient, method: str, path: str, body: bytes = b"") -> httpx.Response:
         """Send a request until it is answered, and return the answer: one that trying again would not change."""
@@ -210,10 +258,11 @@ class RemoteClassifier:
         """Return the error of an answer that is none."""
         try:
             said = response.json()
-            reason, position = str(said["error"]), said.get("position")
+            reason, position = said["error"], said.get("position")
+            reason = str(reason["message"] if isinstance(reason, dict) else reason)  # vLLM's and OpenAI's are objects
         except (ValueError, TypeError, KeyError):
             return ServerLost(f"{self.url} answers with HTTP status {response.status_code}.")
-        if response.status_code >= 500:
+        if response.status_code >= 500 or response.status_code in _NOT_OF_TEXTS:
             return ServerLost(f"{self.url}: {reason}")
         first, last = (rows[0], rows[-1]) if position is None else (rows[position], rows[position])
         which = f"text {first}" if first == last else f"texts {first} to {last}"
@@ -222,19 +271,7 @@ class RemoteClassifier:
     def _client(self) -> httpx.AsyncClient:
         import httpx
 
-        headers = {"Content-Type": "application/json"}
-        return httpx.AsyncClient(base_url=self._base, timeout=self.timeout, headers=headers)
-
-
-def _quoted(text: str) -> bytes:
-    try:
-        return json.dumps(text, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # the server says that it is no text
-        return json.dumps(text).encode()
-
-
-def _body(quoted: Sequence[bytes]) -> bytes:
-    return b'{"texts":[' + b",".join(quoted) + b"]}"
+        return httpx.AsyncClient(base_url=self._base, timeout=self.timeout, headers=self._headers)
 
 
 def _finish(work: Coroutine[Any, Any, _T]) -> _T:

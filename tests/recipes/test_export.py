@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,9 @@ from transformers import (
     pipeline,
 )
 
-from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, TextClassifier
+from hf_causal_clf import CausalLMForLastTokenClassification, LabelSpace, PromptTemplate, TextClassifier, Verbalizer
 from hf_causal_clf.evaluation.calibration import Calibration
-from hf_causal_clf.runs.run import BaseModel, Run, Truncation
+from hf_causal_clf.runs.run import BaseModel, Prompt, Run, Truncation
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,6 +101,55 @@ def test_folded_temperature_gives_calibrated_probabilities(checkpoint, tmp_path,
     saved = json.loads((tmp_path / "out" / "classification.json").read_text())
     assert saved["abstention"] == run["abstention"]  # of the calibrated probabilities, which are the same
     assert "conformal" not in saved  # of the uncalibrated ones, which are gone
+
+
+@pytest.mark.parametrize(
+    ("temperature", "fold"), [(None, False), (0.4, False), ((0.5, 2.0, 3.0), False), ((0.5, 2.0, 3.0), True)]
+)
+def test_thresholds_are_those_of_the_checkpoint(checkpoint, tmp_path, monkeypatch, capsys, fold, temperature):
+    """Whoever reads `config.json` alone decides as the run does, whether its temperatures are folded or not."""
+    save_folder(tmp_path / "run", checkpoint, "embedding", LabelSpace(LABELS.names, multi_label=True))
+    run = replace(Run.read(tmp_path / "run"), calibration=Calibration(temperature))
+    run.write(tmp_path / "run")
+    expected = TextClassifier.from_pretrained(tmp_path / "run").predict_proba(TEXTS)
+    limits = tuple(map(float, np.sort(expected, 0)[1:3].mean(0)))  # two texts above, two below
+    replace(run, calibration=Calibration(temperature, limits)).write(tmp_path / "run")
+    export(monkeypatch, tmp_path / "run", tmp_path / "out", "--fold_temperature", str(fold).lower())
+    told = "The run's temperature is not in the checkpoint: fold_temperature puts it there." in capsys.readouterr().out
+    assert told == (temperature is not None and not fold)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    given = stock_probabilities(tmp_path / "out", batch_size=4) >= np.array(config["thresholds"])
+    assert given.tolist() == (expected >= limits).tolist()
+    assert given.sum(0).tolist() == [2, 2, 2]
+    again = TextClassifier.from_pretrained(tmp_path / "out").predict(TEXTS)
+    assert again == TextClassifier.from_pretrained(tmp_path / "run").predict(TEXTS)
+
+
+def test_what_is_left_to_whoever_uses_a_checkpoint(checkpoint, tmp_path, monkeypatch, capsys):
+    def told(name, approach="embedding", labels=LABELS, **changes):
+        save_folder(tmp_path / name, checkpoint, approach, labels)
+        replace(Run.read(tmp_path / name), **changes).write(tmp_path / name)
+        export(monkeypatch, tmp_path / name, tmp_path / f"{name}-out")
+        return capsys.readouterr().out.splitlines()[1:]
+
+    assert told("plain") == []
+    assert "thresholds" not in json.loads((tmp_path / "plain-out" / "config.json").read_text())
+    prompt = Prompt(PromptTemplate("Sort: {labels}.", max_length=90), Verbalizer(LABELS))
+    lines = told("prompt", prompt=prompt, head_init="verbalizer", truncation=Truncation(90, "head_tail"))
+    assert [line.split(":")[0] for line in lines[:2]] == [
+        "The run reads each document in a prompt (head_init verbalizer)",
+        "The run cuts documents that are longer than 90 tokens in their middle; stock tokenizers cut at one end. Whoever "
+        "uses the checkpoint has to cut them.",
+    ]
+    does = "TextClassifier, which loads this folder too, does"
+    assert lines[2:] == [f"{does}; so does hf_causal_clf.serving.RemoteClassifier(url, folder) where vLLM serves it."]
+    lines = told("chunks", document_suffix=" subject:", truncation=Truncation(20, "tail", "chunks"))
+    assert lines[0].startswith("The run reads ' subject:' after each document")
+    assert "longer than 20 tokens in overlapping chunks" in lines[1]
+    assert "asks for the answer in a prompt" in told("answers", "instruction")[0]
+    lines = told("sets", "instruction", LabelSpace(LABELS.names, multi_label=True))
+    assert "vLLM cannot give their probabilities" in lines[1]
+    assert lines[2] == f"{does}."
 
 
 def test_gpt2_and_half_precision(tokenizer, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """recipes/export.py --onnx true: one file for ONNX Runtime that gives the run's probabilities."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ import tiny
 import torch
 from hub_server import HubServer
 from test_classifier import LABELS, TEXTS, save_folder
-from test_export import export
+from test_export import ROOT, export
 from transformers import AutoTokenizer
 
 from hf_causal_clf import LabelSpace, PromptTemplate, TextClassifier, Verbalizer
@@ -75,6 +76,23 @@ def test_the_onnx_backend_gives_the_runs_probabilities(tokenizer, checkpoint, tm
     np.testing.assert_allclose(found.predict_proba(texts), expected.predict_proba(texts), atol=1e-4)
     assert found.predict(texts) == expected.predict(texts)
     assert found.predict_proba([]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_lines_of_the_documentation(checkpoint, tmp_path, monkeypatch, multi_label):
+    """ONNX Runtime without this package, as recipes/SERVING.md has it."""
+    save_folder(tmp_path / "run", checkpoint, "embedding", LabelSpace(LABELS.names, multi_label=multi_label))
+    calibration = Calibration((2.0, 0.5, 1.0)) if multi_label else Calibration(2.5)
+    changes = {"truncation": Truncation(21, "head_tail"), "document_suffix": " subject:", "calibration": calibration}
+    described(tmp_path / "run", **changes)
+    export(monkeypatch, tmp_path / "run", tmp_path / "exported", "--fold_temperature", "true", "--onnx", "true")
+    (block,) = re.findall(r"```python\n(import json\n.*?)```", (ROOT / "recipes" / "SERVING.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    lines: dict = {}
+    exec(block, lines)
+    texts = [*TEXTS, LONG, "<|im_end|> is text"]
+    found = [lines["predict_proba"](text) for text in texts]
+    np.testing.assert_allclose(found, TextClassifier.from_pretrained("run").predict_proba(texts), atol=1e-4)
 
 
 def test_a_file_of_another_run_is_refused(checkpoint, tmp_path, monkeypatch):
