@@ -245,6 +245,6 @@ def test_target_prior_corrects_calibrated_probabilities(approach, multi_label, c
 
 
 def test_a_wrong_target_prior_is_told_before_anything_is_loaded(run, monkeypatch):
-    monkeypatch.setattr("hf_causal_clf.classifier.load_tokenizer", lambda *args, **kwargs: pytest.fail("loaded"))
+    monkeypatch.setattr("hf_causal_clf.scorers.load_tokenizer", lambda *args, **kwargs: pytest.fail("loaded"))
     with pytest.raises(ValueError, match="needs the label frequencies of training"):
         TextClassifier.from_pretrained(run, target_prior="uniform")

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ..classifier import chunk_reader
 from ..runs.run import Run
 from ..runs.schema import KINDS
+from ..scorers import chunk_reader
 from ..task.chunks import mean_over_chunks
 from .answers import Answer, write_answers
 
