@@ -17,6 +17,7 @@ from ..evaluation.significance import f1_interval
 from ..runs.disk import write_json, write_text
 from ..runs.files import CLASSIFICATION_FILE
 from ..runs.summary import what_was_fitted
+from ..sharing.cells import Name, Table
 from ..sharing.markdown import code, escape
 from ..sharing.templates import template_environment
 from .arguments import F1_AVERAGES, ComparisonArguments
@@ -135,24 +136,24 @@ def combination_text(found: dict[str, Any]) -> str:
     return f"The combination adds up the log-probabilities of {shares}. It is kept, as {numbers}."
 
 
-def _quality(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+def _quality(rows: Sequence[dict[str, Any]]) -> Table:
     table = [["run", "approach", "macro F1", "micro F1", "accuracy", "NLL", "Brier", "ECE", "malformed"]]
     for row in rows:
         metrics, intervals = row["metrics"], row["confidence_intervals"]
         scores = [_with_interval(metrics[name], **intervals[name]) for name in ("f1_macro", "f1_micro")]
         plain = [f"{metrics[name]:.3f}" for name in ("accuracy", "nll", "brier", "ece")]
         malformed = f"{metrics['malformed_rate']:.1%}" if "malformed_rate" in metrics else ""
-        table.append([escape(row["name"]), row["approach"], *scores, *plain, malformed])
+        table.append([Name(row["name"]), row["approach"], *scores, *plain, malformed])
     return table
 
 
-def _seeds(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+def _seeds(rows: Sequence[dict[str, Any]]) -> Table:
     names = ("f1_macro", "f1_micro", "accuracy", "nll", "ece")
     table = [["run", "seeds", "macro F1", "micro F1", "accuracy", "NLL", "ECE"]]
     for row in rows:
         if "mean" in row:
             cells = [f"{row['mean'][name]:.3f} ± {row['sd'][name]:.3f}" for name in names]
-            table.append([escape(row["name"]), ", ".join(map(str, row["seeds"])), *cells])
+            table.append([Name(row["name"]), ", ".join(map(str, row["seeds"])), *cells])
     return table
 
 
@@ -170,7 +171,7 @@ def _calibrated(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _calibration(rows: Sequence[dict[str, Any]]) -> tuple[list[list[str]], dict[str, list[str]]]:
+def _calibration(rows: Sequence[dict[str, Any]]) -> tuple[Table, dict[str, list[str]]]:
     """A table of the runs that the calibration changed, and the names of the others for each reason."""
     heading = ["run", "fitted", "NLL before", "after", "change", "ECE before", "after", "macro F1 before", "after"]
     table, unchanged = [heading], dict[str, list[str]]()
@@ -186,11 +187,11 @@ def _calibration(rows: Sequence[dict[str, Any]]) -> tuple[list[list[str]], dict[
             name: (f"{metrics[f'uncalibrated_{name}']:.3f}", f"{metrics[name]:.3f}")
             for name in ("nll", "ece", "f1_macro")
         }
-        table.append([escape(row["name"]), fitted, *cells["nll"], change, *cells["ece"], *cells["f1_macro"]])
+        table.append([Name(row["name"]), fitted, *cells["nll"], change, *cells["ece"], *cells["f1_macro"]])
     return table, unchanged
 
 
-def _tuning(tuning: dict[str, Any]) -> list[list[str]]:
+def _tuning(tuning: dict[str, Any]) -> Table:
     table = [["run", "trials", "F1 as given", "F1 chosen", "chosen settings", "best so far"]]
     for name, found in tuning["searches"].items():
         scores = [trial["validation"] and trial["validation"][tuning["metric"]] for trial in found["trials"]]
@@ -201,11 +202,11 @@ def _tuning(tuning: dict[str, Any]) -> list[list[str]]:
             "failed" if scores[index] is None else f"{scores[index]:.3f}"
             for index in (0, found["improvements"][-1] - 1)
         )
-        table.append([escape(name), trials, first, last, found["chosen"], ", ".join(curve)])
+        table.append([Name(name), trials, first, last, found["chosen"], ", ".join(curve)])
     return table
 
 
-def _generation(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+def _generation(rows: Sequence[dict[str, Any]]) -> Table:
     table = [["run", "documents", *(f"{each} F1, {way}" for each in F1_AVERAGES for way in ("scoring", "generation"))]]
     for row in rows:
         metrics = row["metrics"]
@@ -218,7 +219,7 @@ def _generation(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
             cells.append(f"{metrics.get(f'generation_scoring_{name}', metrics[name]):.3f}")
             cells.append(f"{score:.3f}" if None in ends else _with_interval(score, *ends))
         documents = metrics.get("generation_documents")
-        table.append([escape(row["name"]), "all" if documents is None else f"{documents:,}", *cells])
+        table.append([Name(row["name"]), "all" if documents is None else f"{documents:,}", *cells])
     return table
 
 
@@ -226,7 +227,7 @@ def _speeds(rows: Sequence[dict[str, Any]]) -> list[float | None]:
     return [row["training"].get("predict_samples_per_second") for row in rows]
 
 
-def _cost(rows: Sequence[dict[str, Any]], average: str) -> list[list[str]]:
+def _cost(rows: Sequence[dict[str, Any]], average: str) -> Table:
     heading = ["trained parameters", "training docs/s", "prediction docs/s", "peak memory (GiB)"]
     table = [["run", *heading, f"Pareto front ({average} F1, speed)"]]
     front = on_front([row["metrics"][f"f1_{average}"] for row in rows], _speeds(rows))
@@ -234,11 +235,11 @@ def _cost(rows: Sequence[dict[str, Any]], average: str) -> list[list[str]]:
         cost = row["training"]
         rates = [_rate(cost.get(f"{stage}_samples_per_second")) for stage in ("train", "predict")]
         memory = f"{cost['peak_memory_bytes'] / 2**30:.2f}"
-        table.append([escape(row["name"]), f"{cost['trainable_parameters']:,}", *rates, memory, "yes" if best else ""])
+        table.append([Name(row["name"]), f"{cost['trainable_parameters']:,}", *rates, memory, "yes" if best else ""])
     return table
 
 
-def _pairs(pairs: Sequence[dict[str, Any]]) -> list[list[str]]:
+def _pairs(pairs: Sequence[dict[str, Any]]) -> Table:
     table = [["a", "b", "Δ macro F1", "Δ micro F1", "p", "corrected", "significant", "McNemar p"]]
     for pair in pairs:
         macro = _with_interval(pair["delta_f1_macro"], pair["ci_low"], pair["ci_high"], sign="+")
@@ -247,7 +248,7 @@ def _pairs(pairs: Sequence[dict[str, Any]]) -> list[list[str]]:
         if "significant" in pair:
             verdict = [f"{pair['p_corrected']:.3g}", "yes" if pair["significant"] else "no"]
         p_values = [f"{pair['p_value']:.3g}", *verdict, f"{pair['mcnemar_p']:.3g}"]
-        table.append([escape(pair["a"]), escape(pair["b"]), macro, micro, *p_values])
+        table.append([Name(pair["a"]), Name(pair["b"]), macro, micro, *p_values])
     return table
 
 
