@@ -1,10 +1,8 @@
-"""`report.md`, `report.json` and the figures of a comparison."""
+"""`report.md`, `report.html`, `report.json` and the figures of a comparison."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -15,12 +13,13 @@ from ..evaluation.comparison_plots import f1_against_speed, f1_comparison, on_fr
 from ..evaluation.plot_style import save_figure
 from ..evaluation.significance import f1_interval
 from ..runs.disk import write_json, write_text
-from ..runs.files import CLASSIFICATION_FILE
+from ..runs.files import CLASSIFICATION_FILE, PAGE_FILE
 from ..runs.summary import what_was_fitted
-from ..sharing.cells import Name, Table
-from ..sharing.markdown import code, escape
+from ..sharing.cells import Name, Table, names_in
+from ..sharing.markdown import marked
 from ..sharing.templates import template_environment
 from .arguments import F1_AVERAGES, ComparisonArguments
+from .page import render_comparison
 from .plan import RECIPES, entry_folder, run_folder
 from .ranking import Entry, difference
 
@@ -42,31 +41,39 @@ def render_report(
         figures: Title and relative path of each figure.
         recommended: Folder of the recommended run, if it can be loaded.
     """
-    rows = report["runs"]
-    names = [row["name"] for row in rows]
-    calibration, unchanged = _calibration(rows)
+    names = [row["name"] for row in report["runs"]]
     environment = template_environment()
-    environment.filters["with_names"] = partial(_names_escaped, names=names)
-    return environment.get_template("comparison.md").render(
-        title=title,
-        data=data,
-        recommendation=report["recommendation"],
-        combination=None if (found := report.get("combination")) is None else combination_text(found),
-        combination_loading=None if not found or not found["kept"] else code(loading(Path(found["folder"]))),
-        loading=None if recommended is None else code(loading(recommended)),
-        f1_average=report["f1_average"],
-        quality=_quality(rows),
-        calibrated=_calibrated(rows),
-        seeds=_seeds(rows) if any("mean" in row for row in rows) else None,
-        calibration=calibration if len(calibration) > 1 else None,
-        unchanged=unchanged,
-        generation=_generation(rows) if any("generation_f1_macro" in row["metrics"] for row in rows) else None,
-        cost=_cost(rows, report["f1_average"]),
-        pairs=_pairs(report["pairwise"]),
-        tuning=_tuning(report["tuning"]) if "tuning" in report else None,
-        not_tuned=[name for name in names if name not in report.get("tuning", {}).get("searches", {})],
-        figures=figures,
-    )
+    environment.filters["with_names"] = lambda text: marked(names_in(text, names))
+    values = report_values(report, recommended)
+    return environment.get_template("comparison.md").render(title=title, data=data, figures=figures, **values)
+
+
+def report_values(report: dict[str, Any], recommended: Path | None = None) -> dict[str, Any]:
+    """Return what both forms of the report say: texts, and tables of cells.
+
+    Args:
+        report: Content of `report.json`.
+        recommended: Folder of the recommended run, if it can be loaded.
+    """
+    rows, found = report["runs"], report.get("combination")
+    calibration, unchanged = _calibration(rows)
+    return {
+        "recommendation": report["recommendation"],
+        "combination": None if found is None else combination_text(found),
+        "combination_loading": None if not found or not found["kept"] else loading(Path(found["folder"])),
+        "loading": None if recommended is None else loading(recommended),
+        "f1_average": report["f1_average"],
+        "quality": _quality(rows),
+        "calibrated": _calibrated(rows),
+        "seeds": _seeds(rows) if any("mean" in row for row in rows) else None,
+        "calibration": calibration if len(calibration) > 1 else None,
+        "unchanged": unchanged,
+        "generation": _generation(rows) if any("generation_f1_macro" in row["metrics"] for row in rows) else None,
+        "cost": _cost(rows, report["f1_average"]),
+        "pairs": _pairs(report["pairwise"]),
+        "tuning": _tuning(report["tuning"]) if "tuning" in report else None,
+        "not_tuned": [row["name"] for row in rows if row["name"] not in report.get("tuning", {}).get("searches", {})],
+    }
 
 
 def loading(folder: Path) -> str:
@@ -262,12 +269,6 @@ def _rate(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _names_escaped(text: str, names: Sequence[str]) -> str:
-    """Escape the names of runs in a text, and leave its other words as they are."""
-    longest_first = sorted(names, key=len, reverse=True)  # one may be a part of another
-    return re.sub("|".join(map(re.escape, longest_first)), lambda found: escape(found[0]), text)
-
-
 def write_report(
     output: Path, report: dict[str, Any], arguments: ComparisonArguments, data: ClassificationData
 ) -> None:
@@ -279,34 +280,45 @@ def write_report(
         labelled = f"{sizes['train']:,} training documents in {data.fold_count} folds"
     sentence = (
         f"{labelled} and {sizes['test']:,} test documents, "
-        f"{len(data.label_space)} labels, {kind}. Model: {escape(Path(arguments.model_name_or_path).name)}. "
+        f"{len(data.label_space)} labels, {kind}. Model: {Path(arguments.model_name_or_path).name}. "
         f"Seeds: {', '.join(map(str, arguments.seeds))}."
     )
-    rows, f1, average = report["runs"], f"f1_{arguments.f1_average}", arguments.f1_average
-    intervals = [row["confidence_intervals"][f1] for row in rows]
-    measured = (
-        [row["name"] for row in rows],
-        [row["metrics"][f1] for row in rows],
-        [interval["low"] for interval in intervals],
-        [interval["high"] for interval in intervals],
+    figures = _draw(output, report, arguments)
+    recommended = _recommended_folder(output, report, arguments)
+    page = render_report(report, title="Comparison", data=sentence, figures=figures, recommended=recommended)
+    write_json(output / "report.json", report)
+    write_text(output / "report.md", page)
+    folders = {row["name"]: entry_folder(output, row["name"], row["seeds"], arguments) for row in report["runs"]}
+    values = report_values(report, recommended)
+    write_text(output / PAGE_FILE, render_comparison(report, values, sentence, output, figures, folders))
+    use = "" if recommended is None else f"\nUse it: {loading(recommended)}"
+    said = report.get("combination")
+    tried = "" if said is None else f"\n{fill(combination_text(said), 100)}"
+    print(f"\n{render_summary(report)}{tried}{use}\n\nThe report, with every pair, is in {output / PAGE_FILE}")
+
+
+def _draw(output: Path, report: dict[str, Any], arguments: ComparisonArguments) -> list[tuple[str, str]]:
+    """Draw all runs together; return title and relative path of these and of the trained runs' reliability diagrams."""
+    rows, average = report["runs"], arguments.f1_average
+    f1, names = f"f1_{average}", [row["name"] for row in rows]
+    lows, highs = ([row["confidence_intervals"][f1][end] for row in rows] for end in ("low", "high"))
+    measured, heading = (
+        (names, [row["metrics"][f1] for row in rows], lows, highs),
+        ["run", f"{average} F1", "low", "high"],
     )
-    save_figure(f1_comparison(*measured, metric=f"{average} F1"), output / "figures" / f1)
+    numbers = list(map(list, zip(*measured, strict=True)))
+    save_figure(f1_comparison(*measured, metric=f"{average} F1"), output / "figures" / f1, [heading, *numbers])
     figures = [(f"{average.capitalize()} F1 with 95 % intervals", f"figures/{f1}.png")]
     if any(speeds := _speeds(rows)):
-        save_figure(f1_against_speed(*measured, speeds, metric=f"{average} F1"), output / "figures" / "speed")
+        numbers = [[*row, speed] for row, speed in zip(numbers, speeds, strict=True)]
+        figure = f1_against_speed(*measured, speeds, metric=f"{average} F1")
+        save_figure(figure, output / "figures" / "speed", [[*heading, "documents a second"], *numbers])
         figures.append((f"{average.capitalize()} F1 against speed", "figures/speed.png"))
     for row in rows:
         diagram = run_folder(output, row["name"], arguments.seeds[0]) / "figures" / "reliability_diagram.png"
         if row["seeds"] and row["approach"] in RECIPES and diagram.is_file():
             figures.append((f"Reliability: {row['name']}", quote(str(diagram.relative_to(output)))))
-    recommended = _recommended_folder(output, report, arguments)
-    page = render_report(report, title="Comparison", data=sentence, figures=figures, recommended=recommended)
-    write_json(output / "report.json", report)
-    write_text(output / "report.md", page)
-    use = "" if recommended is None else f"\nUse it: {loading(recommended)}"
-    said = report.get("combination")
-    tried = "" if said is None else f"\n{fill(combination_text(said), 100)}"
-    print(f"\n{render_summary(report)}{tried}{use}\n\nThe report, with every pair, is in {output / 'report.md'}")
+    return figures
 
 
 def _recommended_folder(output: Path, report: dict[str, Any], arguments: ComparisonArguments) -> Path | None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from ..sharing.cells import Name
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -60,7 +62,10 @@ def read_figure(folder: Path, path: str, title: str, description: str) -> Figure
     encoded = ""
     if not picture and png.is_file() and png.stat().st_size <= MOST_BYTES:
         encoded = "data:image/png;base64," + base64.b64encode(png.read_bytes()).decode()
-    numbers = json.loads(json_file.read_text(encoding="utf-8")) if json_file.is_file() else None
+    numbers = None
+    if json_file.is_file():
+        heading, *rows = json.loads(json_file.read_text(encoding="utf-8"))
+        numbers = [heading, *([Name(value) if isinstance(value, str) else value for value in row] for row in rows)]
     return Figure(name, title, description, picture, encoded, numbers, f"{path}.png")
 
 

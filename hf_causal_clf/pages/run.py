@@ -93,8 +93,8 @@ def render_run(run: FinishedRun, texts: Sequence[str] | None = None) -> str:
         fitted=what_was_fitted(metrics["calibration"]),
         trust=trust(run),
         folds=folds(run),
-        cost=metrics["training"],
-        device=run.facts.get("hardware", {}).get("device"),
+        speed=metrics["training"].get("predict_samples_per_second"),
+        cost=_cost(run),
         warnings=_warnings(run),
         said=_said(run),
         results=metric_table(run),
@@ -152,7 +152,7 @@ def _multi_label_errors(
     worst = off.argmax(axis=1) if len(rows) else np.zeros(0, dtype=np.int64)
     cells = [
         [
-            *(Names(names[label] for label in np.flatnonzero(each[row])) for each in (gold, predicted)),
+            *(Names(names[label] for label in np.flatnonzero(each[row]).tolist()) for each in (gold, predicted)),
             Names([names[label]]),
             float(probabilities[row, label]),
         ]
@@ -170,6 +170,28 @@ def _base(run: FinishedRun) -> str | None:
 def _confidence(run: FinishedRun) -> float:
     """How probable it says its decisions on test are, on average."""
     return float(decision_confidence(run.results.probabilities, run.results.predicted).mean())
+
+
+def _cost(run: FinishedRun) -> str:
+    """What prediction and training take, in words; nothing where that is not known."""
+    done, said = run.results.metrics["training"], []
+    device = {"cuda": " on a GPU", "cpu": " on a CPU"}.get(run.facts.get("hardware", {}).get("device"), "")
+    if speed := done.get("predict_samples_per_second"):
+        said.append(f"it reads {speed:,.3g} documents a second{device}, so that 1,000 take {_duration(1000 / speed)}")
+    if speed := done.get("train_samples_per_second"):
+        steps = f" in {done['steps']:,} steps" if "steps" in done else ""
+        said.append(f"it was trained{steps} at {speed:,.3g} documents a second")
+    if seconds := done.get("seconds"):
+        said.append(f"to train and test it took {_duration(seconds)}")
+    if memory := done.get("peak_memory_bytes"):
+        said.append(f"at most {memory / 2**30:.2f} GiB of memory")
+    return "; ".join(said)
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 7200:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 60:.1f} minutes" if seconds >= 120 else f"{seconds:.2g} seconds"
 
 
 def _warnings(run: FinishedRun) -> list[str]:

@@ -31,7 +31,7 @@ def clean(value: Any) -> Any:
 def cell_html(value: Any) -> Markup:
     """Return what a cell says: a number with its separators, code, a link, names of labels, or text.
 
-    Long text is cut: the rest of what is shown is behind a click, and how much is not shown is said.
+    A long name is cut: the rest of what is shown is behind a click, and how much is not shown is said.
     """
     if value is None:
         return Markup("")
@@ -44,15 +44,17 @@ def cell_html(value: Any) -> Markup:
     if isinstance(value, tuple):
         return Markup("").join(map(cell_html, value))
     if isinstance(value, Link):
-        return Markup('<a href="{}">{}</a>').format(clean(value.address), clean(value.text))
+        return Markup('<a href="{}">{}</a>').format(clean(value.address), _marked(clean(value.text), "bdi"))
     text = clean(str(value))
-    tag = "code" if isinstance(value, Code) else "bdi" if isinstance(value, Name) else ""
-    return _marked(text, tag) if len(text) <= SHORT else _opened(text, tag or "bdi")
+    if not isinstance(value, Code | Name):
+        return escape(text)
+    tag = "code" if isinstance(value, Code) else "bdi"
+    return _marked(text, tag) if len(text) <= SHORT else _opened(text, tag)
 
 
 def _marked(text: str, tag: str) -> Markup:
     """Text in an element: `bdi` changes the direction of nothing around it."""
-    return Markup("<{0}>{1}</{0}>").format(Markup(tag), text) if tag else escape(text)
+    return Markup("<{0}>{1}</{0}>").format(Markup(tag), text)
 
 
 def _opened(text: str, tag: str) -> Markup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,3 +30,10 @@ Table = Sequence[Sequence[Cell]]  # the first row is the heading
 def hub_link(name: str) -> Link:
     """Return a link to a model on the Hub."""
     return Link(name, f"https://huggingface.co/{name}")
+
+
+def names_in(text: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Return a text in parts: the names that are in it, and its other words."""
+    longest_first = sorted(names, key=len, reverse=True)  # one may be a part of another
+    parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
+    return tuple(Name(part) if place % 2 else part for place, part in enumerate(parts))
