@@ -76,6 +76,29 @@ def render_comparison(
     )
 
 
+def render_curves(tables: Mapping[str, Table], output: Path, folders: Mapping[int, str], average: str) -> str:
+    """Render the page of learning curves.
+
+    Args:
+        tables: Those of the curves (`learning_curve_tables`).
+        output: Folder of the comparison.
+        folders: For each number of training documents, the folder of its comparison below that.
+        average: Which F1 the curves show.
+
+    Returns:
+        The whole HTML document.
+    """
+    words = f"{average.capitalize()} F1 on test, against the number of training documents on a logarithmic axis."
+    return render_page(
+        "curves.html",
+        tables=tables,
+        figure=read_figure(output, "figures/learning_curves", "Learning curves", words),
+        pages={size: f"{folder}/{PAGE_FILE}" for size, folder in sorted(folders.items())},
+        average=average,
+        sections={},
+    )
+
+
 def _address(folder: Path, output: Path) -> str | None:
     """The relative address of a run's page; `None` where it has none, or is not below the comparison's folder."""
     page = folder / PAGE_FILE
