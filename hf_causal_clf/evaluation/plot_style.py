@@ -74,14 +74,18 @@ def write_beside(axes: Axes, place: float, text: str) -> None:
 def shorten(names: Sequence[str], limit: int) -> list[str]:
     """Names in one line, cut to `limit` characters: at the end, or in the middle where that keeps them apart.
 
-    Control characters, which have no place in an SVG, become "�".
+    Control characters and others that have no place in an SVG become "�".
     """
     lines = [" ".join(name.split()) for name in names]
-    lines = ["".join("�" if category(each) in ("Cc", "Cs") else each for each in line) for line in lines]
+    lines = ["".join(map(_in_svg, line)) for line in lines]
     ends = [line if len(line) <= limit else line[: limit - 1] + "…" for line in lines]
     times, tail = Counter(ends), limit // 2
     middles = [line if len(line) <= limit else line[: limit - tail - 1] + "…" + line[-tail:] for line in lines]
     return [end if times[end] == 1 else middle for end, middle in zip(ends, middles, strict=True)]
+
+
+def _in_svg(character: str) -> str:
+    return "�" if category(character) in ("Cc", "Cs") or character in "\ufffe\uffff" else character
 
 
 def save_figure(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,8 +58,9 @@ def read_figure(folder: Path, path: str, title: str, description: str) -> Figure
         return None
     name = re.sub(r"[^a-z0-9]+", "-", path.lower())
     picture = ""
-    if svg.stat().st_size <= MOST_BYTES:
-        picture = inline_svg(svg.read_text(encoding="utf-8"), name, title, description)
+    with suppress(ElementTree.ParseError):  # a damaged file, of which the PNG may be whole
+        if svg.stat().st_size <= MOST_BYTES:
+            picture = inline_svg(svg.read_text(encoding="utf-8"), name, title, description)
     encoded = ""
     if not picture and png.is_file() and png.stat().st_size <= MOST_BYTES:
         encoded = "data:image/png;base64," + base64.b64encode(png.read_bytes()).decode()

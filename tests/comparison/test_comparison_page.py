@@ -56,6 +56,16 @@ def test_a_name_is_shown_as_it_is(odd):
     assert odd in [each.text for each in page.all("header")[0].all("bdi")]
 
 
+def test_a_control_character_is_no_part_of_a_page():
+    results = [make_results(accuracy, seed) for accuracy, seed in ((0.9, 1), (0.5, 2))]
+    for each in results:
+        each.metrics["calibration"] = {"documents": 80, "temperature": 1.0, "thresholds": None}
+    entries = [Entry(name, "embedding", [each], (1,)) for name, each in zip(("a\x00", "b\x1b"), results)]
+    text = render(compare_runs(entries))
+    assert "Unchanged: a�; b� (fitted: temperature 1)." in text
+    assert not {"\x00", "\x1b"} & set(text)
+
+
 def test_a_run_is_linked_to_its_page_if_it_has_one_below(tmp_path):
     report = compare_runs(ENTRIES)
     names = [row["name"] for row in report["runs"]]

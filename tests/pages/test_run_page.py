@@ -264,3 +264,5 @@ def test_a_picture_that_is_too_large_is_one_of_pixels_or_left_out(tmp_path, monk
     assert all(each.attributes["src"].startswith("data:image/png;base64,") for each in page.all("img"))
     assert "figures/label_f1.png" in page.all("section", id="labels")[0].text
     assert all(each.attributes["alt"] for each in page.all("img"))
+    (run.folder / "figures" / "set_sizes.svg").write_text("<svg>")  # damaged
+    assert len(read_page(render_run(run)).all("img")) == len(page.all("img"))
