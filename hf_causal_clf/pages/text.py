@@ -60,7 +60,7 @@ def _marked(text: str, tag: str) -> Markup:
 def _opened(text: str, tag: str) -> Markup:
     left = len(text) - MOST
     more = Markup("<p>{:,} more characters are not shown.</p>").format(left) if left > 0 else ""
-    shown = text[:MOST] + ("…" if left > 0 else "")
+    rest = "…" + text[SHORT:MOST] + ("…" if left > 0 else "")
     return Markup("<details><summary>{}</summary>{}{}</details>").format(
-        _marked(text[:SHORT] + "…", tag), _marked(shown, tag), more
+        _marked(text[:SHORT] + "…", tag), _marked(rest, tag), more
     )

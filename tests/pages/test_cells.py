@@ -33,7 +33,8 @@ def test_a_cell(value, html):
 
 def test_the_rest_of_a_long_text_is_behind_a_click():
     text = "".join(chr(0x4E00 + place) for place in range(900))
-    assert cell_html(Name(text)) == (f"<details><summary><bdi>{text[:160]}…</bdi></summary><bdi>{text}</bdi></details>")
+    shown = f"<summary><bdi>{text[:160]}…</bdi></summary><bdi>…{text[160:]}</bdi>"
+    assert cell_html(Name(text)) == f"<details>{shown}</details>"
     assert cell_html(Name("x" * 1001)).endswith("…</bdi><p>1 more characters are not shown.</p></details>")
 
 
