@@ -29,6 +29,7 @@ from .embedding.model import CausalLMForLastTokenClassification
 from .evaluation.calibration import Calibration, to_probabilities
 from .evaluation.conformal import Conformal
 from .evaluation.selective import Abstention
+from .pages.run import write_card_and_page
 from .runs.disk import naming_full_disk, write_json, write_text
 from .runs.files import (
     ADAPTER_CONFIG_FILE,
@@ -52,7 +53,6 @@ from .runs.results import read_results, write_results
 from .runs.run import BaseModel, Prompt, Run, Truncation
 from .runs.selecting import fit_run_abstention, run_conformal
 from .runs.summary import print_metrics, weakest_labels
-from .sharing.card import render_card
 from .task.documents import DocumentEncoder
 from .task.labels import LabelSpace
 from .task.prompts import PromptEncoder
@@ -253,8 +253,9 @@ def finish_run(
     *,
     log_history: Sequence[dict[str, float]] = (),
     settings: Settings | None = None,
+    with_documents: bool = False,
 ) -> None:
-    """Make a saved run whole, with results and card, and put it into its output folder.
+    """Make a saved run whole, with results, card and page, and put it into its output folder.
 
     Only now does it take the place of an earlier run there, and are its checkpoints removed. All processes have to call
     it; the main one writes.
@@ -265,6 +266,7 @@ def finish_run(
         measured: What `measure_run` found.
         log_history: `trainer.state.log_history`, for the training curves.
         settings: What the run was made with, by which another start knows it.
+        with_documents: Whether the page shows the texts of test documents that it gets wrong.
     """
     if PartialState().is_main_process:
         with naming_full_disk(folder):
@@ -272,7 +274,7 @@ def finish_run(
             write_results(folder, data, *results, conformal=measured.conformal, decisions=measured.decisions)
             fitted = {name: getattr(measured, name) for name in ("calibration", "abstention", "conformal")}
             replace(Run.read(folder), **fitted).write(folder)
-            write_text(folder / CARD_FILE, str(render_card(folder)))
+            write_card_and_page(folder, data.texts("test") if with_documents else None)
             finish(folder, settings)
     PartialState().wait_for_everyone()
 

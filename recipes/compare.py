@@ -6,8 +6,9 @@ r"""Which approach, on your data? Trains or reuses runs on the same split, adds 
 Baselines come first, the cheapest with their table after seconds; then the runs are trained. Arguments may stand in a
 YAML file instead (--config FILE.yaml), runs as a mapping.
 
-Writes report.md, report.json and figures to output_dir. Started again, it goes on where it stopped; a finished run is
-trained again only if its settings or the data have changed. Each run is started with accelerate launch on one process.
+Writes report.html, report.md, report.json and figures to output_dir. Started again, it goes on where it stopped; a
+finished run is trained again only if its settings or the data have changed. Each run is started with accelerate launch
+on one process.
 """
 
 import os
@@ -99,7 +100,8 @@ def check_comparison_folder(output: Path, arguments: ComparisonArguments, data_a
     models = {name: getattr(arguments, name) for name in ("model_name_or_path", "encoder_name_or_path")}
     check_places(output, data_args, **models)
     sizes = [output / f"size-{size}" for size in arguments.train_sizes or []]
-    names = ("figures", "report.json", "report.md", "learning_curves.json", "learning_curves.md", STATE_FILE)
+    reports = ("report.html", "report.json", "report.md", "learning_curves.json", "learning_curves.md")
+    names = ("figures", *reports, STATE_FILE)
     for folder in [output, *sizes]:
         started = is_comparison(folder) or (folder == output and any(map(is_comparison, output.glob("size-*"))))
         found = [] if started else [name for name in names if (folder / name).exists()]

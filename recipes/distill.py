@@ -94,7 +94,8 @@ def main() -> None:
         saved, data, training, validation=known, chosen=training_args.load_best_model_at_end, **options
     )
     measured.metrics["teacher"] = reached
-    finish_run(saved, data, measured, log_history=trainer.state.log_history, settings=settings)
+    ending = {"log_history": trainer.state.log_history, "with_documents": run_args.with_documents}
+    finish_run(saved, data, measured, settings=settings, **ending)
     if distill_args.teacher_scores is None:
         scores.remove()
     print_run(output, measured.metrics, multi_label=data.label_space.multi_label)

@@ -70,7 +70,8 @@ def main() -> None:
     options = {"batch_size": training_args.per_device_eval_batch_size, "generate": training_args.generate}
     options |= {"target_error": run_args.target_error, "chosen": training_args.load_best_model_at_end}
     measured = measure_run(saved, data, training, validation=known, **options)
-    finish_run(saved, data, measured, log_history=trainer.state.log_history, settings=settings)
+    ending = {"log_history": trainer.state.log_history, "with_documents": run_args.with_documents}
+    finish_run(saved, data, measured, settings=settings, **ending)
     print_run(Path(training_args.output_dir), measured.metrics, multi_label=data.label_space.multi_label)
     tracking.send(Path(training_args.output_dir), measured.metrics["test"])
     if push:

@@ -129,9 +129,9 @@ def test_it_holds_all_that_it_needs(multi_label, made, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert {path.name for path in (moved / "members").iterdir()} == set(WEIGHTS)  # the encoder has no weight
     files = {path.name for path in (moved / "members").rglob("*") if path.is_file()}
-    assert not files & {"metrics.json", "predictions.parquet", "README.md", "manifest.json"}
+    assert not files & {"metrics.json", "predictions.parquet", "README.md", "report.html", "manifest.json"}
     assert {path.suffix for path in moved.rglob("*") if path.is_file()} <= {
-        *(".json", ".safetensors", ".jinja", ".md", ".parquet", ".png", ".svg")
+        *(".html", ".json", ".safetensors", ".jinja", ".md", ".parquet", ".png", ".svg")
     }
 
 

@@ -26,7 +26,7 @@ _TAKEN = {"seed", "folds", "output_dir", "config", "resume_from_checkpoint", "ov
 _TAKEN |= {item.name for item in fields(DataArguments)}
 _FILES = (
     *("cache", "combination", "combination.json", "configs"),
-    *("figures", "report.json", "report.md", "shared", "state.json", "tuning"),
+    *("figures", "report.html", "report.json", "report.md", "shared", "state.json", "tuning"),
 )  # of a comparison
 
 

@@ -11,7 +11,10 @@ from typing import Any
 from ..evaluation.comparison_plots import learning_curves
 from ..evaluation.plot_style import save_figure
 from ..runs.disk import write_json, write_text
-from ..sharing.markdown import escape, table
+from ..runs.files import PAGE_FILE
+from ..sharing.cells import Name, Table
+from ..sharing.markdown import table
+from .page import render_curves
 
 
 def write_learning_curves(output: Path, reports: dict[int, dict[str, Any]]) -> None:
@@ -20,7 +23,7 @@ def write_learning_curves(output: Path, reports: dict[int, dict[str, Any]]) -> N
     A combination that is not kept at each size has no curve.
 
     Args:
-        output: Folder of the comparison, which gets `learning_curves.json` and `.md` and a figure.
+        output: Folder of the comparison, which gets `learning_curves.json` and `.md`, `report.html` and a figure.
         reports: Content of `report.json` for each number of training documents.
     """
     average = reports[max(reports)]["f1_average"]
@@ -34,10 +37,12 @@ def write_learning_curves(output: Path, reports: dict[int, dict[str, Any]]) -> N
             several = "mean" in row
             series[name].append((row["mean"][f1], row["sd"][f1]) if several else row["metrics"][f1])
     curves = learning_curves(list(reports), series, metric=f"{average} F1")
-    save_figure(curves, output / "figures" / "learning_curves")
+    parts = learning_curve_tables(list(reports), series, average)
+    save_figure(curves, output / "figures" / "learning_curves", parts["curves"])
     write_json(output / "learning_curves.json", {"train_sizes": list(reports), f1: series})
     write_text(output / "learning_curves.md", render_learning_curves(list(reports), series, average))
-    print(f"The learning curves are in {output / 'learning_curves.md'}, drawn in {output / 'figures'}.")
+    write_text(output / PAGE_FILE, render_curves(parts, output, {size: f"size-{size}" for size in reports}, average))
+    print(f"The learning curves are in {output / PAGE_FILE}.")
 
 
 def render_learning_curves(sizes: Sequence[int], series: dict[str, list[Any]], average: str) -> str:
@@ -48,22 +53,31 @@ def render_learning_curves(sizes: Sequence[int], series: dict[str, list[Any]], a
         series: For each run its F1 at each size, or mean and standard deviation over seeds.
         average: Which F1 that is.
     """
+    tables = learning_curve_tables(sizes, series, average)
+    parts = ["# Learning curves", table(tables["curves"])]
+    if "until" in tables:
+        parts += ["## How many documents until", table(tables["until"])]
+        parts.append("Between two sizes, F1 is taken to grow with the logarithm of the number of documents.")
+    return "\n\n".join(parts) + "\n"
+
+
+def learning_curve_tables(sizes: Sequence[int], series: dict[str, list[Any]], average: str) -> dict[str, Table]:
+    """Return the table `curves` and, where a tenth is reached, `until`; arguments as for `render_learning_curves`."""
     by_size = sorted(range(len(sizes)), key=lambda index: sizes[index])
     ordered = [sizes[index] for index in by_size]
     scores = {name: [_mean(values[index]) for index in by_size] for name, values in series.items()}
     curves = [[f"{average} F1 with training documents", *(f"{size:,}" for size in ordered)]]
     for name, values in series.items():
-        curves.append([escape(name), *(_cell(values[index]) for index in by_size)])
+        curves.append([Name(name), *(_cell(values[index]) for index in by_size)])
     reached = [score for values in scores.values() for score in values]
     levels = [tenths / 10 for tenths in range(math.floor(min(reached) * 10) + 1, math.floor(max(reached) * 10) + 1)]
-    parts = ["# Learning curves", table(curves)]
+    tables: dict[str, Table] = {"curves": curves}
     if levels:
         until = [["training documents until an F1 of", *(f"{level:.1f}" for level in levels)]]
         for name, values in scores.items():
-            until.append([escape(name), *(_until(level, ordered, values) for level in levels)])
-        parts += ["## How many documents until", table(until)]
-        parts.append("Between two sizes, F1 is taken to grow with the logarithm of the number of documents.")
-    return "\n\n".join(parts) + "\n"
+            until.append([Name(name), *(_until(level, ordered, values) for level in levels)])
+        tables["until"] = until
+    return tables
 
 
 def documents_until(level: float, sizes: Sequence[int], scores: Sequence[float]) -> float | None:

@@ -1,10 +1,8 @@
-"""`report.md`, `report.json` and the figures of a comparison."""
+"""`report.md`, `report.html`, `report.json` and the figures of a comparison."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -15,11 +13,13 @@ from ..evaluation.comparison_plots import f1_against_speed, f1_comparison, on_fr
 from ..evaluation.plot_style import save_figure
 from ..evaluation.significance import f1_interval
 from ..runs.disk import write_json, write_text
-from ..runs.files import CLASSIFICATION_FILE
+from ..runs.files import CLASSIFICATION_FILE, PAGE_FILE
 from ..runs.summary import what_was_fitted
-from ..sharing.markdown import code, escape
+from ..sharing.cells import Name, Table, names_in
+from ..sharing.markdown import marked
 from ..sharing.templates import template_environment
 from .arguments import F1_AVERAGES, ComparisonArguments
+from .page import render_comparison
 from .plan import RECIPES, entry_folder, run_folder
 from .ranking import Entry, difference
 
@@ -41,31 +41,39 @@ def render_report(
         figures: Title and relative path of each figure.
         recommended: Folder of the recommended run, if it can be loaded.
     """
-    rows = report["runs"]
-    names = [row["name"] for row in rows]
-    calibration, unchanged = _calibration(rows)
+    names = [row["name"] for row in report["runs"]]
     environment = template_environment()
-    environment.filters["with_names"] = partial(_names_escaped, names=names)
-    return environment.get_template("comparison.md").render(
-        title=title,
-        data=data,
-        recommendation=report["recommendation"],
-        combination=None if (found := report.get("combination")) is None else combination_text(found),
-        combination_loading=None if not found or not found["kept"] else code(loading(Path(found["folder"]))),
-        loading=None if recommended is None else code(loading(recommended)),
-        f1_average=report["f1_average"],
-        quality=_quality(rows),
-        calibrated=_calibrated(rows),
-        seeds=_seeds(rows) if any("mean" in row for row in rows) else None,
-        calibration=calibration if len(calibration) > 1 else None,
-        unchanged=unchanged,
-        generation=_generation(rows) if any("generation_f1_macro" in row["metrics"] for row in rows) else None,
-        cost=_cost(rows, report["f1_average"]),
-        pairs=_pairs(report["pairwise"]),
-        tuning=_tuning(report["tuning"]) if "tuning" in report else None,
-        not_tuned=[name for name in names if name not in report.get("tuning", {}).get("searches", {})],
-        figures=figures,
-    )
+    environment.filters["with_names"] = lambda text: marked(names_in(text, names))
+    values = report_values(report, recommended)
+    return environment.get_template("comparison.md").render(title=title, data=data, figures=figures, **values)
+
+
+def report_values(report: dict[str, Any], recommended: Path | None = None) -> dict[str, Any]:
+    """Return what both forms of the report say: texts, and tables of cells.
+
+    Args:
+        report: Content of `report.json`.
+        recommended: Folder of the recommended run, if it can be loaded.
+    """
+    rows, found = report["runs"], report.get("combination")
+    calibration, unchanged = _calibration(rows)
+    return {
+        "recommendation": report["recommendation"],
+        "combination": None if found is None else combination_text(found),
+        "combination_loading": None if not found or not found["kept"] else loading(Path(found["folder"])),
+        "loading": None if recommended is None else loading(recommended),
+        "f1_average": report["f1_average"],
+        "quality": _quality(rows),
+        "calibrated": _calibrated(rows),
+        "seeds": _seeds(rows) if any("mean" in row for row in rows) else None,
+        "calibration": calibration if len(calibration) > 1 else None,
+        "unchanged": unchanged,
+        "generation": _generation(rows) if any("generation_f1_macro" in row["metrics"] for row in rows) else None,
+        "cost": _cost(rows, report["f1_average"]),
+        "pairs": _pairs(report["pairwise"]),
+        "tuning": _tuning(report["tuning"]) if "tuning" in report else None,
+        "not_tuned": [row["name"] for row in rows if row["name"] not in report.get("tuning", {}).get("searches", {})],
+    }
 
 
 def loading(folder: Path) -> str:
@@ -135,24 +143,24 @@ def combination_text(found: dict[str, Any]) -> str:
     return f"The combination adds up the log-probabilities of {shares}. It is kept, as {numbers}."
 
 
-def _quality(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+def _quality(rows: Sequence[dict[str, Any]]) -> Table:
     table = [["run", "approach", "macro F1", "micro F1", "accuracy", "NLL", "Brier", "ECE", "malformed"]]
     for row in rows:
         metrics, intervals = row["metrics"], row["confidence_intervals"]
         scores = [_with_interval(metrics[name], **intervals[name]) for name in ("f1_macro", "f1_micro")]
         plain = [f"{metrics[name]:.3f}" for name in ("accuracy", "nll", "brier", "ece")]
         malformed = f"{metrics['malformed_rate']:.1%}" if "malformed_rate" in metrics else ""
-        table.append([escape(row["name"]), row["approach"], *scores, *plain, malformed])
+        table.append([Name(row["name"]), row["approach"], *scores, *plain, malformed])
     return table
 
 
-def _seeds(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+def _seeds(rows: Sequence[dict[str, Any]]) -> Table:
     names = ("f1_macro", "f1_micro", "accuracy", "nll", "ece")
     table = [["run", "seeds", "macro F1", "micro F1", "accuracy", "NLL", "ECE"]]
     for row in rows:
         if "mean" in row:
             cells = [f"{row['mean'][name]:.3f} ± {row['sd'][name]:.3f}" for name in names]
-            table.append([escape(row["name"]), ", ".join(map(str, row["seeds"])), *cells])
+            table.append([Name(row["name"]), ", ".join(map(str, row["seeds"])), *cells])
     return table
 
 
@@ -170,7 +178,7 @@ def _calibrated(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _calibration(rows: Sequence[dict[str, Any]]) -> tuple[list[list[str]], dict[str, list[str]]]:
+def _calibration(rows: Sequence[dict[str, Any]]) -> tuple[Table, dict[str, list[str]]]:
     """A table of the runs that the calibration changed, and the names of the others for each reason."""
     heading = ["run", "fitted", "NLL before", "after", "change", "ECE before", "after", "macro F1 before", "after"]
     table, unchanged = [heading], dict[str, list[str]]()
@@ -186,11 +194,11 @@ def _calibration(rows: Sequence[dict[str, Any]]) -> tuple[list[list[str]], dict[
             name: (f"{metrics[f'uncalibrated_{name}']:.3f}", f"{metrics[name]:.3f}")
             for name in ("nll", "ece", "f1_macro")
         }
-        table.append([escape(row["name"]), fitted, *cells["nll"], change, *cells["ece"], *cells["f1_macro"]])
+        table.append([Name(row["name"]), fitted, *cells["nll"], change, *cells["ece"], *cells["f1_macro"]])
     return table, unchanged
 
 
-def _tuning(tuning: dict[str, Any]) -> list[list[str]]:
+def _tuning(tuning: dict[str, Any]) -> Table:
     table = [["run", "trials", "F1 as given", "F1 chosen", "chosen settings", "best so far"]]
     for name, found in tuning["searches"].items():
         scores = [trial["validation"] and trial["validation"][tuning["metric"]] for trial in found["trials"]]
@@ -201,11 +209,11 @@ def _tuning(tuning: dict[str, Any]) -> list[list[str]]:
             "failed" if scores[index] is None else f"{scores[index]:.3f}"
             for index in (0, found["improvements"][-1] - 1)
         )
-        table.append([escape(name), trials, first, last, found["chosen"], ", ".join(curve)])
+        table.append([Name(name), trials, first, last, found["chosen"], ", ".join(curve)])
     return table
 
 
-def _generation(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+def _generation(rows: Sequence[dict[str, Any]]) -> Table:
     table = [["run", "documents", *(f"{each} F1, {way}" for each in F1_AVERAGES for way in ("scoring", "generation"))]]
     for row in rows:
         metrics = row["metrics"]
@@ -218,7 +226,7 @@ def _generation(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
             cells.append(f"{metrics.get(f'generation_scoring_{name}', metrics[name]):.3f}")
             cells.append(f"{score:.3f}" if None in ends else _with_interval(score, *ends))
         documents = metrics.get("generation_documents")
-        table.append([escape(row["name"]), "all" if documents is None else f"{documents:,}", *cells])
+        table.append([Name(row["name"]), "all" if documents is None else f"{documents:,}", *cells])
     return table
 
 
@@ -226,7 +234,7 @@ def _speeds(rows: Sequence[dict[str, Any]]) -> list[float | None]:
     return [row["training"].get("predict_samples_per_second") for row in rows]
 
 
-def _cost(rows: Sequence[dict[str, Any]], average: str) -> list[list[str]]:
+def _cost(rows: Sequence[dict[str, Any]], average: str) -> Table:
     heading = ["trained parameters", "training docs/s", "prediction docs/s", "peak memory (GiB)"]
     table = [["run", *heading, f"Pareto front ({average} F1, speed)"]]
     front = on_front([row["metrics"][f"f1_{average}"] for row in rows], _speeds(rows))
@@ -234,11 +242,11 @@ def _cost(rows: Sequence[dict[str, Any]], average: str) -> list[list[str]]:
         cost = row["training"]
         rates = [_rate(cost.get(f"{stage}_samples_per_second")) for stage in ("train", "predict")]
         memory = f"{cost['peak_memory_bytes'] / 2**30:.2f}"
-        table.append([escape(row["name"]), f"{cost['trainable_parameters']:,}", *rates, memory, "yes" if best else ""])
+        table.append([Name(row["name"]), f"{cost['trainable_parameters']:,}", *rates, memory, "yes" if best else ""])
     return table
 
 
-def _pairs(pairs: Sequence[dict[str, Any]]) -> list[list[str]]:
+def _pairs(pairs: Sequence[dict[str, Any]]) -> Table:
     table = [["a", "b", "Δ macro F1", "Δ micro F1", "p", "corrected", "significant", "McNemar p"]]
     for pair in pairs:
         macro = _with_interval(pair["delta_f1_macro"], pair["ci_low"], pair["ci_high"], sign="+")
@@ -247,7 +255,7 @@ def _pairs(pairs: Sequence[dict[str, Any]]) -> list[list[str]]:
         if "significant" in pair:
             verdict = [f"{pair['p_corrected']:.3g}", "yes" if pair["significant"] else "no"]
         p_values = [f"{pair['p_value']:.3g}", *verdict, f"{pair['mcnemar_p']:.3g}"]
-        table.append([escape(pair["a"]), escape(pair["b"]), macro, micro, *p_values])
+        table.append([Name(pair["a"]), Name(pair["b"]), macro, micro, *p_values])
     return table
 
 
@@ -261,12 +269,6 @@ def _rate(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _names_escaped(text: str, names: Sequence[str]) -> str:
-    """Escape the names of runs in a text, and leave its other words as they are."""
-    longest_first = sorted(names, key=len, reverse=True)  # one may be a part of another
-    return re.sub("|".join(map(re.escape, longest_first)), lambda found: escape(found[0]), text)
-
-
 def write_report(
     output: Path, report: dict[str, Any], arguments: ComparisonArguments, data: ClassificationData
 ) -> None:
@@ -278,34 +280,45 @@ def write_report(
         labelled = f"{sizes['train']:,} training documents in {data.fold_count} folds"
     sentence = (
         f"{labelled} and {sizes['test']:,} test documents, "
-        f"{len(data.label_space)} labels, {kind}. Model: {escape(Path(arguments.model_name_or_path).name)}. "
+        f"{len(data.label_space)} labels, {kind}. Model: {Path(arguments.model_name_or_path).name}. "
         f"Seeds: {', '.join(map(str, arguments.seeds))}."
     )
-    rows, f1, average = report["runs"], f"f1_{arguments.f1_average}", arguments.f1_average
-    intervals = [row["confidence_intervals"][f1] for row in rows]
-    measured = (
-        [row["name"] for row in rows],
-        [row["metrics"][f1] for row in rows],
-        [interval["low"] for interval in intervals],
-        [interval["high"] for interval in intervals],
+    figures = _draw(output, report, arguments)
+    recommended = _recommended_folder(output, report, arguments)
+    page = render_report(report, title="Comparison", data=sentence, figures=figures, recommended=recommended)
+    write_json(output / "report.json", report)
+    write_text(output / "report.md", page)
+    folders = {row["name"]: entry_folder(output, row["name"], row["seeds"], arguments) for row in report["runs"]}
+    values = report_values(report, recommended)
+    write_text(output / PAGE_FILE, render_comparison(report, values, sentence, output, figures, folders))
+    use = "" if recommended is None else f"\nUse it: {loading(recommended)}"
+    said = report.get("combination")
+    tried = "" if said is None else f"\n{fill(combination_text(said), 100)}"
+    print(f"\n{render_summary(report)}{tried}{use}\n\nThe report, with every pair, is in {output / PAGE_FILE}")
+
+
+def _draw(output: Path, report: dict[str, Any], arguments: ComparisonArguments) -> list[tuple[str, str]]:
+    """Draw all runs together; return title and relative path of these and of the trained runs' reliability diagrams."""
+    rows, average = report["runs"], arguments.f1_average
+    f1, names = f"f1_{average}", [row["name"] for row in rows]
+    lows, highs = ([row["confidence_intervals"][f1][end] for row in rows] for end in ("low", "high"))
+    measured, heading = (
+        (names, [row["metrics"][f1] for row in rows], lows, highs),
+        ["run", f"{average} F1", "low", "high"],
     )
-    save_figure(f1_comparison(*measured, metric=f"{average} F1"), output / "figures" / f1)
+    numbers = list(map(list, zip(*measured, strict=True)))
+    save_figure(f1_comparison(*measured, metric=f"{average} F1"), output / "figures" / f1, [heading, *numbers])
     figures = [(f"{average.capitalize()} F1 with 95 % intervals", f"figures/{f1}.png")]
     if any(speeds := _speeds(rows)):
-        save_figure(f1_against_speed(*measured, speeds, metric=f"{average} F1"), output / "figures" / "speed")
+        numbers = [[*row, speed] for row, speed in zip(numbers, speeds, strict=True)]
+        figure = f1_against_speed(*measured, speeds, metric=f"{average} F1")
+        save_figure(figure, output / "figures" / "speed", [[*heading, "documents a second"], *numbers])
         figures.append((f"{average.capitalize()} F1 against speed", "figures/speed.png"))
     for row in rows:
         diagram = run_folder(output, row["name"], arguments.seeds[0]) / "figures" / "reliability_diagram.png"
         if row["seeds"] and row["approach"] in RECIPES and diagram.is_file():
             figures.append((f"Reliability: {row['name']}", quote(str(diagram.relative_to(output)))))
-    recommended = _recommended_folder(output, report, arguments)
-    page = render_report(report, title="Comparison", data=sentence, figures=figures, recommended=recommended)
-    write_json(output / "report.json", report)
-    write_text(output / "report.md", page)
-    use = "" if recommended is None else f"\nUse it: {loading(recommended)}"
-    said = report.get("combination")
-    tried = "" if said is None else f"\n{fill(combination_text(said), 100)}"
-    print(f"\n{render_summary(report)}{tried}{use}\n\nThe report, with every pair, is in {output / 'report.md'}")
+    return figures
 
 
 def _recommended_folder(output: Path, report: dict[str, Any], arguments: ComparisonArguments) -> Path | None:

@@ -12,11 +12,11 @@ from typing import Any
 
 from ..cli.starting import children_ignore_interrupts, run_script
 from ..data.splits import ClassificationData
-from ..runs.disk import write_json, write_text
-from ..runs.files import CARD_FILE, FIGURES, FIGURES_FOLDER, MANIFEST_FILE, METRICS_FILE, PREDICTIONS_FILE
+from ..pages.run import write_card_and_page
+from ..runs.disk import write_json
+from ..runs.files import FIGURES, FIGURES_FOLDER, MANIFEST_FILE, METRICS_FILE, PREDICTIONS_FILE
 from ..runs.measuring import majority_metrics, measure
 from ..runs.results import read_results, write_results
-from ..sharing.card import render_card
 from ..training.arguments import PromptArguments
 from ..training.output_folder import finish, unfinished_folder
 from .arguments import ComparisonArguments
@@ -86,7 +86,7 @@ def write_baseline(baseline: Baseline, job: Job) -> None:
         replace(outcome.run, calibration=calibration).write(folder)
     write_results(folder, job.data, outcome.logits, calibration, metrics)
     if outcome.run is not None:
-        write_text(folder / CARD_FILE, str(render_card(folder)))
+        write_card_and_page(folder)
     for path in (path for path in folder.rglob("*") if path.is_file()):
         os.chmod(path, 0o644)
     finish(folder)

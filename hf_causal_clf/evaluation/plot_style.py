@@ -6,6 +6,7 @@ Knows no data. matplotlib is imported where it is used.
 from __future__ import annotations
 
 import functools
+import json
 import os
 import tempfile
 from collections import Counter
@@ -73,25 +74,32 @@ def write_beside(axes: Axes, place: float, text: str) -> None:
 def shorten(names: Sequence[str], limit: int) -> list[str]:
     """Names in one line, cut to `limit` characters: at the end, or in the middle where that keeps them apart.
 
-    Control characters, which have no place in an SVG, become "�".
+    Control characters and others that have no place in an SVG become "�".
     """
     lines = [" ".join(name.split()) for name in names]
-    lines = ["".join("�" if category(each) in ("Cc", "Cs") else each for each in line) for line in lines]
+    lines = ["".join(map(_in_svg, line)) for line in lines]
     ends = [line if len(line) <= limit else line[: limit - 1] + "…" for line in lines]
     times, tail = Counter(ends), limit // 2
     middles = [line if len(line) <= limit else line[: limit - tail - 1] + "…" + line[-tail:] for line in lines]
     return [end if times[end] == 1 else middle for end, middle in zip(ends, middles, strict=True)]
 
 
-def save_figure(figure: Figure, path_without_suffix: str | PathLike[str]) -> tuple[Path, Path]:
+def _in_svg(character: str) -> str:
+    return "�" if category(character) in ("Cc", "Cs") or character in "\ufffe\uffff" else character
+
+
+def save_figure(
+    figure: Figure, path_without_suffix: str | PathLike[str], numbers: Sequence[Sequence[Any]] | None = None
+) -> tuple[Path, Path]:
     """Write a figure as PNG and SVG; each file is there whole or not at all, and the same figure is the same bytes.
 
     Args:
         figure: The figure. Its layout is final from here on, as laying it out again would move it a little.
         path_without_suffix: Path to which `.png` and `.svg` are added; missing folders are made.
+        numbers: What it shows, rows below a heading: written beside it as `.json`.
 
     Returns:
-        The two paths.
+        The paths of the two pictures.
     """
     from matplotlib import rc_context
 
@@ -99,17 +107,21 @@ def save_figure(figure: Figure, path_without_suffix: str | PathLike[str]) -> tup
     base.parent.mkdir(parents=True, exist_ok=True)
     dpi = min(160.0, _PIXELS / figure.get_figwidth())
     metadata: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None}}
-    targets = {kind: base.with_name(f"{base.name}.{kind}") for kind in metadata}
+    kinds = (*metadata, "json") if numbers is not None else tuple(metadata)
+    targets = {kind: base.with_name(f"{base.name}.{kind}") for kind in kinds}
     asides: dict[str, Path] = {}
     with rc_context(_STYLE):
         figure.draw_without_rendering()
         figure.set_layout_engine(None)  # with an engine, even one that does nothing, `savefig` draws twice
     try:
-        for kind, target in targets.items():
+        for kind, target in targets.items():  # the numbers last: who reads them has the pictures
             handle, aside = tempfile.mkstemp(dir=base.parent, prefix=f".{target.name}.")
             asides[kind] = Path(aside)
             with os.fdopen(handle, "wb") as file, rc_context(_STYLE):
-                figure.savefig(file, format=kind, dpi=dpi, metadata=metadata[kind])
+                if kind == "json":
+                    file.write(json.dumps(numbers, allow_nan=False).encode())
+                else:
+                    figure.savefig(file, format=kind, dpi=dpi, metadata=metadata[kind])
             os.chmod(aside, 0o644)
         for kind, target in targets.items():
             os.replace(asides[kind], target)

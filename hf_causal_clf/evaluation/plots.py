@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .metrics import bin_index, decide, decision_metrics, expected_calibration_error, f1_per_label, label_counts
+from .figure_numbers import reliability_bins, threshold_counts
+from .metrics import decide, decision_metrics, expected_calibration_error, f1_per_label, label_counts
 from .plot_style import BLUE, COLOURS, GREEN, GREY, RED, new_figure, shorten, styled, write_beside
 from .selective import risk_coverage
 
@@ -62,20 +63,14 @@ def reliability_diagram(
 
 
 def _reliability(above: Axes, below: Axes, gold: np.ndarray, probabilities: np.ndarray, bins: int) -> None:
-    confidence = probabilities.max(axis=1) if gold.ndim == 1 else probabilities.ravel()
-    correct = probabilities.argmax(axis=1) == gold if gold.ndim == 1 else gold.ravel()
-    index = bin_index(confidence, bins, "width")
-    counts = np.bincount(index, minlength=bins)
-    used = np.flatnonzero(counts)
-    accuracy = np.bincount(index, weights=correct, minlength=bins)[used] / counts[used]
-    mean = np.bincount(index, weights=confidence, minlength=bins)[used] / counts[used]
+    used, counts, mean, accuracy = map(np.array, zip(*reliability_bins(gold, probabilities, bins), strict=True))
     centres = (used + 0.5) / bins
     ece = expected_calibration_error(gold, probabilities, bins=bins)
     above.bar(centres, accuracy, 0.94 / bins, color=BLUE, alpha=0.75)
     above.vlines(mean, accuracy, mean, color=RED, linewidth=2.5, label=f"gap (ECE {ece:.3f})")
     above.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="perfect")
     above.set(xlim=(0, 1), ylim=(0, 1.02))
-    below.bar(centres, counts[used], 0.94 / bins, color=GREY)
+    below.bar(centres, counts, 0.94 / bins, color=GREY)
     below.set_yscale("log")
     below.set_ylim(bottom=0.7)  # a single document is seen
     below.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -203,7 +198,7 @@ def threshold_curves(
     if len(marks) not in ((0,) if single else (0, 1, gold.shape[1])):
         raise ValueError(f"Got {len(marks)} thresholds; give none (single-label), or one or one for each label.")
     grid = np.linspace(0, 1, 501)
-    chosen, true, total = _counts(gold, probabilities, grid)
+    chosen, true, total = threshold_counts(gold, probabilities, grid)
     figure = new_figure(7, 4.2)
     axes = figure.subplots()
     with np.errstate(invalid="ignore"):
@@ -284,16 +279,6 @@ def set_sizes_figure(gold: np.ndarray, sets: Mapping[str, np.ndarray], coverage:
     axes.grid(False, axis="x")
     figure.legend(loc="outside upper center", ncols=1)
     return figure
-
-
-def _counts(gold: np.ndarray, probabilities: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Decisions made and decisions right at each threshold, and the number there is to find."""
-    single = gold.ndim == 1
-    shown = (probabilities.max(axis=1) if single else probabilities.ravel()).astype(np.float64)
-    hits = probabilities.argmax(axis=1) == gold if single else gold.ravel() == 1
-    chosen = len(shown) - np.searchsorted(np.sort(shown), grid)
-    true = hits.sum() - np.searchsorted(np.sort(shown[hits]), grid)
-    return chosen, true, len(gold) if single else int(hits.sum())
 
 
 def _same_documents(gold: np.ndarray, probabilities: np.ndarray) -> None:

@@ -19,6 +19,7 @@ FIGURES_FOLDER = "figures"
 CONFIG_FOLDER = "config"  # beside an adapter, a config.json would make it look like a whole model
 MEMBERS_FOLDER = "members"  # of a combination or cascade: a folder for each run that it is made of
 CARD_FILE = "README.md"
+PAGE_FILE = "report.html"
 MANIFEST_FILE = "manifest.json"  # the files that a run wrote, and what makes it another run than the next
 UNFINISHED_FOLDER = ".unfinished"  # is there while a run goes on, and holds what is saved of it until it is whole
 FIGURES = (
@@ -53,7 +54,7 @@ PUBLISHED = (  # what others need: no predictions, which tell of documents, and 
     *(f"{MEMBERS_FOLDER}/*/{name}" for name in NEEDED),
     *(f"{MEMBERS_FOLDER}/*/{MEMBERS_FOLDER}/*/{name}" for name in NEEDED),  # of a combination in a cascade
 )
-RUN_FILES = (*PUBLISHED, PREDICTIONS_FILE, OUT_OF_FOLD_FILE, MANIFEST_FILE)
+RUN_FILES = (*PUBLISHED, PAGE_FILE, PREDICTIONS_FILE, OUT_OF_FOLD_FILE, MANIFEST_FILE)
 
 # What any model or adapter may be loaded from, in whatever format it is
 _LOADED = (

@@ -180,32 +180,39 @@ def _draw(
     abstention: dict[str, Any] | None,
     conformal: Conformal | None,
 ) -> None:
-    from ..evaluation import plots
+    from ..evaluation import figure_numbers, plots
     from ..evaluation.plot_style import save_figure
 
     gold, names, multi_label = data.gold("test"), data.label_space.names, data.label_space.multi_label
     probabilities = calibration.apply(logits, multi_label=multi_label)
     before = None if calibration.temperature is None else to_probabilities(logits, multi_label=multi_label)
+    drawn = (gold, probabilities, before), (gold, predicted, names)
     figures = {
-        "reliability_diagram": plots.reliability_diagram(gold, probabilities, before),
-        "label_f1": plots.label_f1_bars(gold, predicted, names),
-        "thresholds": plots.threshold_curves(gold, probabilities, calibration.thresholds),
+        "reliability_diagram": (plots.reliability_diagram(*drawn[0]), figure_numbers.reliability_numbers(*drawn[0])),
+        "label_f1": (plots.label_f1_bars(*drawn[1]), figure_numbers.label_f1_numbers(*drawn[1])),
+        "thresholds": (
+            plots.threshold_curves(gold, probabilities, calibration.thresholds),
+            figure_numbers.threshold_numbers(gold, probabilities),
+        ),
     }
     if not multi_label:
-        figures["confusion_matrix"] = plots.confusion_matrix(gold, predicted, names)
+        figures["confusion_matrix"] = (plots.confusion_matrix(*drawn[1]), figure_numbers.confusion_numbers(*drawn[1]))
     if abstention is not None:
         found = Abstention(abstention["target_error"], tuple(each["threshold"] for each in abstention["found"]))
         confidence, sure = decision_confidence(probabilities, predicted), found.answers(probabilities, predicted)
-        options = confidence, predicted != gold, sure, found.target_error
-        figures["risk_coverage"] = plots.risk_coverage_figure(*options)
+        figures["risk_coverage"] = (
+            plots.risk_coverage_figure(confidence, predicted != gold, sure, found.target_error),
+            figure_numbers.risk_coverage_numbers(confidence, predicted != gold),
+        )
     if conformal is not None and conformal.documents >= LEAST:
         raw, texts = to_probabilities(logits, multi_label=False), data.texts("test")
         sets = {name: conformal.sets(raw, texts, SHOWN_COVERAGE, method=name) for name in METHODS}
-        figures["set_sizes"] = plots.set_sizes_figure(gold, sets, SHOWN_COVERAGE)
+        figure = plots.set_sizes_figure(gold, sets, SHOWN_COVERAGE)
+        figures["set_sizes"] = figure, figure_numbers.set_size_numbers(sets)
     if any({"loss", "eval_loss"} & set(entry) for entry in log_history):
-        figures["training_curves"] = plots.training_curves(log_history)
-    for name, figure in figures.items():
-        save_figure(figure, folder / name)
+        figures["training_curves"] = plots.training_curves(log_history), figure_numbers.training_numbers(log_history)
+    for name, (figure, numbers) in figures.items():
+        save_figure(figure, folder / name, numbers)
 
 
 def _write_documents(

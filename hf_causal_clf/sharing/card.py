@@ -61,8 +61,12 @@ def render_card(folder: str | PathLike[str], *, repo_id: str | None = None) -> M
         FileNotFoundError: If the run has not been finished.
         ValueError: If a file of the run is damaged.
     """
-    run = FinishedRun.read(Path(folder))
-    repo_id = repo_id or f"{OWNER}/{_repository_name(Path(folder).resolve().name)}"
+    return card_of(FinishedRun.read(Path(folder)), repo_id=repo_id)
+
+
+def card_of(run: FinishedRun, *, repo_id: str | None = None) -> ModelCard:
+    """Render the model card of a run that has been read; arguments as for `render_card`."""
+    repo_id = repo_id or f"{OWNER}/{_repository_name(run.folder.resolve().name)}"
     approach = run.description.approach
     body = _environment().get_template(_TEMPLATES.get(approach, f"{approach}.md")).render(_context(run, repo_id))
     return ModelCard(f"---\n{card_data(run, repo_id).to_yaml()}\n---\n\n{body}")

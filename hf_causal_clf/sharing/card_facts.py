@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from ..evaluation.calibration import MIN_DOCUMENTS, MIN_EXAMPLES
@@ -11,7 +12,7 @@ from ..runs.files import MEMBERS_FOLDER
 from ..runs.finished import FinishedRun
 from ..runs.run import Run
 from ..runs.schema import KINDS
-from .markdown import code, escape
+from .cells import Cell, Code, Name, Table, hub_link
 
 _OTHERWISE = ("uncalibrated_", "nll_change", "generation_")  # what a test metric would be otherwise
 _NAMES = {
@@ -25,8 +26,7 @@ _BESIDE_TEST = {"majority": "majority baseline", "validation": "validation"}
 _BESIDE_TEST_WITH_FOLDS = {**_BESIDE_TEST, "validation": "out of fold"}
 _HEADLINES = ("f1_macro", "f1_micro", "f1_weighted", "accuracy", "nll", "brier", "ece")
 
-Rows = list[tuple[str, str]]
-Table = list[list[str]]  # of Markdown cells, the first row is the heading
+Rows = list[tuple[str, Cell]]
 
 _SIDES = {"tail": "at their end", "head": "at their beginning", "both": "at both ends", "head_tail": "in their middle"}
 
@@ -65,11 +65,16 @@ def metric_table(run: FinishedRun) -> Table:
     return rows
 
 
-def label_table(run: FinishedRun) -> Table:
-    """Return a row for each label: documents in each split, F1 and, where there are any, threshold and answer."""
+def label_table(run: FinishedRun, *, total: bool = True) -> Table:
+    """Return a row for each label: documents in each split, F1 and, where there are any, threshold and answer.
+
+    Args:
+        run: The run.
+        total: Whether a last row has the number of all documents.
+    """
     gold, space, facts, prompt = run.results.gold, run.label_space, run.facts, run.description.prompt
     tested, scores = test_counts(run), f1_per_label(gold, run.results.predicted, len(space))
-    columns = {"label": list(map(escape, space.names))}
+    columns: dict[str, list[Cell]] = {"label": list(map(Name, space.names))}
     for split, title in (("train", "training"), ("validation", "validation")):
         if facts.get("label_counts", {}).get(split) and not (split == "validation" and folds(run)):
             columns[title] = [f"{count:,}" for count in facts["label_counts"][split]]
@@ -79,13 +84,13 @@ def label_table(run: FinishedRun) -> Table:
         thresholds = run.description.calibration.thresholds or [0.5] * len(space)
         columns["threshold"] = [f"{threshold:.3f}" for threshold in thresholds]
     if prompt is not None:
-        columns["answer"] = list(map(code, prompt.verbalizer.answers))
-    rows = [list(columns), *map(list, zip(*columns.values(), strict=True))]
-    if "documents" in facts:
+        columns["answer"] = list(map(Code, prompt.verbalizer.answers))
+    rows: list[list[Cell]] = [list(columns), *map(list, zip(*columns.values(), strict=True))]
+    if total and "documents" in facts:
         sizes = {"training": facts["documents"]["train"], "validation": facts["documents"]["validation"]}
         sizes["test"] = len(gold)
-        total = {"label": "**documents**", **{title: f"{size:,}" for title, size in sizes.items()}}
-        rows.append([total.get(title, "") for title in columns])
+        sums = {"label": "**documents**", **{title: f"{size:,}" for title, size in sizes.items()}}
+        rows.append([sums.get(title, "") for title in columns])
     return rows
 
 
@@ -95,15 +100,15 @@ def member_table(run: FinishedRun) -> Table | None:
     if members is None:
         return None
     cascade = run.results.metrics.get("cascade")
-    rows = [["member", "what it is", "base model", "most tokens"]]
+    rows: list[list[Cell]] = [["member", "what it is", "base model", "most tokens"]]
     rows[0] += ["share of the weights"] if cascade is None else ["answers on test", "F1 alone", "documents a second"]
     for name, weight in sorted(members.items(), key=lambda member: -member[1]):
         member = Run.read(run.folder / MEMBERS_FOLDER / name)
         base, longest = member.base_model, member.truncation.max_length
         none = "" if base.name_or_path is None else "a local checkpoint"
-        link = f"[{escape(base.hub_id)}](https://huggingface.co/{base.hub_id})" if base.hub_id else none
+        link = hub_link(base.hub_id) if base.hub_id else none
         cells = [f"{weight / sum(members.values()):.0%}"] if cascade is None else _of_stage(cascade["test"], name)
-        rows.append([escape(name), KINDS[member.approach], link, "" if longest is None else f"{longest:,}", *cells])
+        rows.append([Name(name), KINDS[member.approach], link, "" if longest is None else f"{longest:,}", *cells])
     return rows
 
 
@@ -120,13 +125,12 @@ def teacher(run: FinishedRun) -> dict[str, Any] | None:
     if not facts or not reached:
         return None
     taught, base = facts["teacher"], facts["teacher"].get("base_model")
-    link = None if base is None else f"[{escape(base)}](https://huggingface.co/{base})"
     best, own = reached["f1_macro"], run.results.metrics["test"]["f1_macro"]
     return {
         **facts,
         "kind": KINDS[taught["approach"]],
         "repository": taught.get("repository"),
-        "base": link,
+        "base": None if base is None else hub_link(base),
         "f1": best,
         "share": own / best if best else None,
     }
@@ -178,7 +182,7 @@ def scarce_labels(run: FinishedRun) -> dict[str, list[str]]:
 
 
 def setting_rows(run: FinishedRun) -> Rows:
-    """Return name and value (Markdown) of each setting, below a heading."""
+    """Return name and value of each setting, below a heading."""
     return [("setting", "value"), *_model(run), *_length(run), *_optimisation(run), *_cost(run)]
 
 
@@ -219,15 +223,14 @@ def _model(run: FinishedRun) -> Rows:
 
 def _base_model(run: FinishedRun) -> Rows:
     base = run.description.base_model
-    link = f"[{escape(base.hub_id)}](https://huggingface.co/{base.hub_id})" if base.hub_id else "a local checkpoint"
-    rows = [("Base model", link)]
+    rows: Rows = [("Base model", hub_link(base.hub_id) if base.hub_id else "a local checkpoint")]
     if base.hub_id and base.revision:
-        rows.append(("Revision of the base model", code(base.revision)))
+        rows.append(("Revision of the base model", Code(base.revision)))
     licence = run.facts.get("base_licence", {})
     if licence.get("license"):
-        rows.append(("Licence of the base model", escape(licence.get("license_name", licence["license"]))))
+        rows.append(("Licence of the base model", Name(licence.get("license_name", licence["license"]))))
     if base.dtype is not None and base.dtype != "auto":
-        rows.append(("Data type of its weights", code(base.dtype)))
+        rows.append(("Data type of its weights", Code(base.dtype)))
     rows.append(("Quantisation of its weights", quantization(run) or "none"))
     if run.adapter is not None:
         keys = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
@@ -237,8 +240,13 @@ def _base_model(run: FinishedRun) -> Rows:
         targets = run.adapter.get("target_modules")
         if targets:
             names = [targets] if isinstance(targets, str) else sorted(targets)
-            rows.append(("LoRA on", ", ".join(map(code, names)) + _adapted_layers(run.adapter)))
+            rows.append(("LoRA on", (*_listed(names), _adapted_layers(run.adapter))))
     return rows
+
+
+def _listed(names: Sequence[str]) -> list[str]:
+    """Names as code, with commas between them."""
+    return [part for name in names for part in (", ", Code(name))][1:]
 
 
 def _adapted_layers(adapter: dict[str, Any]) -> str:
@@ -271,17 +279,17 @@ def _optimisation(run: FinishedRun) -> Rows:
         )
     if "lr_scheduler_type" in given:
         warmup = given.get("warmup_steps")
-        rows.append(("Schedule", code(given["lr_scheduler_type"]) + (f", {warmup} warm-up steps" if warmup else "")))
+        rows.append(("Schedule", (Code(given["lr_scheduler_type"]), f", {warmup} warm-up steps" if warmup else "")))
     if "optim" in given:
         decay = given.get("weight_decay")
-        rows.append(("Optimizer", code(given["optim"]) + (f", weight decay {decay:g}" if decay else "")))
+        rows.append(("Optimizer", (Code(given["optim"]), f", weight decay {decay:g}" if decay else "")))
     if "epochs" in done:
         limit = f" of at most {given['num_train_epochs']:g}" if "num_train_epochs" in given else ""
         steps = f" ({done['steps']:,} steps)" if "steps" in done else ""
         rows.append(("Epochs", f"{done['epochs']:g}{limit}{steps}"))
     rows += _batch(run)
     if "metric_for_best_model" in given:
-        rows.append(("Checkpoint kept", f"best validation {code(given['metric_for_best_model'])}"))
+        rows.append(("Checkpoint kept", ("best validation ", Code(given["metric_for_best_model"]))))
     if "early_stopping_patience" in given:
         patience = given["early_stopping_patience"]
         rows.append(("Early stopping", f"after {patience} evaluation{'s' * (patience != 1)} without a better one"))
@@ -291,7 +299,7 @@ def _optimisation(run: FinishedRun) -> Rows:
         rows.append(("Loss", "labels weighted by their inverse frequency"))
     mixed = [name for name in ("bf16", "fp16") if given.get(name)]
     if mixed:
-        rows.append(("Mixed precision", code(mixed[0])))
+        rows.append(("Mixed precision", Code(mixed[0])))
     if "seed" in given:
         rows.append(("Seed", str(given["seed"])))
     return rows
@@ -315,8 +323,9 @@ def _cost(run: FinishedRun) -> Rows:
     hardware, done = run.facts.get("hardware", {}), run.results.metrics.get("training", {})
     rows: Rows = []
     if "device" in hardware:
-        name = f" ({escape(hardware['name'])})" if hardware.get("name") else ""
-        rows.append(("Hardware", _DEVICES.get(hardware["device"], escape(hardware["device"])) + name))
+        device, name = hardware["device"], hardware.get("name")
+        named: tuple[str, ...] = (" (", Name(name), ")") if name else ()
+        rows.append(("Hardware", (_DEVICES.get(device, Name(device)), *named)))
     for stage, title in (("train", "Training speed"), ("predict", "Prediction speed")):
         speed = done.get(f"{stage}_samples_per_second")
         if speed:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from .cells import Cell, Code, Link, Name
+
 _MARKUP = {"&": "&amp;", "<": "&lt;", ">": "&gt;", **{character: f"\\{character}" for character in r"\`*_{}[]|~$"}}
 _ENTITIES = {ord(character): f"&#{ord(character)};" for character in r"\`*_{}[]|~$&<>"}
 _OPEN_BAR = re.compile(r"(?<!\\)((?:\\\\)*)\|")  # no backslash escapes it
@@ -31,17 +33,26 @@ def fenced(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{text}\n{fence}"
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of Markdown cells as a table, without a new line at its end.
+def table(rows: Sequence[Sequence[Cell]]) -> str:
+    """Return rows of cells as a table, without a new line at its end.
 
     Args:
-        rows: At least the heading, which is the first; all of the same length. A `|` in a cell is escaped unless it is
-            already, and a line break becomes a space: neither ends the cell.
+        rows: At least the heading, which is the first; all of the same length. Plain text is Markdown. A `|` in a cell
+            is escaped unless it is already, and a line break becomes a space: neither ends the cell.
     """
     heading, *body = ["|" + "|".join(map(_cell, row)) + "|" for row in rows]
     return "\n".join([heading, "|" + "---|" * len(rows[0]), *body])
 
 
-def _cell(text: str) -> str:
-    text = _OPEN_BAR.sub(r"\1\\|", " ".join(text.splitlines()))
+def marked(cell: Cell) -> str:
+    """Return what a cell says as Markdown."""
+    if isinstance(cell, tuple):
+        return "".join(map(marked, cell))
+    if isinstance(cell, Link):
+        return f"[{escape(cell.text)}]({cell.address})"
+    return code(cell) if isinstance(cell, Code) else escape(cell) if isinstance(cell, Name) else cell
+
+
+def _cell(cell: Cell) -> str:
+    text = _OPEN_BAR.sub(r"\1\\|", " ".join(marked(cell).splitlines()))
     return f" {text} " if text else " "

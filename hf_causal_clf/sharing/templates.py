@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .markdown import code, escape, fenced, table
+from .markdown import code, escape, fenced, marked, table
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -21,7 +21,7 @@ def template_folder() -> Path:
 def template_environment() -> Environment:
     """Return the Jinja environment of the templates, with filters that put text into Markdown.
 
-    The filters are `md` (for prose and cells), `code`, `fenced` and `table`.
+    The filters are `md` (for prose and cells), `code`, `fenced`, `marked` (of a cell) and `table`.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -33,5 +33,5 @@ def template_environment() -> Environment:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown, not HTML: the filters
     )
-    environment.filters |= {"md": escape, "code": code, "fenced": fenced, "table": table}
+    environment.filters |= {"md": escape, "code": code, "fenced": fenced, "marked": marked, "table": table}
     return environment

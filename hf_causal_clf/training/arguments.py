@@ -175,8 +175,8 @@ class SharedTrainingArguments:
         "is embed or instruct.",
     )
     num_train_epochs: float | None = setting(None, f"Highest number of epochs. {SENTENCE}")
-    max_steps: int = setting(-1, "Number of update steps, in place of num_train_epochs.")
-    learning_rate: float = setting(2e-4, "Highest learning rate, at the end of the warm-up.")
+    max_steps: int = setting(-1, "Update steps, in place of num_train_epochs.")
+    learning_rate: float = setting(2e-4, "Highest learning rate, after the warm-up.")
     warmup_steps: float = setting(0.1, "Steps of the warm-up; below 1: share of all steps.")
     per_device_train_batch_size: int = setting(8, "Documents per device and step in training.")
     eval_strategy: str = setting("epoch", "When to measure on the validation documents: 'no', 'steps' or 'epoch'.")
@@ -261,6 +261,9 @@ class RunArguments:
     overwrite_output_dir: bool = setting(
         False,
         "Whether to train again where output_dir has a finished run, and replace its files at the end.",
+    )
+    with_documents: bool = setting(
+        False, "Whether report.html shows the text of the test documents that the run gets wrong."
     )
     hub_base_model: str | None = setting(
         None, "With push_to_hub: Hub id of the base model, needed where model_name_or_path is a folder."

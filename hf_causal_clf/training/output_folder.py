@@ -45,7 +45,7 @@ logger = logging.get_logger(__name__)
 
 # Where a run is kept, what it reports to and how it is started: the same run with others
 _NO_SETTINGS = {"output_dir", "model_name_or_path", "model_revision", "overwrite_output_dir", "resume_from_checkpoint"}
-_NO_SETTINGS |= {"report_to"}
+_NO_SETTINGS |= {"report_to", "with_documents"}
 _NO_SETTINGS |= {"run_name", "project", "push_to_hub", "disable_tqdm", "log_level", "log_level_replica", "logging_dir"}
 _NO_SETTINGS |= {"restore_callback_states_from_checkpoint", "local_rank"}
 
@@ -263,6 +263,12 @@ def finish(folder: Path, settings: Settings | None = None) -> Path:
     write_json(folder / MANIFEST_FILE, manifest)
     put_in_place(output)
     return output
+
+
+def add_file(output: Path, name: str) -> None:
+    """List a file of a finished run that its manifest may lack."""
+    manifest = read_json(output / MANIFEST_FILE)
+    write_json(output / MANIFEST_FILE, {**manifest, "files": sorted({*manifest["files"], name})})
 
 
 def put_in_place(output: Path) -> bool:

@@ -17,9 +17,11 @@ from ..cli.telling import tell
 from ..data.arguments import DEFAULT_OUTPUT, DataArguments
 from ..data.splits import ClassificationData, load_data
 from ..evaluation.selective import check_enough
+from ..pages.run import write_page
+from ..runs.files import PAGE_FILE
 from .arguments import AdapterModelArguments, RunArguments
 from .folds import settle_folds
-from .output_folder import Settings, check_output_folder, check_resuming, finish_what_was_cut_off, is_finished
+from .output_folder import Settings, add_file, check_output_folder, check_resuming, finish_what_was_cut_off, is_finished
 from .pushing import publish, take_over_push
 from .resuming import is_resuming
 from .train import prepare
@@ -66,7 +68,8 @@ def start_run(
         prepare: Checks model and training and loads the tokenizer; by default that of a decoder-only model.
 
     Returns:
-        `None` where the run that is asked for is finished already. It is published then, if that is asked for.
+        `None` where the run that is asked for is finished already. It is published then, and documents are put on its
+        page, if that is asked for.
 
     Raises:
         OSError: If a file or a model is missing, or nothing can be written into the output folder.
@@ -86,6 +89,8 @@ def start_run(
     if not mistakes.errors:
         settings = Settings(data, model_args, run_args, training_args, *others)
         if _is_done(training_args, settings, overwrite=run_args.overwrite_output_dir):
+            if run_args.with_documents and training_args.process_index == 0:
+                _show_documents(Path(str(training_args.output_dir)), data)
             if push:
                 publish(training_args, run_args)
             return None
@@ -108,6 +113,13 @@ def _check_early_stopping(run_args: RunArguments, training_args: TrainingArgumen
             f"early_stopping_patience {run_args.early_stopping_patience} is for runs that keep the best checkpoint: "
             "set load_best_model_at_end to true, or leave early_stopping_patience out."
         )
+
+
+def _show_documents(output: Path, data: ClassificationData) -> None:
+    """Write the page of a finished run again, with the test documents that it gets wrong."""
+    write_page(output, data.texts("test"))
+    add_file(output, PAGE_FILE)
+    tell(f"{output / PAGE_FILE} shows the text of the test documents that it gets wrong.")
 
 
 def settle_output_dir(arguments: Any, data_args: DataArguments, recipe: str) -> None:

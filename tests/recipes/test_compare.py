@@ -153,7 +153,8 @@ def read_report(folder):
 
 def contents(folder):
     """Time of change and content of everything that runs and baselines have left."""
-    own = {"configs", "figures", "learning_curves.json", "learning_curves.md", "report.json", "report.md", "state.json"}
+    own = {"configs", "figures", "learning_curves.json", "learning_curves.md", "state.json"}
+    own |= {"report.html", "report.json", "report.md"}
     files = [path for path in folder.rglob("*") if path.is_file() and not own & set(path.parts)]
     assert any(path.name == "metrics.json" for path in files)
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
@@ -236,7 +237,7 @@ def test_folders_have_plain_names_and_the_terminal_ends_with_the_result(finished
     lines = [line for text in said for line in textwrap.wrap(text, 100)]
     assert printed[-3 - len(lines) : -3] == lines
     assert printed[-3].startswith("Use it: ")
-    assert printed[-1] == f"The report, with every pair, is in {folder / 'report.md'}"
+    assert printed[-1] == f"The report, with every pair, is in {folder / 'report.html'}"
     assert sum(line.startswith(f"{EMBEDDING}  ") for line in printed) == 1  # in the table; the pairs are in the report
     assert not any(line.startswith(("|", "#")) for line in printed)
 

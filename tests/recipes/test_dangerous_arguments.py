@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import make_rows, write_jsonl
+from datasets import Dataset
 from test_bad_input import refuse_models, snapshot
 from test_checkpoints import Stop
 from test_classifier import save_folder
@@ -199,6 +200,21 @@ class TestFinished:
             self.again(monkeypatch, output, **options)
             assert "This run is already finished in run" in capsys.readouterr().out
         assert snapshot(place / "run") == run
+
+    def test_documents_come_onto_its_page_without_a_training(self, place, run, monkeypatch, capsys):
+        texts = [json.loads(line)["text"] for line in Path(FILES["test_file"]).read_text().splitlines()]
+        page, manifest = place / "run" / "report.html", place / "run" / "manifest.json"
+        assert not [text for text in texts if f">{text}<" in page.read_text()]
+        page.unlink()  # as of an earlier version
+        manifest.write_text(manifest.read_text().replace('    "report.html",\n', ""))
+        self.again(monkeypatch, with_documents="true")
+        assert f"{Path('run', 'report.html')} shows the text" in " ".join(capsys.readouterr().out.split())
+        rows = Dataset.from_parquet("run/predictions.parquet", keep_in_memory=True)
+        wrong = [text for text, row in zip(texts, rows) if row["gold"] != row["predicted"]]
+        assert wrong
+        assert [text for text in texts if f">{text}<" in page.read_text()] == wrong
+        self.again(monkeypatch)
+        assert {**snapshot(place / "run"), "report.html": ""} == {**run, "report.html": ""}
 
     CHANGES = {
         "setting": ({"learning_rate": "1e-3"}, r"learning_rate was 0\.01, is 0\.001"),

@@ -127,7 +127,11 @@ def test_the_token_and_the_logs_stay_where_they_are(tracked, tmp_path):
     assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
     assert {path.name for path in tracked.iterdir()} == RUN_FILES | {"runs"}
     stage_run(tracked, tmp_path, "user/topics", ("user/base", None))
-    assert {path.name for path in tmp_path.iterdir()} == RUN_FILES - {"predictions.parquet", "manifest.json"}
+    assert {path.name for path in tmp_path.iterdir()} == RUN_FILES - {
+        "predictions.parquet",
+        "manifest.json",
+        "report.html",
+    }
 
 
 def test_each_run_has_a_tensorboard_folder_of_its_own(checkpoint, files, tmp_path, monkeypatch):

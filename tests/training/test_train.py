@@ -51,6 +51,7 @@ RUN_FILES = {
     "predictions.parquet",
     "tokenizer.json",
     "tokenizer_config.json",
+    "report.html",
 }
 
 
@@ -155,7 +156,9 @@ def check_run_folder(output: Path, data, metrics) -> None:
     kinds |= set() if data.label_space.multi_label else {"confusion_matrix"}
     conformal = TextClassifier.from_pretrained(output).run.conformal
     kinds |= {"set_sizes"} if conformal is not None and conformal.documents >= 50 else set()
-    assert {path.name for path in (output / "figures").iterdir()} == {f"{k}.{s}" for k in kinds for s in ("png", "svg")}
+    assert {path.name for path in (output / "figures").iterdir()} == {
+        f"{k}.{s}" for k in kinds for s in ("json", "png", "svg")
+    }
     rows = Dataset.from_parquet(str(output / "predictions.parquet"), keep_in_memory=True)
     assert rows.column_names == ["id", "gold", "predicted", "probabilities"]
     probabilities = np.array(list(rows["probabilities"]))
