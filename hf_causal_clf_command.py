@@ -19,10 +19,18 @@ from pathlib import Path
 from typing import Any
 
 RECIPES = (
-    *("embed", "instruct", "compare", "audit", "distill", "cascade"),
+    *("embed", "instruct", "compare", "audit", "plan", "distill", "cascade"),
     *("predict", "serve", "export", "benchmark"),
 )
-ALONE = ("compare", "audit", "cascade", "serve", "export", "benchmark")  # one process, or it launches runs itself
+ALONE = (
+    "compare",
+    "audit",
+    "plan",
+    "cascade",
+    "serve",
+    "export",
+    "benchmark",
+)  # one process, or it launches runs itself
 OF_THE_RECIPE = ("--debug", "--gradient_accumulation_steps")  # options that accelerate launch has too
 NOT_OFFERED = ("--help", "--module", "--no_python")  # of accelerate launch: for other programs than a Python file
 MISTAKE = 2  # exit code, as argparse's

@@ -1,4 +1,4 @@
-"""Arguments of the audit of labels, and of the language model whose frozen features are read."""
+"""Arguments of the audit and the plan of labels, and of the language model whose frozen features are read."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ..data.folds import FOLDS, check_folds
 from ..task.tokens import TRUNCATION_SIDES
 from ..training.arguments import setting
 from ..training.output_folder import check_places
+from .choosing import SELECTIONS
 
 if TYPE_CHECKING:
     from trl import ModelConfig
@@ -114,3 +115,43 @@ class AuditArguments:
                 raise ValueError(
                     f"{option} is for documents in a file: give train_file, a .csv, .json, .jsonl or .parquet."
                 )
+
+
+@dataclass
+class PlanArguments:
+    """How many labels, and of which documents."""
+
+    _argument_group_name = "Plan"
+
+    output_dir: str = field(metadata={"help": "Folder of the plan."})
+    forecast_at: list[int] | None = setting(
+        None, "Numbers of labelled documents whose F1 is forecast. Default: twice and four times as many as there are."
+    )
+    f1_average: str = setting("macro", "F1 that is forecast.", choices=["macro", "micro"])
+    unlabelled_file: str | None = setting(
+        None, f"Documents without labels, of which some are chosen to label next: {', '.join(FORMATS)}."
+    )
+    select: int = setting(50, "Number of documents to label next.")
+    select_by: str = setting(
+        "mix",
+        "'uncertainty': those whose decision is nearest to another one; 'diversity': those in the middle of clusters; "
+        "'mix': both; 'random'.",
+        choices=list(SELECTIONS),
+    )
+
+    def __post_init__(self) -> None:
+        report(self._mistakes())
+
+    def _mistakes(self) -> Iterator[str]:
+        if self.forecast_at is not None and min(self.forecast_at, default=0) < 1:
+            yield f"forecast_at takes numbers of documents, at least 1 each; got {self.forecast_at}."
+        if self.f1_average not in ("macro", "micro"):
+            yield f"f1_average must be macro or micro, got {self.f1_average!r}."
+        if self.unlabelled_file and not Path(self.unlabelled_file).is_file():
+            yield f"There is no file {self.unlabelled_file!r}. Check unlabelled_file."
+        elif self.unlabelled_file and Path(self.unlabelled_file).suffix not in FORMATS:
+            yield f"{self.unlabelled_file!r} has an unknown ending; known are {', '.join(FORMATS)}."
+        if self.select < 1:
+            yield f"select must be at least 1, got {self.select}."
+        if self.select_by not in SELECTIONS:
+            yield f"select_by must be one of {list(SELECTIONS)}, got {self.select_by!r}."

@@ -38,21 +38,23 @@ def out_of_fold(
         gold: Label ids `(n,)`, or 0/1 `(n, labels)`.
         folds: Fold of each document, int64 `(n,)`.
         labels: Number of labels of the task.
-        strengths: Values of C to choose from, by the negative log-likelihood.
+        strengths: Values of C to choose from, ascending: the last one before the negative log-likelihood rises.
 
     Returns:
         Float32 `(n, labels)`, minus infinity for a label that the other folds do not have; and C.
     """
-    found = []
+    best: tuple[float, np.ndarray, float] | None = None
     for strength in strengths:
         logits = np.empty((len(gold), labels), dtype=np.float32)
         for fold in range(int(folds.max()) + 1):
             held = folds == fold
             logits[held] = fitted(features[~held], gold[~held], labels, strength).logits(features[held])
         nll = negative_log_likelihood(gold, to_probabilities(logits, multi_label=gold.ndim == 2))
-        found.append((nll, logits, strength))
-    _, logits, strength = min(found, key=lambda each: each[0])
-    return logits, strength
+        if best is not None and nll >= best[0]:
+            break
+        best = nll, logits, strength
+    assert best is not None
+    return best[1], best[2]
 
 
 @contextmanager
