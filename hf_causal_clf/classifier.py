@@ -19,6 +19,7 @@ from .embedding.loading import load_with_head
 from .embedding.scorer import HeadScorer
 from .evaluation.calibration import Calibration
 from .evaluation.prior import shift_prior
+from .explanation.classifying import ExplainedPrediction
 from .instruction.generation import generate_answers
 from .instruction.scorer import LabelScorer
 from .runs.files import CLASSIFICATION_FILE, find_file, find_members
@@ -39,7 +40,7 @@ _LISTED = 12  # labels in `repr`
 BACKENDS = ("torch", "onnx")
 
 
-class TextClassifier(SelectivePrediction):
+class TextClassifier(SelectivePrediction, ExplainedPrediction):
     """Predicts labels and their probabilities, whichever approach was trained.
 
     `TextClassifier.from_pretrained` loads a run; a folder that one's own `Trainer` saved is one after
@@ -188,18 +189,23 @@ class TextClassifier(SelectivePrediction):
 
         That is int64 `(n,)`, 1 or 2, or 0 for an empty text; `None` for any other classifier.
         """
-        given, multi_label = read_texts(texts, empty=empty), self.label_space.multi_label
+        given = read_texts(texts, empty=empty)
         scorer = self.scorer
         logits, stages = (
             scorer.answer(given.texts) if isinstance(scorer, Cascade) else (scorer.logits(given.texts), None)
         )
-        probabilities = self.calibration.apply(logits, multi_label=multi_label).astype(np.float32, copy=False)
-        if self._prior_ratio is not None:
-            probabilities = shift_prior(probabilities, self._prior_ratio, multi_label=multi_label)
+        probabilities = self._calibrated(logits)
         given.check_numbers(probabilities)
         if stages is not None:
             stages = np.nan_to_num(given.spread(stages.astype(np.float64))).astype(np.int64)
         return given.spread(probabilities), stages
+
+    def _calibrated(self, logits: np.ndarray) -> np.ndarray:
+        multi_label = self.label_space.multi_label
+        probabilities = self.calibration.apply(logits, multi_label=multi_label).astype(np.float32, copy=False)
+        if self._prior_ratio is None:
+            return probabilities
+        return shift_prior(probabilities, self._prior_ratio, multi_label=multi_label)
 
     @overload
     def predict(  # type: ignore[overload-overlap]

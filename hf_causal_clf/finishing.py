@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,19 +48,16 @@ from .runs.measuring import (
     majority_metrics,
     measure,
 )
-from .runs.results import write_results
+from .runs.results import read_results, write_results
 from .runs.run import BaseModel, Prompt, Run, Truncation
 from .runs.selecting import fit_run_abstention, run_conformal
-from .runs.summary import print_metrics
+from .runs.summary import print_metrics, weakest_labels
 from .sharing.card import render_card
 from .task.documents import DocumentEncoder
 from .task.labels import LabelSpace
 from .task.prompts import PromptEncoder
 from .training.output_folder import Settings, finish, unfinished_folder
 from .training.processes import gather_weights, over_processes
-
-if TYPE_CHECKING:
-    pass
 
 
 def describe_run(
@@ -283,7 +281,12 @@ def print_run(output: str | PathLike[str], metrics: Metrics, *, multi_label: boo
     """Print, in the main process, what was measured of a run and where it is."""
     if PartialState().is_main_process:
         print_metrics(metrics, multi_label=multi_label)
-        print(f"The run is in {output}: TextClassifier.from_pretrained({str(output)!r})")
+        results = read_results(Path(output), label_space := Run.read(output).label_space)
+        print(weakest_labels(results.gold, results.predicted, label_space.names))
+        folder = shlex.quote(str(output))
+        print(f"The run is in {output}: TextClassifier.from_pretrained({str(output)!r}). What may come next:")
+        print(f"  hf-causal-clf predict --model_name_or_path {folder} --test_file more.jsonl --output_dir predictions")
+        print(f"  hf-causal-clf serve --model_name_or_path {folder}")
 
 
 def gives_no_numbers(logits: np.ndarray, data: ClassificationData) -> bool:

@@ -22,7 +22,7 @@ from transformers.utils import logging
 from .classifier import TextClassifier
 from .runs.disk import lock_folder, naming_full_disk, write_json, written_aside
 from .runs.files import read_json
-from .runs.tables import abstained_column, answer_column, named_probability_column
+from .runs.tables import abstained_column, answer_column, explanation_column, named_probability_column
 from .task.labels import LabelSpace
 from .task.texts import Empty, is_empty
 
@@ -214,6 +214,7 @@ def predict_shards(
     total: int | None = None,
     empty: Empty = "error",
     abstain: bool = False,
+    explain: bool = False,
 ) -> list[ShardRows]:
     """Predict this process's shards that are not there yet, and write each as a whole.
 
@@ -231,6 +232,8 @@ def predict_shards(
         empty: What a document without text is: an `"error"`, or a row with a null answer (`"keep"`).
         abstain: Whether there is a column `abstained` as well, which says where the run should not answer: true or
             false, or for a multi-label run a list of labels.
+        explain: Whether there is a column `explanation` as well, which says how much the probability of the most
+            probable label falls without each sentence: `start` and `end` in characters, and `drop`.
 
     Returns:
         The rows of all shards, of every process.
@@ -258,7 +261,7 @@ def predict_shards(
                 check_shard(path, shards[-1])
                 continue
             classifier = classifier or load()
-            _write(path, classifier, shard, id_type, empty, abstain)
+            _write(path, classifier, shard, id_type, empty, abstain, explain)
             bar.update(len(shard))
     return shards
 
@@ -306,8 +309,10 @@ def _write(
     id_type: type,
     empty: Empty,
     abstain: bool,
+    explain: bool,
 ) -> None:
-    probabilities, stages = classifier.score([text for _, text in shard], empty=empty)
+    texts = [text for _, text in shard]
+    probabilities, stages = classifier.score(texts, empty=empty)
     columns = {
         "id": pa.array([identifier for identifier, _ in shard], _ID_TYPES[id_type]),
         "predicted": answer_column(classifier.decide(probabilities, stages), classifier.label_space),
@@ -318,6 +323,8 @@ def _write(
         columns["stage"] = pa.array(stages, pa.int8(), mask=missing)
     if abstain:
         columns["abstained"] = abstained_column(classifier.sure(probabilities), missing, classifier.label_space)
+    if explain:
+        columns["explanation"] = explanation_column(classifier.explain(texts, empty=empty))
     with naming_full_disk(path.parent), written_aside(path) as aside:
         parquet.write_table(pa.table(columns), aside, use_dictionary=False)
 

@@ -23,7 +23,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 CACHE = Path(".cache")
 MODEL, NEWS, SHARED = CACHE / "SmolLM2-135M-Instruct", CACHE / "bbc_news", Path("..") / "shared" / "data"
 PACKAGES = ("hf_causal_clf", "transformers", "trl", "peft", "accelerate", "torch", "numpy")
-ROWS = ("S1", "S2", "S3", "S4", "S5", "S5b", "S6", "S7", "S8", "S9", "S10", "S11", "S12", "S13", "S14", "S15")
+ROWS = ("S1", "S2", "S3", "S4", "S5", "S5b", "S6", "S7", "S8", "S9", "S10", "S11", "S12", "S13", "S14", "S15", "S16")
 
 
 def main() -> None:
@@ -129,7 +129,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 def measures() -> dict:
     """The function of each row."""
-    from benchmarks import memory, prediction, scoring, training, utilisation, whole_runs
+    from benchmarks import explaining, memory, prediction, scoring, training, utilisation, whole_runs
 
     functions = (
         *(scoring.one_forward_a_label, scoring.greedy_generation, scoring.head, scoring.more_labels),
@@ -139,7 +139,7 @@ def measures() -> dict:
         memory.peak_memory,
         *(prediction.mixed_lengths, memory.import_time, prediction.frozen_backbone),
         *(training.cached_layers, partial(memory.in_child, whole_runs.whole_run), utilisation.share_of_peak),
-        *(prediction.onnx_runtime, whole_runs.beside_other_work),
+        *(prediction.onnx_runtime, whole_runs.beside_other_work, explaining.explanations),
     )
     return dict(zip(ROWS, functions, strict=True))
 

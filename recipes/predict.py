@@ -119,6 +119,13 @@ class PredictArguments:
             "'abstained', true or false, or for a multi-label run its labels."
         },
     )
+    explain: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to write how much the probability of the most probable label falls without each sentence, "
+            "as a column 'explanation': start, end and drop. Costs half a prediction for each sentence."
+        },
+    )
 
     def __post_init__(self) -> None:
         report(self._mistakes())
@@ -168,6 +175,7 @@ def main() -> None:
                 None if arguments.backend == "torch" else arguments.backend
             )  # earlier folders have none
             settings["abstain"] = arguments.abstain or None
+            settings["explain"] = arguments.explain or None
             start_prediction(output, settings, identify(arguments), {name: getattr(arguments, name) for name in NAMES})
             print(progress(output, total, arguments.shard_size) or f"Predictions go to {output}")
     pin(arguments, output)
@@ -189,6 +197,7 @@ def main() -> None:
         total=total,
         empty=arguments.empty,
         abstain=arguments.abstain,
+        explain=arguments.explain,
     )
     state.wait_for_everyone()
     if state.is_main_process:

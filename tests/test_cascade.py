@@ -50,9 +50,7 @@ def made(checkpoint, tmp_path_factory):
         job = Job(
             folder / "cascade", (folder / "embedding", folder / "instruction"), data, Rule(max_deferred=0.5), "macro", 4
         )
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("hf_causal_clf.runs.results._draw", lambda *args: None)
-            make_cascade(job)
+        make_cascade(job)
         found[multi_label] = data, folder
     return found
 
@@ -213,9 +211,7 @@ def test_a_combination_may_be_a_stage(made, tmp_path):
     about = (data.label_space, Truncation(None), Calibration(1.5), BaseModel(None), "1")
     Run("combination", *about, members=weights, training={}).write(combined)
     job = Job(tmp_path / "cascade", (folder / "embedding", combined), data, Rule(max_deferred=1.0), "macro", 16)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_causal_clf.runs.results._draw", lambda *args: None)
-        make_cascade(job)
+    make_cascade(job)
     replace(Run.read(tmp_path / "cascade"), cascade_threshold=1.0).write(tmp_path / "cascade")
     expected = TextClassifier.from_pretrained(combined).predict_proba(data.texts("test"))
     shutil.rmtree(combined)

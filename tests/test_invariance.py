@@ -20,11 +20,11 @@ from hf_causal_clf import (
     PromptTemplate,
     Verbalizer,
 )
+from hf_causal_clf.backbone import context
 from hf_causal_clf.backbone.attention import take_plain_attention
 from hf_causal_clf.backbone.batching import pad
 from hf_causal_clf.embedding import scorer as head_scorer
 from hf_causal_clf.embedding.scorer import HeadScorer
-from hf_causal_clf.instruction import tree_attention
 from hf_causal_clf.task.documents import DocumentEncoder
 
 NAMES = ["politics", "politics in the middle east", "sport", "business and shares", "tech"]
@@ -108,7 +108,7 @@ def test_side_and_amount_of_padding(kind, model, tokenizer, alone, extra, monkey
         return (pad_more(extra) if side == "left" else pad)(sequences, value, side=side)
 
     if "label scoring" in kind:  # the answers follow the prompts, so these are padded on the left only
-        monkeypatch.setattr(tree_attention, "pad", chains_more)
+        monkeypatch.setattr(context, "pad", chains_more)
         found = [probabilities(kind, model, tokenizer, TEXTS)]
     else:
         found = []

@@ -121,7 +121,8 @@ def prediction_batches(
 ) -> Iterator[list[int]]:
     """Group row indices as `length_batches`, with a model of torch in evaluation mode and a progress bar over rows."""
     evaluated = nullcontext() if model is None else evaluation_mode(model)
-    with evaluated, logging.tqdm(total=len(lengths), desc=description, unit="doc", delay=2.0) as progress:
+    options = {"delay": 2.0, "leave": None}  # below another bar, as that of shards, it goes away when it is full
+    with evaluated, logging.tqdm(total=len(lengths), desc=description, unit="doc", **options) as progress:
         for rows in length_batches(lengths, batch_size):
             yield rows
             progress.update(len(rows))

@@ -29,15 +29,21 @@ class HeadArguments:
     )
     document_suffix: str = setting(
         "auto",
-        "Text after each document, which a head on the last token reads (\\n is a new line), or 'none'. 'auto': none, "
-        f"or one of {len(SUFFIXES)}, whichever a frozen model does best with, out of fold.",
+        "Text after each document, which a head on the last token reads (\\n is a new line), or 'none'. 'auto': what a "
+        f"frozen model does best with, out of fold: none, or one of {len(SUFFIXES)}.",
     )
     head_init: str = setting(
         "auto",
-        "What the head starts from: 'random' weights; the language model's own for the answers ('verbalizer': each "
-        "document then stands in the prompt); or a logistic regression on frozen features ('probe'). 'auto': a probe, "
-        "or random weights where the model is sharded.",
+        "What the head starts from: 'random' weights; the language model's for the answers ('verbalizer'), with each "
+        "document in the prompt; or a logistic regression on frozen features ('probe'). 'auto': a probe, or random "
+        "where the model is sharded.",
         choices=["auto", *HEAD_INITS],
+    )
+
+    answer_loss_weight: float | None = setting(
+        None,
+        "With head_init verbalizer: weight of the language model's loss on the answer, beside the head's. Default: 1; "
+        "in chunks 0.",
     )
 
     def __post_init__(self) -> None:
@@ -53,6 +59,13 @@ class HeadArguments:
             yield f"document_suffix must be a text, or auto, or none, got {self.document_suffix!r}."
         if self.head_init not in ("auto", *HEAD_INITS):
             yield f"head_init must be one of {['auto', *HEAD_INITS]}, got {self.head_init!r}."
+        if (given := self.answer_loss_weight) is not None and not 0 <= given < math.inf:
+            yield f"answer_loss_weight must be 0 or more, got {given}."
+        if self.answer_loss_weight is not None and self.head_init != "verbalizer":
+            yield (
+                f"answer_loss_weight is for head_init verbalizer, whose prompt asks for an answer, not "
+                f"{self.head_init}: leave it out."
+            )
         if self.head_init == "verbalizer" and self.document_suffix not in ("auto", "none"):
             yield "head_init verbalizer reads the answer slot of the prompt: leave document_suffix out."
         if self.head_init == "verbalizer" and self.pooling == "mean":
@@ -60,6 +73,21 @@ class HeadArguments:
                 f"head_init verbalizer reads the answer slot, the last token: set pooling to last, not {self.pooling}, "
                 "or head_init to random."
             )
+
+    def answer_weight(self, *, in_chunks: bool) -> float:
+        """`answer_loss_weight` with a prompt, with what its default is.
+
+        Raises:
+            ValueError: If it is above 0 for documents in chunks.
+        """
+        if in_chunks and self.answer_loss_weight:
+            raise ValueError(
+                "answer_loss_weight is not possible with long_documents chunks, which have no answer each. Leave one "
+                "of the two out."
+            )
+        if self.answer_loss_weight is None:
+            return 0.0 if in_chunks else 1.0
+        return self.answer_loss_weight
 
     def start(self, training: TrainingArguments) -> str:
         """`head_init`, with what `"auto"` is for a training."""

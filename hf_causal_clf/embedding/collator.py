@@ -37,7 +37,8 @@ class ClassificationCollator:
         """Batch rows with `input_ids` and, optionally, encoded `labels`.
 
         Where `input_ids` are lists of chunks, each chunk is a row of the batch, and `chunks`, int64 `(documents,)`, is
-        the number of them that each document has.
+        the number of them that each document has. Where rows have `answer_tokens`, so has the batch, int64
+        `(documents,)`.
         """
         documents = [row["input_ids"] for row in rows]
         if isinstance(documents[0][0], list):
@@ -45,6 +46,8 @@ class ClassificationCollator:
             batch = {**pad(chunks, self.pad_token_id), "chunks": torch.from_numpy(counts)}
         else:
             batch = pad(documents, self.pad_token_id)
+        if "answer_tokens" in rows[0]:
+            batch["answer_tokens"] = torch.tensor([row["answer_tokens"] for row in rows])
         if "labels" in rows[0]:
             dtype = torch.float32 if self.label_space.multi_label else torch.int64
             batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=dtype)

@@ -21,6 +21,7 @@ from ..backbone.loading import LM_HEADS, find_adapter, load_adapter, read_base
 from ..cli.logs import expected_weights
 from ..runs.run import Run
 from ..task.labels import LabelSpace
+from .answer_loss import AnswerLoss, last_tokens
 from .configuration import CausalLMForLastTokenClassificationConfig
 
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -58,6 +59,7 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
         self._takes_position_ids = "position_ids" in inspect.signature(backbone.forward).parameters
         self.score = nn.Linear(hidden_size(config.text_config), config.num_labels, bias=False, dtype=torch.float32)
         self.length_groups = False  # in training, run rows of similar length together; set by whoever trains
+        self.answer_loss: AnswerLoss | None = None  # in training, of answers behind the prompts; set by whoever trains
         self.post_init()
 
     @property
@@ -86,6 +88,7 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         chunks: torch.Tensor | None = None,
+        answer_tokens: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutputWithPast:
         """Classify a batch of token sequences.
@@ -102,6 +105,9 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
                 logits are the mean of its rows' (`labels` has an entry for a document). As many rows as there are
                 documents are run at a time, and run again in the backward pass, so that memory does not grow with
                 their length. The backbone's other outputs are left out then.
+            answer_tokens: How many of each row's last tokens are the answer to the prompt before them, int64
+                `(batch,)`, 1 or more, where `answer_loss` is set: the head reads the prompt's last token, and the loss
+                of the answer is added to its own. The backbone's other outputs are left out then.
             kwargs: Passed on to the backbone (`output_hidden_states`, `past_key_values`, …).
 
         Returns:
@@ -109,19 +115,22 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
         """
         asked = {name for name, value in kwargs.items() if value} - {"return_dict"}
         grouped = self.length_groups and self.training
-        outputs = None
-        if chunks is not None and input_ids is not None and attention_mask is not None and len(chunks) < len(input_ids):
+        outputs = answer = None
+        if answer_tokens is not None and self.answer_loss is not None and input_ids is not None:
+            pooled, answer = self._with_answer(input_ids, attention_mask, answer_tokens, grouped)
+        elif (
+            chunks is not None and input_ids is not None and attention_mask is not None and len(chunks) < len(input_ids)
+        ):
             run = partial(run_in_groups, self._pooled) if grouped else self._pooled
             pooled = run_in_parts(run, input_ids, attention_mask, rows=len(chunks))
         elif grouped and attention_mask is not None and input_ids is not None and not asked:
             pooled = run_in_groups(self._pooled, input_ids, attention_mask)
         else:
             outputs, pooled = self._run(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
-        with torch.autocast(pooled.device.type, enabled=False):
-            logits = self.score(pooled.to(next(self.score.parameters()).dtype)).float()
+        logits = self.logits_of_states(pooled)
         if chunks is not None:
             logits = torch.stack([rows.mean(dim=0) for rows in logits.split(chunks.tolist())])
-        loss = None if labels is None else self.loss(logits, labels, num_items_in_batch)
+        loss = None if labels is None else self.loss(logits, labels, num_items_in_batch, answer)
         return SequenceClassifierOutputWithPast(
             loss=loss,
             logits=logits,
@@ -130,8 +139,35 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
             attentions=getattr(outputs, "attentions", None),
         )
 
+    def logits_of_states(self, states: torch.Tensor) -> torch.Tensor:
+        """Return what the head makes of pooled hidden states `(batch, hidden)`: float32 `(batch, labels)`."""
+        with torch.autocast(states.device.type, enabled=False):
+            return self.score(states.to(next(self.score.parameters()).dtype)).float()
+
     def _pooled(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         return self._run(input_ids, attention_mask)[1]
+
+    def _with_answer(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        answer_tokens: torch.Tensor,
+        grouped: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the state of each prompt's last token, `(batch, hidden)`, and the loss of each answer, `(batch,)`."""
+        assert self.answer_loss is not None
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        width = int(answer_tokens.max()) + 1
+
+        def run(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            outputs, _ = self._run(input_ids, attention_mask)
+            return last_tokens(outputs.last_hidden_state, attention_mask, width)
+
+        states = run_in_groups(run, input_ids, mask) if grouped else run(input_ids, mask)
+        rows = torch.arange(len(states), device=states.device)
+        answer_tokens = answer_tokens.to(states.device)
+        losses = self.answer_loss(states, last_tokens(input_ids, mask, width).to(states.device), answer_tokens)
+        return states[rows, width - 1 - answer_tokens], losses
 
     def _run(
         self,
@@ -157,12 +193,17 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
         return outputs, pool(outputs.last_hidden_state, mask, self.config.pooling)
 
     def loss(
-        self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        answer: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Cross-entropy, or binary cross-entropy for multi-label, summed and divided by the number of items.
 
         Class weights scale each document's term but not the divisor, so that the sum over accumulated batches and
-        processes is the loss of the whole batch.
+        processes is the loss of the whole batch. The loss of each document's `answer`, `(batch,)`, is added to the
+        mean over documents.
         """
         labels = labels.to(logits.device)
         if self.config.problem_type == "multi_label_classification":
@@ -172,6 +213,7 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
                 logits, labels.to(logits.dtype), pos_weight=pos_weight, reduction="none"
             )
             total, items = terms[known].sum(), known.sum()
+            answer = None if answer is None else answer * labels.shape[1]  # a document has as many items
         else:
             weight = None if self.config.class_weights is None else logits.new_tensor(self.config.class_weights)
             labels = labels.long().view(-1)
@@ -181,6 +223,9 @@ class CausalLMForLastTokenClassification(PreTrainedModel):
                 ),
                 (labels != -100).sum(),
             )
+            if answer is not None:
+                answer = answer * (labels != -100) * (1.0 if weight is None else weight[labels.clamp(min=0)])
+        total = total if answer is None else total + answer.sum()
         if num_items_in_batch is not None:
             items = torch.as_tensor(num_items_in_batch, device=logits.device)
         return total / items.clamp(min=1)

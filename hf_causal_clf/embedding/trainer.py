@@ -30,6 +30,7 @@ from ..training.outline import tell_outline
 from ..training.processes import over_processes, sharding
 from ..training.pushing import publish_runs
 from ..training.train import early_stopping
+from .answer_loss import AnswerLoss
 from .arguments import EmbeddingModelArguments, EmbeddingTrainingArguments, HeadArguments
 from .collator import ClassificationCollator, sequences_of
 from .evaluation import HeadEvaluation
@@ -62,11 +63,17 @@ def embedding_trainer(
     label_space, in_chunks = data.label_space, encoder.long_documents == "chunks"
     probes = head_arguments.start(training_arguments) == "probe" and isinstance(encoder, DocumentEncoder)
     _check(label_space, training_arguments, in_chunks=in_chunks, probes=probes)
-    encoded = {split: _encode(data, split, encoder, in_chunks) for split in ("train", "validation")}
+    answer_weight = head_arguments.answer_weight(in_chunks=in_chunks) if isinstance(encoder, PromptEncoder) else 0.0
+    encoded = {
+        "train": _encode(data, "train", encoder, in_chunks, answers=answer_weight > 0),
+        "validation": _encode(data, "validation", encoder, in_chunks),
+    }
     lengths = np.fromiter(values_of(encoded["train"], "whole_length"), dtype=np.int64)
     settle_length(training_arguments, len(lengths), len(encoded["validation"]))
     tell_outline(lengths, encoder.document_budget, len(lengths), training_arguments, in_chunks=in_chunks)
-    model = _new_model(data, encoder, model_arguments, training_arguments, head_arguments, run_arguments, encoded)
+    model = _new_model(
+        data, encoder, model_arguments, training_arguments, head_arguments, run_arguments, encoded, answer_weight
+    )
     training_arguments.label_smoothing_factor = 0.0  # the model's own loss does it, normalised
     evaluated = EvaluatedLogits(training_arguments, model_arguments)
     # The documents that a finished run runs together, through all layers
@@ -99,9 +106,13 @@ def _new_model(
     head: HeadArguments,
     run: RunArguments,
     encoded: dict[str, Any],
+    answer_weight: float,
 ) -> Any:
     """The model with its head as it starts and, if there is to be one, a new adapter."""
-    weight = _verbalizer_weight(encoder, model_arguments) if isinstance(encoder, PromptEncoder) else None
+    weight = lm_head = None
+    if isinstance(encoder, PromptEncoder):
+        lm_head = _lm_head(model_arguments)
+        weight = verbalizer_head(lm_head, encoder.answer_ids, end_tokens=len(encoder.end_ids))
     set_seed(arguments.seed)  # the head is random, and has to be the same in all processes
     model: Any = load_with_head(
         model_arguments.model_name_or_path,
@@ -115,6 +126,8 @@ def _new_model(
         revision=model_arguments.model_revision,
     )
     model.length_groups = _groups_lengths(arguments)
+    if lm_head is not None and answer_weight:
+        model.answer_loss = AnswerLoss(lm_head, answer_weight, model.config.text_config)
     resumed = arguments.resume_from_checkpoint is not None  # a checkpoint has the head
     if isinstance(encoder, DocumentEncoder) and head.start(arguments) == "probe" and not resumed:
         weight = _probe_weight(model, encoder, data, encoded["train"], model_arguments, arguments)
@@ -137,8 +150,15 @@ def _check(label_space: LabelSpace, arguments: EmbeddingTrainingArguments, *, in
         )
 
 
-def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder | PromptEncoder, in_chunks: bool) -> Any:
-    """Token ids, encoded labels and whole lengths of a split, as a data set."""
+def _encode(
+    data: ClassificationData,
+    split: str,
+    encoder: DocumentEncoder | PromptEncoder,
+    in_chunks: bool,
+    *,
+    answers: bool = False,
+) -> Any:
+    """Token ids, encoded labels and whole lengths of a split, as a data set; with the answers behind the prompts."""
     import pyarrow as pa
 
     rows = data.splits[split]
@@ -148,27 +168,33 @@ def _encode(data: ClassificationData, split: str, encoder: DocumentEncoder | Pro
 
     def batches() -> Iterator[pa.RecordBatch]:
         for part in parts_of(rows, "text", "label"):
-            found: list[tuple[Any, int]] = []
-            for text in part["text"]:  # one by one: whole documents may be long
+            found: list[tuple[Any, int, int]] = []
+            for text, label in zip(part["text"], part["label"], strict=True):  # one by one: whole documents may be long
                 ids = encoder.whole_ids(text)
-                found.append((fit(ids), len(ids)))
-            input_ids, lengths = zip(*found, strict=True)
-            arrays = [pa.array(input_ids, kind), pa.array(map(encode_label, part["label"])), pa.array(lengths)]
+                if answers and isinstance(encoder, PromptEncoder):
+                    answer = encoder.target_ids(label)
+                    found.append((encoder.fit(ids, answer_tokens=len(answer)) + answer, len(ids), len(answer)))
+                else:
+                    found.append((fit(ids), len(ids), 0))
+            input_ids, lengths, answer_tokens = zip(*found, strict=True)
+            columns = {"input_ids": pa.array(input_ids, kind), "labels": pa.array(map(encode_label, part["label"]))}
+            columns |= {"whole_length": pa.array(lengths)}
+            columns |= {"answer_tokens": pa.array(answer_tokens)} if answers else {}
             progress.update(len(found))
-            yield pa.record_batch(arrays, ["input_ids", "labels", "whole_length"])
+            yield pa.record_batch(list(columns.values()), list(columns))
 
     with logging.tqdm(total=len(rows), desc=f"Tokenizing {split}", unit="doc", delay=2.0) as progress:
         return to_dataset(write_table(batches()))
 
 
-def _verbalizer_weight(encoder: PromptEncoder, model_arguments: ModelConfig) -> torch.Tensor:
+def _lm_head(model_arguments: ModelConfig) -> torch.Tensor:
     output_embeddings = _output_embeddings(model_arguments)
     if output_embeddings is None:
         raise ValueError(
             f"{model_arguments.model_name_or_path!r} has no language-modelling head to start from. Use another "
             "checkpoint, or set head_init to random or probe."
         )
-    return verbalizer_head(output_embeddings, encoder.answer_ids, end_tokens=len(encoder.end_ids))
+    return output_embeddings
 
 
 def _output_embeddings(model_arguments: ModelConfig) -> torch.Tensor | None:

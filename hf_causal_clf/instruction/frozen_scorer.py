@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..backbone.context import Context
 from ..backbone.frozen_layers import FrozenLayers
 from ..backbone.frozen_states import FILE_BYTES
 from .scorer import LabelScorer, Scoring
-from .tree_attention import Context
 from .trie import LabelTrie
 
 _END = -1  # of a document's tokens; no token has this id

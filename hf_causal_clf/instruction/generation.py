@@ -9,10 +9,10 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from ..backbone.batching import evaluation_mode, pad, padding_id, prediction_batches
+from ..backbone.context import takes_cache
 from ..task.prompts import PromptEncoder
 from ..task.verbalizer import ParsedAnswer
 from .label_sets import room_after
-from .tree_attention import takes_cache
 
 MIN_PREFIX = 8  # tokens; a shorter prefix is not worth a call of its own
 

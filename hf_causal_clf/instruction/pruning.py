@@ -17,7 +17,8 @@ from .tree_attention import rows_at_once
 from .trie import LabelTrie
 
 if TYPE_CHECKING:
-    from .tree_attention import Context, TreeForward
+    from ..backbone.context import Context
+    from .tree_attention import TreeForward
 
 
 @dataclass

@@ -12,6 +12,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..backbone.batching import evaluation_mode, prediction_batches
+from ..backbone.context import Context
+from ..backbone.variants import in_one_piece, read_variants
 from ..evaluation.calibration import to_probabilities
 from ..task.chunks import largest_of_chunks, mean_over_chunks, rows_of
 from ..task.prompts import PromptTemplate
@@ -19,7 +21,7 @@ from ..task.scorer import check_list
 from ..task.verbalizer import Verbalizer
 from .label_sets import LabelSetSearch
 from .pruning import PrunedScoring
-from .tree_attention import Context, TreeForward, rows_at_once
+from .tree_attention import TreeForward, rows_at_once
 from .trie import LabelTrie
 
 if TYPE_CHECKING:
@@ -170,14 +172,48 @@ class LabelScorer:
     def logits_of(self, documents: Sequence[list[list[int]]]) -> np.ndarray:
         """Return the `logits` of documents that `encode` has read: once, for any number of evaluations."""
         logits, errors = self._score(documents, self._scoring)
+        self._warn_of_uncovered(errors)
+        return logits
+
+    def logits_of_variants(self, documents: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        """Return the `logits` of texts that are variants of one another, float32 `(variants, labels)` a document.
+
+        What a variant's prompt begins with like that of the document's first one is run once, where the model's
+        attention allows it and the document is not read in chunks.
+
+        Args:
+            documents: The variants of each document, at least one.
+        """
+        encoded = [self.encode(variants) for variants in documents]
+        if not self._forward.one_pass:
+            return [self.logits_of(variants) for variants in encoded]
+        return in_one_piece(encoded, self._shared, self.logits_of)
+
+    def _shared(self, documents: list[list[list[int]]]) -> list[np.ndarray]:
+        scoring, errors = self._scoring, [np.zeros(0, dtype=np.float32)]
+
+        def read(context: Context, chains: list[list[int]]) -> tuple[np.ndarray, Context]:
+            edges, context = self._extend(context, chains, scoring.root_trie)
+            logits, bounds = scoring.run(edges, context)
+            errors.append(bounds)
+            return logits, context
+
+        with evaluation_mode(self.model):
+            start = self._forward.start(self.encoder.prefix_ids)
+        chains = [[[*ids, *self.encoder.suffix_ids] for ids in variants] for variants in documents]
+        size = min(self.batch_size, rows_at_once(len(scoring.root_trie)))
+        found = read_variants(read, start, chains, model=self.model, batch_size=size)
+        self._warn_of_uncovered(np.concatenate(errors))
+        return found
+
+    def _warn_of_uncovered(self, errors: np.ndarray) -> None:
         short = int((errors > 1 - self.min_coverage).sum()) if self.verbalizer.labels.multi_label else 0
         if short:
             logger.warning(
-                f"For {short} of {len(documents)} documents, {self.max_expansions} expansions covered less than "
+                f"For {short} of {len(errors)} documents, {self.max_expansions} expansions covered less than "
                 f"{self.min_coverage:.0%} of the probability of all valid answers (worst: {1 - errors.max():.1%}). "
                 "Their label probabilities are off by at most the rest."
             )
-        return logits
 
     def marginals(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the marginal probability of each label over the valid multi-label answers.

@@ -18,8 +18,8 @@ from accelerate.utils import parse_flag_from_env
 from transformers import DynamicCache, PreTrainedModel, TrainingArguments
 from trl import SFTTrainer
 
+from ..backbone.context import takes_cache
 from ..training.processes import sharding
-from .tree_attention import takes_cache
 from .weighting import WEIGHTS
 
 if TYPE_CHECKING:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
+from ..cli.telling import beginning
 from ..evaluation.calibration import MIN_DOCUMENTS, Calibration
+from ..evaluation.metrics import f1_per_label, label_counts
 from .measuring import Metrics
 
 _COLUMNS = ("f1_macro", "f1_micro", "accuracy", "nll", "brier", "ece")
@@ -40,6 +44,20 @@ def print_metrics(metrics: Metrics, *, multi_label: bool, write: Callable[[str],
         write(verdict)
     if "malformed_rate" in metrics["test"]:
         write(_generation(metrics["test"]))
+
+
+def weakest_labels(gold: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> str:
+    """Name the two labels with the lowest F1 on the test documents, of those that have any.
+
+    Args:
+        gold: Label ids `(n,)`, or 0/1 `(n, labels)`.
+        predicted: Decisions, in the form of `gold`.
+        names: Label names.
+    """
+    scores, counts = f1_per_label(gold, predicted, len(names)), label_counts(gold, len(names))
+    there = [label for label in np.argsort(scores, kind="stable").tolist() if counts[label]]
+    told = [f"{beginning(names[label])} {scores[label]:.3f} on {counts[label]:,}" for label in there[:2]]
+    return f"lowest F1 on test: {', '.join(told)} documents"
 
 
 def nothing_learned(metrics: Metrics, *, multi_label: bool) -> str | None:

@@ -33,6 +33,16 @@ def abstained_column(sure: np.ndarray, missing: np.ndarray, label_space: LabelSp
     return pa.array(rows, pa.list_(pa.string()))
 
 
+def explanation_column(explanations: Sequence[Any]) -> pa.Array:
+    """What leaving out each part of a document does: `start`, `end` and `drop`, null where nothing would be left.
+
+    Args:
+        explanations: The `Explanation` of each document, or `None`.
+    """
+    kind = pa.list_(pa.struct({"start": pa.int64(), "end": pa.int64(), "drop": pa.float32()}))
+    return pa.array([each and each.to_dict()["units"] for each in explanations], kind)
+
+
 def probability_column(probabilities: np.ndarray) -> pa.Array:
     """Probabilities `(n, labels)` as a list of float32 for each document, in the order of the labels."""
     return pa.array(list(probabilities.astype(np.float32)), pa.list_(pa.float32()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,19 @@ class Scorer(Protocol):
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
         """Return float32 `(n, labels)`, whose softmax or, for multi-label, sigmoid are the probabilities."""
+        ...
+
+
+@runtime_checkable
+class VariantScorer(Scorer, Protocol):
+    """A scorer that runs once what variants of a text have in common."""
+
+    def logits_of_variants(self, documents: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        """Return the `logits` of the variants of each document, float32 `(variants, labels)` each.
+
+        Args:
+            documents: Texts that are variants of one another, at least one for each document.
+        """
         ...
 
 

@@ -174,9 +174,7 @@ class SharedTrainingArguments:
         "Folder of the finished run. By default {name} is that of the documents' file or data set, and {approach} "
         "is embed or instruct.",
     )
-    num_train_epochs: float | None = setting(
-        None, f"Highest number of epochs; early stopping can end the training before. {SENTENCE}"
-    )
+    num_train_epochs: float | None = setting(None, f"Highest number of epochs. {SENTENCE}")
     max_steps: int = setting(-1, "Number of update steps, in place of num_train_epochs.")
     learning_rate: float = setting(2e-4, "Highest learning rate, at the end of the warm-up.")
     warmup_steps: float = setting(0.1, "Steps of the warm-up; below 1: share of all steps.")
@@ -253,9 +251,8 @@ class RunArguments:
     )
     folds: int = setting(
         0,
-        "Number of folds, 2 to 20, in place of a validation split: each is predicted by a training on the others, "
-        "calibration is fitted on that, and the finished run is trained on all documents, validation documents too. "
-        "Takes folds + 1 trainings. 0: off.",
+        "Number of folds, 2 to 20, in place of a validation split: each is predicted by a training on the others, for "
+        "calibration, and the finished run is trained on all documents. Takes folds + 1 trainings. 0: off.",
     )
     target_error: float | None = setting(
         None,

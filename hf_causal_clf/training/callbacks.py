@@ -17,10 +17,15 @@ from transformers import (
 )
 from transformers.trainer_callback import ExportableState
 
+from ..cli.telling import tell
 from ..evaluation.calibration import best_threshold
 from ..evaluation.metrics import classification_metrics, decide
 from ..runs.files import UNFINISHED_FOLDER
 from .checkpoints import checkpoint_step, note_checkpoint, own_checkpoints, remove_checkpoint
+from .memory import peak_memory_bytes
+
+_ESTIMATED_ON = 10  # steps
+_WORTH_TELLING = 60.0  # seconds
 
 
 def evaluation_metrics(gold: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
@@ -110,6 +115,34 @@ class EarlyStopping(EarlyStoppingCallback):
         reached = metric_value if state.best_metric is None else state.best_metric
         if not (reached > self.untrained if args.greater_is_better else reached < self.untrained):
             self.early_stopping_patience_counter = 0
+
+
+class TimeEstimate(TrainerCallback):
+    """Tells after the first steps how long a training takes, and the memory it takes; a short one needs no telling."""
+
+    def __init__(self) -> None:
+        self._first: tuple[int, float] | None = None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Measure from the end of this start's first step, which is slower than the others."""
+        if self._first is None:
+            self._first = (state.global_step, time.perf_counter())
+        step, begun = self._first
+        if state.global_step != step + _ESTIMATED_ON:
+            return
+        left = (state.max_steps - state.global_step) * (time.perf_counter() - begun) / _ESTIMATED_ON
+        if left >= _WORTH_TELLING:
+            memory = peak_memory_bytes() / 2**30
+            tell(
+                f"The {state.max_steps - state.global_step:,} steps that are left take about {in_words(left)}, by the "
+                f"last {_ESTIMATED_ON}; evaluations come on top. Memory: {memory:.1f} GiB at its peak so far."
+            )
+
+
+def in_words(seconds: float) -> str:
+    """Return a time in minutes, or in hours where it is long."""
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} minute{'s' * (minutes > 1)}" if minutes < 120 else f"{seconds / 3600:.1f} hours"
 
 
 class TrainingClock(TrainerCallback, ExportableState):

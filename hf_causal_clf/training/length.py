@@ -17,7 +17,7 @@ ENCODER_READS = 250  # times √documents: all weights move in smaller steps tha
 ENCODER_LEAST_EPOCHS = 3
 SENTENCE = (
     f"Default, without max_steps: as the documents need; {DOCUMENTS_PER_ROOT}·√documents are read, at least "
-    f"{LEAST_STEPS} update steps and one epoch, with five evaluations; the last step's weights are kept."
+    f"{LEAST_STEPS} update steps and one epoch, with five evaluations; the last weights are kept."
 )
 
 

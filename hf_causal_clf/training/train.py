@@ -22,7 +22,7 @@ from ..evaluation.calibration import to_probabilities
 from ..runs.disk import lock_folder, naming_full_disk
 from ..runs.measuring import majority_logits
 from .arguments import AdapterModelArguments, RunArguments
-from .callbacks import EarlyStopping, RunCheckpoints, TrainingClock, evaluation_metrics
+from .callbacks import EarlyStopping, RunCheckpoints, TimeEstimate, TrainingClock, evaluation_metrics
 from .frozen import check_cache
 from .memory import peak_memory_bytes
 from .processes import check_launch
@@ -93,6 +93,7 @@ def train(trainer: Trainer, settings: dict[str, Any] | None = None) -> dict[str,
         ValueError: If the checkpoint to go on from is of another model or adapter.
     """
     trainer.add_callback(TrainingClock())
+    trainer.add_callback(TimeEstimate())
     trainer.add_callback(RunCheckpoints(trainer, settings))
     trained, total = _count_parameters(trainer.model)  # before FSDP shards it: packed 4-bit weights lose their count
     checkpoint = trainer.args.resume_from_checkpoint

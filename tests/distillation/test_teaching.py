@@ -22,16 +22,9 @@ from hf_causal_clf.training.output_folder import documents_content
 NAMES = ["business", "sport", "tech"]
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch):
-    monkeypatch.setattr("hf_causal_clf.runs.results._draw", lambda *args: None)
-
-
 @pytest.fixture(scope="module")
 def folder(files, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_causal_clf.runs.results._draw", lambda *args: None)
-        return write_teacher(tmp_path_factory.mktemp("teacher") / "folded", files, folds=3)
+    return write_teacher(tmp_path_factory.mktemp("teacher") / "folded", files, folds=3)
 
 
 def load(files, **options):

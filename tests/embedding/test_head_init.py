@@ -18,7 +18,6 @@ from hf_causal_clf.backbone.loading import load_causal_lm
 from hf_causal_clf.backbone.settings import base_weights
 from hf_causal_clf.embedding.arguments import HeadArguments
 from hf_causal_clf.embedding.head_init import read_output_embeddings, suffix_head, verbalizer_head
-from hf_causal_clf.embedding.scorer import HeadScorer
 from hf_causal_clf.embedding.trainer import embedding_trainer
 from hf_causal_clf.evaluation.calibration import to_probabilities
 from hf_causal_clf.task.documents import DocumentEncoder
@@ -225,17 +224,7 @@ def test_two_processes_start_and_end_as_one(checkpoint, files, tmp_path, monkeyp
 def test_long_documents_are_cut_and_the_prompt_is_not(truncation, tokenizer):
     verbalizer = Verbalizer(LabelSpace(["sport", "business"]))
     encoder = PromptTemplate(max_length=100, truncation=truncation).bind(tokenizer, verbalizer)
-    seen = []
-
-    class Model(torch.nn.Module):
-        config = type("Config", (), {"num_labels": 2, "label_space": verbalizer.labels})
-        device = "cpu"
-
-        def forward(self, input_ids, attention_mask):
-            seen.extend(ids[: int(mask.sum())].tolist() for ids, mask in zip(input_ids, attention_mask))
-            return type("Output", (), {"logits": torch.zeros(len(input_ids), 2)})
-
-    HeadScorer(Model(), tokenizer, encoder, batch_size=2).probabilities([TEXTS[1], TEXTS[2]])
+    seen = [encoder.encode(text) for text in (TEXTS[1], TEXTS[2])]
     assert len(seen[0]) == 100 - encoder.longest_answer
     for ids in seen:
         assert ids[: len(encoder.prefix_ids)] == encoder.prefix_ids

@@ -35,11 +35,6 @@ ROOT = Path(__file__).parents[2]
 SIZES = {"train": (72, 0), "validation": (60, 100), "test": (20, 200)}
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch):
-    monkeypatch.setattr("hf_causal_clf.runs.results._draw", lambda *args: None)
-
-
 @pytest.fixture(scope="module")
 def runs(checkpoint, tmp_path_factory):
     """A folder with the files of single-label documents, a run with random adapters and one of TF-IDF."""
@@ -48,14 +43,12 @@ def runs(checkpoint, tmp_path_factory):
         write_jsonl(folder / f"{split}.jsonl", make_rows(*size))
     data = load_data(DataArguments(**{f"{split}_file": str(folder / f"{split}.jsonl") for split in SIZES}))
     save_folder(folder / "embed", checkpoint, "embedding", data.label_space)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_causal_clf.runs.results._draw", lambda *args: None)
-        for name, documents in (
-            ("tfidf", data),
-            ("folded", load_data(DataArguments(train_file=str(folder / "train.jsonl")), 4)),
-        ):
-            job = registry.Job(documents, ComparisonArguments(), PromptArguments(), None, folder / name)
-            write_baseline(registry.BASELINES["tfidf"], job)
+    for name, documents in (
+        ("tfidf", data),
+        ("folded", load_data(DataArguments(train_file=str(folder / "train.jsonl")), 4)),
+    ):
+        job = registry.Job(documents, ComparisonArguments(), PromptArguments(), None, folder / name)
+        write_baseline(registry.BASELINES["tfidf"], job)
     return folder
 
 

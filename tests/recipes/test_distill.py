@@ -4,13 +4,16 @@ import json
 import shutil
 from pathlib import Path
 
+import hub_client
 import numpy as np
+import onnxruntime
 import pytest
 import yaml
 from conftest import make_rows, run_as_main, write_jsonl
+from hub_server import HubServer
 from teachers import write_teacher
 from tiny import save_encoder
-from transformers import pipeline
+from transformers import AutoTokenizer, pipeline
 
 from hf_causal_clf import TextClassifier
 from hf_causal_clf.baselines.encoder_training import fine_tuned_encoder
@@ -20,6 +23,7 @@ from hf_causal_clf.distillation import teacher as teaching
 from hf_causal_clf.distillation.loss import SoftLabelLoss
 from hf_causal_clf.evaluation.calibration import to_probabilities
 from hf_causal_clf.runs.results import read_results
+from hf_causal_clf.runs.run import Run
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {
@@ -34,8 +38,7 @@ OPTIONS = {
 
 @pytest.fixture(autouse=True)
 def _only_what_counts(monkeypatch):
-    """Figures, and looking for memory to free, take longer than all trainings."""
-    monkeypatch.setattr("hf_causal_clf.runs.results._draw", lambda *args: None)
+    """Looking for memory to free takes longer than all trainings."""
     monkeypatch.setattr("gc.collect", lambda *args: 0)
 
 
@@ -110,6 +113,42 @@ def test_an_encoder_is_a_run_and_a_stock_checkpoint(
     found = [[row[name] for name in data.label_space.names] for row in scores]
     plain = TextClassifier.from_pretrained(student, calibrated=False).predict_proba(texts)
     np.testing.assert_allclose(found, plain, atol=1e-5)
+
+
+STOCK = """
+import json, sys
+from transformers import pipeline
+rows = pipeline("text-classification", sys.argv[1], top_k=None)(json.loads(sys.argv[2]), truncation=True, max_length=32)
+assert "hf_causal_clf" not in sys.modules
+print(json.dumps([{each["label"]: each["score"] for each in row} for row in rows]))
+"""
+
+
+def test_a_pushed_student_is_the_same_in_stock_transformers_and_onnx_runtime(distil, files, tmp_path, monkeypatch):
+    """The process that reads it from the Hub does not import this package."""
+    texts = [row["text"] for row in make_rows(4, 700)]
+    with HubServer() as server, hub_client.using(server, tmp_path / "home", server.token):
+        student = distil(push_to_hub=True, hub_model_id="alice/student", num_train_epochs=8, gold_weight=1)
+        expected = TextClassifier.from_pretrained(student, calibrated=False).predict_proba(texts)
+        assert expected.max() > 0.4  # it has learned something that could be lost
+        names = Run.read(student).label_space.names
+        shutil.rmtree(student)
+        ours = TextClassifier.from_pretrained("alice/student", calibrated=False).predict_proba(texts)
+        np.testing.assert_allclose(ours, expected, atol=1e-6)
+        command = ["-c", STOCK, "alice/student", json.dumps(texts)]
+        done = hub_client.run(server, command, tmp_path / "other", server.token, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found = [[row[name] for name in names] for row in json.loads(done.stdout)]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        words = ["--model_name_or_path", "alice/student", "--output_dir", str(tmp_path / "out"), "--onnx", "true"]
+        monkeypatch.setattr("sys.argv", ["export.py", *words])
+        run_as_main(ROOT / "recipes" / "export.py")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    inputs = tokenizer(texts, padding=True, truncation=True, max_length=32, return_tensors="np")
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"), providers=["CPUExecutionProvider"])
+    wanted = {each.name for each in session.get_inputs()}
+    logits = session.run(["logits"], {name: ids.astype(np.int64) for name, ids in inputs.items() if name in wanted})[0]
+    np.testing.assert_allclose(to_probabilities(logits, multi_label=False), expected, atol=1e-4)
 
 
 def test_a_decoder_is_an_adapter_with_a_head(distil, checkpoint, files, tmp_path):

@@ -69,6 +69,24 @@ def test_two_processes_predict_what_the_classifier_does(job, tmp_path):
     check(rows, tmp_path, str(tmp_path / "cache"))
 
 
+def test_explanations_are_a_column(job, tmp_path, monkeypatch):
+    rows = [
+        {"key": "a", "text": "The cat won. Shares fell in the bank!"},
+        {"key": "b", "text": " "},
+        {"key": "c", "text": "cat"},
+    ]
+    write_jsonl(Path(job[1]["test_file"]), rows)
+    predict(monkeypatch, {**job[1], "explain": "true"})
+    found = pd.read_parquet(tmp_path / "out")["explanation"]
+    expected = TextClassifier.from_pretrained(tmp_path / "run").explain(rows[0]["text"]).to_dict()["units"]
+    assert [(unit["start"], unit["end"]) for unit in found[0]] == [(0, 13), (13, 37)]
+    np.testing.assert_allclose([u["drop"] for u in found[0]], [u["drop"] for u in expected], atol=1e-5)
+    assert found[1] is None
+    assert [(unit["start"], unit["drop"]) for unit in found[2]] == [(0, None)]
+    with pytest.raises(ValueError, match=r"other settings: \{'explain': True\}, now \{'explain': None\}"):
+        predict(monkeypatch, job[1])
+
+
 def test_goes_on_and_keeps_what_is_finished(job, tmp_path, monkeypatch, capsys):
     rows, options = job
     predict(monkeypatch, options)

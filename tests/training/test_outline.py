@@ -2,7 +2,7 @@
 
 import pytest
 from test_train import embedding_arguments
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from hf_causal_clf.embedding.arguments import HeadArguments
 from hf_causal_clf.embedding.trainer import embedding_trainer
@@ -10,6 +10,7 @@ from hf_causal_clf.instruction.arguments import InstructionModelArguments, Instr
 from hf_causal_clf.instruction.trainer import instruction_trainer
 from hf_causal_clf.task.documents import DocumentEncoder
 from hf_causal_clf.training.arguments import PromptArguments, RunArguments
+from hf_causal_clf.training.callbacks import TimeEstimate
 from hf_causal_clf.training.outline import planned_steps, sampled_lengths, tell_outline
 from hf_causal_clf.training.train import prepare
 
@@ -100,3 +101,22 @@ def test_both_trainers_tell_and_no_document_is_tokenised_twice(checkpoint, files
     said = capsys.readouterr().out
     assert "Tokens of a training document: " in said
     assert "Steps: 6 per epoch, 150 in all at most, each with 8 documents." in said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(7.0, "10 minutes"), (0.1, None), (90.0, "2.2 hours"), (0.7, "1 minute")]
+)
+def test_the_rest_of_a_training_is_estimated_from_its_first_steps(seconds, told, capsys, monkeypatch):
+    """The first step of a start, also of one that goes on from a checkpoint, is slower and does not count."""
+    now = [0.0]
+    monkeypatch.setattr("hf_causal_clf.training.callbacks.time.perf_counter", lambda: now[0])
+    estimate, state = TimeEstimate(), TrainerState(max_steps=200)
+    for step in range(101, 201):
+        now[0] += 1000.0 if step == 101 else seconds
+        state.global_step = step
+        estimate.on_step_end(None, state, None)
+    printed = " ".join(capsys.readouterr().out.split())
+    if told is None:
+        assert not printed
+    else:
+        assert printed.startswith(f"The 89 steps that are left take about {told}, by the last 10;")

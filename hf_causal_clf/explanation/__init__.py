@@ -1,0 +1,1 @@
+"""Why does a classifier say so? Knows texts and their probabilities, no model."""
