@@ -18,8 +18,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-RECIPES = ("embed", "instruct", "compare", "distill", "cascade", "predict", "explain", "serve", "export", "benchmark")
-ALONE = ("compare", "cascade", "explain", "serve", "export", "benchmark")  # one process, or it launches runs itself
+RECIPES = (
+    *("embed", "instruct", "compare", "audit", "plan", "distill", "cascade"),
+    *("predict", "explain", "serve", "export", "benchmark"),
+)
+# In one process, or launching runs themselves
+ALONE = ("compare", "audit", "plan", "cascade", "explain", "serve", "export", "benchmark")
 OF_THE_RECIPE = ("--debug", "--gradient_accumulation_steps")  # options that accelerate launch has too
 NOT_OFFERED = ("--help", "--module", "--no_python")  # of accelerate launch: for other programs than a Python file
 MISTAKE = 2  # exit code, as argparse's

@@ -21,10 +21,10 @@ from transformers import AutoTokenizer
 
 from ..backbone.cache import cached
 from ..backbone.identity import fingerprint
-from ..backbone.loading import load_backbone, load_causal_lm
+from ..backbone.loading import load_causal_lm
 from ..backbone.settings import base_model_of, base_weights, model_identity
 from ..data.splits import ClassificationData
-from ..embedding.features import pooled_features
+from ..embedding.frozen_features import FrozenFeatures
 from ..embedding.reading import Reading, encoders_of, readings
 from ..evaluation.calibration import Calibration, to_probabilities
 from ..evaluation.metrics import negative_log_likelihood
@@ -211,8 +211,8 @@ def frozen(
         model_arguments.model_name_or_path, revision=model_arguments.model_revision
     )
     encoders = encoders_of(readings(pooling, document_suffix), tokenizer, max_length, truncation)
-    content = {"model": model_identity(model_arguments), "max_length": max_length, "truncation": truncation}
-    features, seconds = _states(data, model_arguments, encoders, content, batch_size, cache)
+    reader = FrozenFeatures(model_arguments, batch_size=batch_size, cache=cache)
+    features, seconds = _states(data, encoders, reader)
     start = time.perf_counter()
     heads = {reading: _head_on_states(data, states, strength) for reading, states in features.items()}
     reading, (head, _, validation) = min(heads.items(), key=lambda found: found[1][1])
@@ -237,31 +237,15 @@ def frozen(
 
 
 def _states(
-    data: ClassificationData,
-    model_arguments: ModelConfig,
-    encoders: dict[Reading, DocumentEncoder],
-    content: dict[str, Any],
-    batch_size: int,
-    cache: Path,
+    data: ClassificationData, encoders: dict[Reading, DocumentEncoder], reader: FrozenFeatures
 ) -> tuple[dict[Reading, dict[str, np.ndarray]], dict[str, float]]:
     """Pooled hidden states of each split for each reading, and the seconds that those of a split took."""
-
-    @functools.cache
-    def load() -> Any:
-        weights, revision = base_weights(model_arguments), model_arguments.model_revision
-        return load_backbone(model_arguments.model_name_or_path, weights, revision=revision)
-
     features: dict[Reading, dict[str, np.ndarray]] = {reading: {} for reading in encoders}
     seconds = dict.fromkeys(("train", *_MEASURED), 0.0)
     for split in seconds:
         texts = data.texts(split)
         for suffix, encoder in {reading.suffix: encoder for reading, encoder in encoders.items()}.items():
-
-            def compute(backbone: Any, encoder: Any = encoder, texts: list[str] = texts) -> dict[str, np.ndarray]:
-                return pooled_features(backbone, encoder, texts, batch_size=batch_size)
-
-            key = {**content, "texts": fingerprint(texts), **({"suffix": suffix} if suffix else {})}
-            found, spent = cached(cache, key, load, compute)
+            found, spent = reader.of(texts, encoder)
             seconds[split] += spent
             for reading in encoders:
                 if reading.suffix == suffix:
@@ -274,13 +258,14 @@ def _head_on_states(
 ) -> tuple[LinearHead, float, np.ndarray]:
     """What `_best_head` returns for pooled hidden states of each split, on which it is fitted standardised."""
     parts = [{"train": states["train"][~held], "validation": states["train"][held]} for held in data.held_out()]
-    parts = [_standardised(part)[0] for part in parts]
-    features, mean, spread = _standardised(states)
+    parts = [standardised(part)[0] for part in parts]
+    features, mean, spread = standardised(states)
     head, loss, logits = _best_head(data, features, parts, strength)
     return head.of_unscaled(mean, spread), loss, logits
 
 
-def _standardised(states: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+def standardised(states: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Return features less the mean of those of `train` and divided by their spread, the mean, and the spread."""
     mean, spread = states["train"].mean(axis=0), states["train"].std(axis=0) + 1e-6
     return {split: (matrix - mean) / spread for split, matrix in states.items()}, mean, spread
 
@@ -306,15 +291,16 @@ def _best_head(
     for inverse in STRENGTHS if strength is None else [strength]:
         logits = np.empty((len(rows_of_all), labels), dtype=np.float32)
         for part, known, rows in fits:
-            head = _fit(inverse, part["train"], known, labels)
+            head = fit_head(inverse, part["train"], known, labels)
             logits[rows] = head.logits(part["validation"])
         probabilities = to_probabilities(logits, multi_label=data.label_space.multi_label)
         found.append((head, negative_log_likelihood(data.gold("validation"), probabilities), logits, inverse))
     head, nll, logits, inverse = min(found, key=lambda each: each[1])
-    return _fit(inverse, features["train"], gold, labels) if parts else head, nll, logits
+    return fit_head(inverse, features["train"], gold, labels) if parts else head, nll, logits
 
 
-def _fit(strength: float, features: Any, gold: np.ndarray, labels: int) -> LinearHead:
+def fit_head(strength: float, features: Any, gold: np.ndarray, labels: int) -> LinearHead:
+    """Fit a logistic regression, one for each label where a document may have several; `strength` is C."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
 EXTRAS = {  # of pyproject.toml
+    "cleanlab": "audit",
     "gguf": "quickstart",
     "httpx": "serve",
     "onnx": "onnx",

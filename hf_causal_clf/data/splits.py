@@ -109,7 +109,7 @@ class ClassificationData:
         return np.column_stack([found, ~found.any(axis=1)])
 
 
-def load_data(arguments: DataArguments, folds: int = 0) -> ClassificationData:
+def load_data(arguments: DataArguments, folds: int = 0, *, cut_test: bool = True) -> ClassificationData:
     """Load the three splits, find the label space and check everything that can be checked without a model.
 
     Columns that are not named are found, and splits that are missing cut off the training documents. What was decided
@@ -120,6 +120,7 @@ def load_data(arguments: DataArguments, folds: int = 0) -> ClassificationData:
         folds: Number of folds; 0 for none. With folds, no validation split is cut; the documents of one that is given
             are training documents like the others, which `max_train_samples` limits together. The test split is the
             same as without folds.
+        cut_test: Whether a test split that is missing is cut off. Otherwise it has no documents; with folds only.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -136,7 +137,8 @@ def load_data(arguments: DataArguments, folds: int = 0) -> ClassificationData:
     label_space = _label_space(splits, arguments.label_list or own_names, arguments)
     if folds:
         _check_no_validation_share(splits, arguments)
-    cut_missing_splits(splits, label_space, arguments, ("test",) if folds else tuple(CUT_FRACTIONS))
+    wanted = ("test",) if folds else tuple(CUT_FRACTIONS)
+    cut_missing_splits(splits, label_space, arguments, wanted if cut_test or arguments.test_fraction else ())
     others = {split: _limited(splits[split], split, label_space, arguments) for split in splits if split != "train"}
     splits = _joined({**splits, **others}) if folds else {**splits, **others}
     labelled, rest = splits["train"], None
@@ -152,6 +154,8 @@ def load_data(arguments: DataArguments, folds: int = 0) -> ClassificationData:
         if count:
             logger.warning(f"{pair}: {count} documents of the second split are in the first, so metrics are too good.")
     assigned = _folds(splits["train"], label_space, folds, arguments.split_seed) if folds else None
+    if "test" not in splits:
+        splits["test"] = splits["train"].select([])
     ordered = {split: splits.get(split, splits["train"]) for split in SPLITS}
     return ClassificationData(label_space, ordered, overlap, arguments.text_column, assigned, rest)
 
@@ -199,7 +203,8 @@ def _joined(splits: dict[str, Dataset]) -> dict[str, Dataset]:
     tell(
         f"The {len(splits['validation']):,} validation documents join the {len(splits['train']):,} training documents."
     )
-    return {"train": Dataset.from_dict(columns), "test": splits["test"]}
+    others = {split: rows for split, rows in splits.items() if split == "test"}
+    return {"train": Dataset.from_dict(columns), **others}
 
 
 def _folds(labelled: Dataset, label_space: LabelSpace, folds: int, seed: int) -> np.ndarray:

@@ -117,7 +117,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def mean_interval(values: np.ndarray, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0) -> Interval:
     """Bootstrap confidence interval (percentile) of the mean of one value per document, `(n,)`."""
-    samples = [counts @ values / len(values) for counts in _resampling(len(values), resamples, seed)]
+    samples = [counts @ values / len(values) for counts in resampling(len(values), resamples, seed)]
     return percentile_interval(float(values.mean()), np.concatenate(samples), level)
 
 
@@ -168,7 +168,7 @@ def bootstrap_f1(
     truth, hits = _hits(gold, runs, average)
     scores = [_f1(truth.sum(axis=0), each.sum(axis=0)) for each in hits]
     samples = []
-    for counts in _resampling(len(gold), resamples, seed):
+    for counts in resampling(len(gold), resamples, seed):
         drawn = counts @ truth
         sums = [(counts @ each.reshape(len(gold), -1)).reshape(len(counts), 2, -1) for each in hits]
         found = [np.where(drawn > 0, _f1(drawn, each), on_all) for each, on_all in zip(sums, scores, strict=True)]
@@ -209,8 +209,8 @@ def _mean(scores: np.ndarray) -> np.ndarray:
     return scores.sum(axis=-1) / max(scores.shape[-1], 1)
 
 
-def _resampling(size: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each document is drawn, float32 `(chunk, size)`, for all the resamples in chunks."""
+def resampling(size: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each document is drawn, float32 `(chunk, size)`, for all the resamples in chunks."""
     draw = np.random.default_rng(seed)
     for start in range(0, resamples, _CHUNK):
         rows = min(_CHUNK, resamples - start)
