@@ -70,7 +70,7 @@ def write_audit(
     vectors = text_vectors([*data.texts("train"), *data.texts("test")])
     train, test = vectors[: len(ids)], vectors[len(ids) :]
     rows, similarities = nearest(train, _NEAREST)
-    order = np.lexsort((-doubts, ~errors))
+    order = np.argsort(-doubts, kind="stable")
     table = {
         "id": [ids[row] for row in order],
         "label": answer_column([names[row] for row in order], space),

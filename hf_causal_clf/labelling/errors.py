@@ -27,8 +27,8 @@ def label_errors(gold: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return which documents have a wrong label by cleanlab's judgement, bool `(n,)`.
 
     From the labels and the probabilities, it estimates how often each label stands for each other, and takes as many
-    documents of each, those with the lowest probability of their label. Where a document may have several labels, each
-    is judged by itself.
+    documents, those with the lowest probability of their label and with the largest margin to the other label: those
+    that are among both. Where a document may have several labels, each is judged by itself.
 
     Args:
         gold: Label ids `(n,)`, or 0/1 `(n, labels)`.
@@ -47,4 +47,4 @@ def label_errors(gold: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         return np.zeros(len(gold), dtype=bool)
     among = probabilities[:, there].astype(np.float64) + 1e-9  # of a label that no model knew, all are 0
     among /= among.sum(axis=1, keepdims=True)
-    return np.asarray(find_label_issues(np.searchsorted(there, gold), among, n_jobs=1), dtype=bool)
+    return np.asarray(find_label_issues(np.searchsorted(there, gold), among, filter_by="both", n_jobs=1), dtype=bool)

@@ -1,6 +1,7 @@
 """`RemoteClassifier` in front of vLLM and servers of the OpenAI form: it says what `TextClassifier` says of the run."""
 
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -188,7 +189,14 @@ def test_what_was_answered_is_in_the_error(heads, broken, error, said):
 
 def test_a_server_that_dies_loses_no_answer(heads):
     folder, model = heads[False]
-    server = FakeVllm({"run": lambda ids: server.die() or model(ids) if len(server.asked) > 3 else model(ids)})
+
+    def dying(ids):
+        if len(server.asked) > 3:
+            server.die()
+            time.sleep(0.2)  # it looks at its flag ten times a second
+        return model(ids)
+
+    server = FakeVllm({"run": dying})
     with server:
         remote = RemoteClassifier(server.url, folder, batch_size=1, concurrency=1, retry_for=0.3)
         with pytest.raises(ServerLost, match=r"has not answered for 0\.3 s") as told:
