@@ -2,8 +2,8 @@ r"""How well the audit finds labels that were flipped: `python recipes/benchmark
 
 1,000 documents of each data set, of which 5 or 10 % get another label: any other (uniform), or the one that theirs is
 most often taken for (confused). Mean and standard deviation over seeds of: the precision among as many documents as
-were flipped, those with the surest doubts first; precision and recall of those that count as errors; the same
-precision with TF-IDF features; and the test F1 (macro; micro of several labels) of a frozen head trained on all
+were flipped, those with the surest doubts first; the same of the audit's two judges, each alone; precision and recall
+of those that count as errors; and the test F1 (macro; micro of several labels) of a frozen head trained on all
 documents as they are, without those that count as errors, without as many at random, and with the right labels.
 """
 
@@ -23,11 +23,13 @@ from hf_causal_clf.evaluation.calibration import fit_calibration, to_probabiliti
 from hf_causal_clf.evaluation.metrics import decide, decision_metrics, negative_log_likelihood
 from hf_causal_clf.labelling.errors import label_doubts, label_errors
 from hf_causal_clf.labelling.heads import fitted, out_of_fold
+from hf_causal_clf.labelling.judging import both
 
 DOCUMENTS, FOLDS = 1000, 5
 TFIDF_STRENGTHS = (1.0, 10.0, 100.0)
 COLUMNS = (
-    *("precision at the number flipped", "TF-IDF: the same", "errors: number", "errors: precision", "errors: recall"),
+    *("precision at the number flipped", "heads on frozen features alone", "heads on TF-IDF alone"),
+    *("errors: number", "errors: precision", "errors: recall"),
     *("F1 as they are", "F1 without errors", "F1 without as many at random", "F1 with right labels"),
 )
 
@@ -62,10 +64,13 @@ def measured(documents: Documents, kind: str, share: float, seed: int) -> list[f
     for row in flipped:
         given[row] = another(right[row], weights[row], draw)
     folds = assign_folds(given, list(range(len(rows))), FOLDS, seed)  # as with labels of which nothing is known
-    logits, strength = out_of_fold(features, given, folds, labels)
-    probabilities = fit_calibration(given, logits).apply(logits, multi_label=right.ndim == 2)
-    doubts, errors = label_doubts(given, probabilities), label_errors(given, probabilities)
-    by_words = tfidf_probabilities([documents.texts[row] for row in rows], given, folds, labels)
+    states, strength = out_of_fold(features, given, folds, labels)
+    words = tfidf_logits([documents.texts[row] for row in rows], given, folds, labels)
+    each = [
+        fit_calibration(given, logits).apply(logits, multi_label=right.ndim == 2)
+        for logits in (both(states, words, multi_label=right.ndim == 2), states, words)
+    ]
+    errors = label_errors(given, each[0])
     random = draw.permutation(len(rows))[: len(rows) - errors.sum()]
 
     def f1(kept: np.ndarray, gold: np.ndarray) -> float:
@@ -76,8 +81,7 @@ def measured(documents: Documents, kind: str, share: float, seed: int) -> list[f
 
     every = np.arange(len(rows))
     return [
-        np.isin(np.argsort(-doubts, kind="stable")[:count], flipped).mean(),
-        np.isin(np.argsort(-label_doubts(given, by_words), kind="stable")[:count], flipped).mean(),
+        *(np.isin(np.argsort(-label_doubts(given, p), kind="stable")[:count], flipped).mean() for p in each),
         errors.sum(),
         np.isin(np.flatnonzero(errors), flipped).mean(),
         errors[flipped].mean(),
@@ -112,8 +116,8 @@ def most_confused(gold: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return np.eye(labels)[taken.argmax(axis=1)[gold]]
 
 
-def tfidf_probabilities(texts: list[str], gold: np.ndarray, folds: np.ndarray, labels: int) -> np.ndarray:
-    """Out-of-fold probabilities of a logistic regression on words and pairs of words."""
+def tfidf_logits(texts: list[str], gold: np.ndarray, folds: np.ndarray, labels: int) -> np.ndarray:
+    """Out-of-fold logits of a logistic regression on words and pairs of words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     texts_of, found = np.array(texts, dtype=object), []
@@ -124,8 +128,8 @@ def tfidf_probabilities(texts: list[str], gold: np.ndarray, folds: np.ndarray, l
             vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
             head = fit_head(strength, vectorizer.fit_transform(texts_of[~held]), gold[~held], labels)
             logits[held] = head.logits(vectorizer.transform(texts_of[held]))
-        probabilities = to_probabilities(logits, multi_label=gold.ndim == 2)
-        found.append((negative_log_likelihood(gold, probabilities), probabilities))
+        nll = negative_log_likelihood(gold, to_probabilities(logits, multi_label=gold.ndim == 2))
+        found.append((nll, logits))
     return min(found, key=lambda each: each[0])[1]
 
 
