@@ -16,6 +16,7 @@ from hf_causal_clf.baselines import encoder_training as encoder_baseline
 from hf_causal_clf.baselines import fitting as baselines
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
+from hf_causal_clf.embedding import frozen_features
 from hf_causal_clf.embedding.reading import readings
 from hf_causal_clf.training.train import train
 
@@ -85,13 +86,13 @@ def test_tfidf_with_what_was_tuned(data):
 
 
 def test_frozen_backbone_whose_features_are_computed_once(data, checkpoint, tmp_path, monkeypatch):
-    computed, real = [], baselines.pooled_features
+    computed, real = [], frozen_features.pooled_features
 
     def counted(backbone, encoder, texts, **options):
         computed.append((list(texts), encoder.suffix, real(backbone, encoder, texts, **options)))
         return computed[-1][2]
 
-    monkeypatch.setattr(baselines, "pooled_features", counted)
+    monkeypatch.setattr(frozen_features, "pooled_features", counted)
     outcome = baselines.frozen(data, model_arguments(checkpoint), **LIMITS, cache=tmp_path)
     suffixes = list(dict.fromkeys(reading.suffix for reading in readings("auto", "auto")))
     seen = [(texts, suffix) for texts, suffix, _ in computed]

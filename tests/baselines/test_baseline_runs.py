@@ -163,7 +163,7 @@ def test_the_files_of_a_run(kind, multi_label, runs):
     folder = runs[kind, multi_label]
     files = {path.name for path in folder.iterdir() if path.is_file()}
     assert files == WEIGHTS[kind] | {
-        *("classification.json", "metrics.json", "predictions.parquet", "README.md", "manifest.json")
+        *("report.html", "classification.json", "metrics.json", "predictions.parquet", "README.md", "manifest.json")
     }
     assert (folder / "figures" / "reliability_diagram.png").is_file()
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {"figures"}

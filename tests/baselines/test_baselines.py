@@ -18,6 +18,7 @@ from hf_causal_clf.baselines import fitting as baselines
 from hf_causal_clf.baselines.encoder_training import fine_tuned_encoder
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
+from hf_causal_clf.embedding import frozen_features
 from hf_causal_clf.embedding.arguments import EmbeddingModelArguments
 from hf_causal_clf.embedding.reading import readings
 from hf_causal_clf.evaluation.calibration import to_probabilities
@@ -172,7 +173,7 @@ def test_zero_shot_is_the_label_scorer_and_is_computed_once(data, checkpoint, to
         expected = found / prior / (found / prior).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(raw(again, data)["test"], expected, atol=1e-4)
 
-    forbid(monkeypatch, "baselines.fitting.load_backbone", "baselines.fitting.load_causal_lm")
+    forbid(monkeypatch, "embedding.frozen_features.load_backbone", "baselines.fitting.load_causal_lm")
     for contextual, first in ((False, outcome), (True, again)):
         cached = baselines.zero_shot(
             data, model_arguments(checkpoint), **prompt(data), **options, contextual=contextual
@@ -185,7 +186,7 @@ def test_zero_shot_is_the_label_scorer_and_is_computed_once(data, checkpoint, to
 def test_another_prompt_is_scored_anew(single, checkpoint, tmp_path, monkeypatch):
     options = {"batch_size": 8, "cache": tmp_path}
     baselines.zero_shot(single, model_arguments(checkpoint), **prompt(single), **options)
-    forbid(monkeypatch, "baselines.fitting.load_backbone", "baselines.fitting.load_causal_lm")
+    forbid(monkeypatch, "embedding.frozen_features.load_backbone", "baselines.fitting.load_causal_lm")
     others = [
         PromptArguments(instruction="Which subject of {labels}?"),
         PromptArguments(answers='{"tech": "phones"}'),
@@ -208,7 +209,7 @@ def test_frozen_backbone_with_a_head(data, checkpoint, tmp_path, monkeypatch):
     check_shape(outcome, data)
     assert right(data, outcome.logits["test"]) > 0.6
     assert outcome.training["trainable_parameters"] == (32 + 1) * len(data.label_space)
-    forbid(monkeypatch, "baselines.fitting.load_backbone", "baselines.fitting.load_causal_lm")
+    forbid(monkeypatch, "embedding.frozen_features.load_backbone", "baselines.fitting.load_causal_lm")
     again = baselines.frozen(data, model_arguments(checkpoint), **limits)
     for split in outcome.logits:
         np.testing.assert_array_equal(again.logits[split], outcome.logits[split])
@@ -227,13 +228,13 @@ def test_features_are_cached_by_content(single, checkpoint, tokenizer, files, tm
     model = Path(shutil.copytree(checkpoint, tmp_path / "model"))
     limits = {"max_length": 32, "truncation": "tail", "batch_size": 8, "cache": tmp_path / "cache"}
     computed = []
-    real = baselines.pooled_features
+    real = frozen_features.pooled_features
 
     def counting(backbone, documents, texts, **options):
         computed.append(len(texts))
         return real(backbone, documents, texts, **options)
 
-    monkeypatch.setattr(baselines, "pooled_features", counting)
+    monkeypatch.setattr(frozen_features, "pooled_features", counting)
 
     suffixes = len({reading.suffix for reading in readings("auto", "auto")})  # each has a pass of its own
     whole = [count for count in (48, 15, 17) for _ in range(suffixes)]
