@@ -18,7 +18,7 @@ DOCUMENTS = sorted(
     if path.name != "CHANGELOG.md"
 )
 COMMAND = re.compile(
-    r"(?:hf-causal-clf |python recipes/|accelerate launch (?:--\S+ \S+ )*recipes/)(\w+)(?:\.py)?((?: +(?:\\\n *)?[^\s`#]+)*)"
+    r"(?:hf-causal-clf |python recipes/|accelerate launch (?:--\S+ \S+ )*recipes/)([\w/]+)(?:\.py)?((?: +(?:\\\n *)?[^\s`#]+)*)"
 )
 
 
@@ -71,7 +71,7 @@ def options():
 
     def of(recipe):
         if recipe not in known:
-            flag = "--help" if recipe in ("quickstart",) else "--help-all"
+            flag = "--help" if recipe == "quickstart" or "/" in recipe else "--help-all"
             done = forking.run([f"recipes/{recipe}.py", flag])
             assert done.returncode == 0, done.stderr
             known[recipe] = set(re.findall(r"--[\w-]+", done.stdout)) | {"--help", "--help-all"}
