@@ -18,7 +18,8 @@ DOCUMENTS = sorted(
     if path.name != "CHANGELOG.md"
 )
 COMMAND = re.compile(
-    r"(?:hf-causal-clf |python recipes/|accelerate launch (?:--\S+ \S+ )*recipes/)([\w/]+)(?:\.py)?((?: +(?:\\\n *)?[^\s`#]+)*)"
+    r"(?:hf-causal-clf |python recipes/|accelerate launch (?:--\S+ \S+ )*recipes/)"
+    r"([\w/]+)(?:\.py)?((?: +(?:\\\n *)?[^\s`#]+)*)"
 )
 
 
