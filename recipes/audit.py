@@ -6,11 +6,12 @@ r"""Find labels that are probably wrong, near-duplicates, and documents on which
 Every argument may stand in a YAML file (--config FILE.yaml); the command line wins.
 
 Each labelled document is judged by models that did not see its label: by logistic regressions in folds, on the frozen
-features of a language model, which takes one pass over the documents, and on their words; or, where model_name_or_path is a finished run that
-was trained with --folds, by its trainings. audit.parquet has id, label, suggested, score (how sure it is that the label
-is wrong) of each document, the surest first; audit.json the rest: near-duplicates with different labels, test documents
-(--test_file) that are nearly in training, documents that no label fits, labels taken for others in one direction, and
-lengths, labels and values of --slice_columns with a lower F1. --fixed_file takes the corrections back in.
+features of a language model, which takes one pass over the documents, and on their words; or, where model_name_or_path
+is a finished run that was trained with --folds, by its trainings. audit.parquet has id, label, suggested, score (how
+sure it is that the label is wrong) of each document, the surest first; audit.json the rest: near-duplicates with
+different labels, test documents (--test_file) that are nearly in training, documents that no label fits, labels taken
+for others in one direction, and lengths, labels and values of --slice_columns with a lower F1. --fixed_file takes the
+corrections back in.
 """
 
 import os
