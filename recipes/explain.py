@@ -38,7 +38,7 @@ from hf_causal_clf.explanation.explanation import Explanation
 from hf_causal_clf.explanation.faithfulness import SHARES, deletion_curves
 from hf_causal_clf.explanation.showing import heading, marked_text, page, printable
 from hf_causal_clf.explanation.units import UNITS
-from hf_causal_clf.runs.disk import write_json, write_text
+from hf_causal_clf.runs.disk import taken_names, write_json, write_text
 from hf_causal_clf.runs.run import Run
 from hf_causal_clf.task.texts import is_empty
 
@@ -54,7 +54,7 @@ class ExplainArguments:
 
     model_name_or_path: str = field(metadata={"help": "Finished run: its output_dir, or its Hub repository."})
     test_file: str = field(metadata={"help": "Documents: CSV, JSON, JSONL or Parquet."})
-    output_dir: str = field(metadata={"help": f"Folder of {ROWS_FILE} and {PAGE_FILE}; earlier ones are replaced."})
+    output_dir: str = field(metadata={"help": f"Folder of {ROWS_FILE} and {PAGE_FILE}."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the repository."})
     text_column: str | None = field(
         default=None,
@@ -86,6 +86,9 @@ class ExplainArguments:
             f"drops are left out together than where others are: {CURVES_FILE}. Takes about as long again."
         },
     )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Whether to replace what an earlier start left in output_dir."}
+    )
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Documents, or parts left out, per forward."})
     dtype: str = field(default="auto", metadata={"help": "Data type of the base model's weights; auto: of training."})
 
@@ -101,6 +104,8 @@ class ExplainArguments:
             yield f"{self.test_file!r} has an unknown ending; known are {', '.join(FORMATS)}."
         if Path(self.output_dir).exists() and not Path(self.output_dir).is_dir():
             yield f"{self.output_dir!r} is not a folder. Choose another output_dir."
+        files = (ROWS_FILE, PAGE_FILE, CURVES_FILE)
+        yield from taken_names(Path(self.output_dir), files, overwrite=self.overwrite_output_dir)
         if self.unit not in UNITS:
             yield f"unit must be one of {list(UNITS)}, got {self.unit!r}."
         for name in ("max_test_samples", "per_device_eval_batch_size"):

@@ -13,10 +13,12 @@ from ..cli.sources import missing_folder
 from ..data.arguments import DataArguments
 from ..data.files import FORMATS
 from ..data.folds import FOLDS, check_folds
+from ..runs.disk import taken_names
 from ..task.tokens import TRUNCATION_SIDES
 from ..training.arguments import setting
 from ..training.output_folder import check_places
 from .choosing import SELECTIONS
+from .files import AUDIT_FILES, PLAN_FILES
 
 if TYPE_CHECKING:
     from trl import ModelConfig
@@ -86,6 +88,7 @@ class AuditArguments:
         "Corrections: a .csv, .jsonl or .parquet file with the columns id and label, such as audit.parquet once you "
         "have corrected its labels. The training file is written with them into output_dir, and nothing else is done.",
     )
+    overwrite_output_dir: bool = setting(False, "Whether to replace what an earlier start left in output_dir.")
 
     def __post_init__(self) -> None:
         report(self._mistakes())
@@ -102,6 +105,7 @@ class AuditArguments:
             yield f"{self.fixed_file!r} has an unknown ending; known are {', '.join(FORMATS)}."
         if self.fixed_file is None:
             yield from missing_packages(["cleanlab"], "An audit")
+            yield from taken_names(Path(self.output_dir), AUDIT_FILES, overwrite=self.overwrite_output_dir)
 
     def check(self, data: DataArguments, model: str) -> None:
         """Check what depends on other arguments: the output folder, and the training file.
@@ -138,6 +142,7 @@ class PlanArguments:
         "'mix': both; 'random'.",
         choices=list(SELECTIONS),
     )
+    overwrite_output_dir: bool = setting(False, "Whether to replace what an earlier start left in output_dir.")
 
     def __post_init__(self) -> None:
         report(self._mistakes())
@@ -151,6 +156,7 @@ class PlanArguments:
             yield f"There is no file {self.unlabelled_file!r}. Check unlabelled_file."
         elif self.unlabelled_file and Path(self.unlabelled_file).suffix not in FORMATS:
             yield f"{self.unlabelled_file!r} has an unknown ending; known are {', '.join(FORMATS)}."
+        yield from taken_names(Path(self.output_dir), PLAN_FILES, overwrite=self.overwrite_output_dir)
         if self.select < 1:
             yield f"select must be at least 1, got {self.select}."
         if self.select_by not in SELECTIONS:

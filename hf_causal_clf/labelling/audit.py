@@ -42,10 +42,10 @@ from ..evaluation.slices import one_way_confusions, slice_scores
 from ..runs.disk import write_json, written_aside
 from ..runs.tables import answer_column, probability_column
 from .errors import label_doubts, label_errors
+from .files import SUMMARY_FILE, TABLE_FILE
 from .judging import Judged
 from .neighbours import Pair, near_duplicates, nearest, text_vectors
 
-TABLE_FILE, SUMMARY_FILE = "audit.parquet", "audit.json"
 LEVEL = 0.05  # of the tests, after Holm's correction
 _EXAMPLES = 100
 _NEAREST = 2

@@ -18,9 +18,7 @@ import numpy as np
 
 from ..runs.disk import write_text
 from ..task.labels import LabelSpace
-
-PLAIN_FILE, ARGILLA_FILE, LABEL_STUDIO_FILE = "to_label.jsonl", "argilla.json", "label_studio.json"
-LABEL_STUDIO_CONFIGURATION = "label_studio.xml"
+from .files import ARGILLA_FILE, LABEL_STUDIO_CONFIGURATION, LABEL_STUDIO_FILE, PLAIN_FILE
 
 
 def write_documents(

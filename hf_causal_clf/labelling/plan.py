@@ -25,10 +25,9 @@ from ..evaluation.significance import Interval
 from ..runs.disk import write_json
 from .choosing import choose
 from .exporting import ARGILLA_FILE, LABEL_STUDIO_FILE, PLAIN_FILE, write_documents
+from .files import PLAN_FILE
 from .forecast import forecast, learning_curve
 from .heads import fitted, out_of_fold
-
-PLAN_FILE = "plan.json"
 
 
 @dataclass(frozen=True)

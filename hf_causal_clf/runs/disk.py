@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -122,3 +122,21 @@ def naming_full_disk(folder: str | PathLike[str]) -> Iterator[None]:
             "--resume_from_checkpoint true, a prediction or a comparison from what is there."
         )
         raise OSError(errno.ENOSPC, reason) from error
+
+
+def taken_names(folder: Path, names: Iterable[str], *, overwrite: bool) -> Iterator[str]:
+    """Say which files of a folder would be replaced, in one sentence, unless that is what is wanted.
+
+    They may have been worked on since: labels corrected, documents labelled.
+
+    Args:
+        folder: The folder.
+        names: Names of the files that are to be written there.
+        overwrite: `overwrite_output_dir`.
+    """
+    there = [name for name in names if (folder / name).exists()]
+    if there and not overwrite:
+        yield (
+            f"output_dir {str(folder)!r} has {', '.join(there)}, which would be replaced. Choose another output_dir, "
+            "or set overwrite_output_dir to true."
+        )

@@ -75,6 +75,18 @@ def test_an_audit_on_a_base_model(multi_label, checkpoint, tmp_path, monkeypatch
     assert "1 of 10 test documents have one in training" in printed
 
 
+def test_corrections_in_the_table_are_not_replaced(tmp_path, monkeypatch):
+    """Nor is anything read or computed before that is said."""
+    pytest.importorskip("cleanlab")
+    train = write_jsonl(tmp_path / "train.jsonl", documents(multi_label=False))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "audit.parquet").write_text("corrected by hand")
+    with pytest.raises(ValueError, match=r"has audit\.parquet, which would be replaced\. Choose another output_dir"):
+        start(monkeypatch, "nowhere", train, tmp_path / "out")
+    assert (tmp_path / "out" / "audit.parquet").read_text() == "corrected by hand"
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
 def test_an_audit_of_a_finished_run_is_of_what_it_says_out_of_fold(tmp_path, monkeypatch):
     pytest.importorskip("cleanlab")
     rows = documents(multi_label=False)
@@ -99,13 +111,13 @@ def test_an_audit_of_a_finished_run_is_of_what_it_says_out_of_fold(tmp_path, mon
     changed["label"] = "tech" if changed["label"] != "tech" else "sport"
     new = write_jsonl(tmp_path / "new.jsonl", rows)
     with pytest.raises(ValueError, match="1 documents have another label"):
-        start(monkeypatch, tmp_path / "run", new, tmp_path / "out")
+        start(monkeypatch, tmp_path / "run", new, tmp_path / "new")
     others = write_jsonl(tmp_path / "others.jsonl", [{**row, "id": f"x{row['id']}"} for row in rows])
     with pytest.raises(ValueError, match=r"48 of the 48 documents .* are not among these"):
-        start(monkeypatch, tmp_path / "run", others, tmp_path / "out")
+        start(monkeypatch, tmp_path / "run", others, tmp_path / "new")
     (tmp_path / "run" / "out_of_fold.parquet").unlink()
     with pytest.raises(FileNotFoundError, match="was trained without folds"):
-        start(monkeypatch, tmp_path / "run", train, tmp_path / "out")
+        start(monkeypatch, tmp_path / "run", train, tmp_path / "new")
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "multi_label"])

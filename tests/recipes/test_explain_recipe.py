@@ -69,6 +69,22 @@ def test_a_file_gets_no_colours(run, tmp_path, monkeypatch, capsys):
     assert "cat" not in out
 
 
+def test_what_is_there_is_replaced_on_demand_alone(run, tmp_path, monkeypatch):
+    """A page of somebody else's has the same name; the second start is as careful with what the first has written."""
+    (tmp_path / "why").mkdir()
+    theirs = tmp_path / "why" / "explanations.html"
+    theirs.write_text("theirs")
+    with pytest.raises(
+        ValueError, match=r"has explanations\.html, which would be replaced\. .*overwrite_output_dir to"
+    ):
+        explain(run, tmp_path, monkeypatch)
+    assert theirs.read_text() == "theirs"
+    explain(run, tmp_path, monkeypatch, overwrite_output_dir="true")
+    assert theirs.read_text().startswith("<!DOCTYPE html>")
+    with pytest.raises(ValueError, match=r"has explanations\.jsonl, explanations\.html, which would be replaced"):
+        explain(run, tmp_path, monkeypatch)
+
+
 def test_faithfulness(run, tmp_path, monkeypatch, capsys):
     text = " ".join(f"The {word} won the match." for word in ("cat", "bank", "film", "mat", "prize"))
     explain(run, tmp_path, monkeypatch, [{"text": text}, {"text": text * 2}], faithfulness="true")

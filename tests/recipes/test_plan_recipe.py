@@ -19,6 +19,14 @@ def start(monkeypatch, model, files, output, *more):
     run_as_main(ROOT / "recipes" / "plan.py")
 
 
+def test_documents_that_were_labelled_since_are_not_replaced(tmp_path, files, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "to_label.jsonl").write_text("labelled by hand")
+    with pytest.raises(ValueError, match=r"has to_label\.jsonl, which would be replaced\. Choose another output_dir"):
+        start(monkeypatch, "nowhere", files, tmp_path / "out")
+    assert (tmp_path / "out" / "to_label.jsonl").read_text() == "labelled by hand"
+
+
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_a_plan_says_how_many_and_which(
     multi_label, checkpoint, tmp_path, files, multi_label_files, monkeypatch, capsys

@@ -1,0 +1,8 @@
+"""Names of the files that an audit and a plan leave behind."""
+
+TABLE_FILE, SUMMARY_FILE = "audit.parquet", "audit.json"
+PLAN_FILE = "plan.json"
+PLAIN_FILE, ARGILLA_FILE, LABEL_STUDIO_FILE = "to_label.jsonl", "argilla.json", "label_studio.json"
+LABEL_STUDIO_CONFIGURATION = "label_studio.xml"
+AUDIT_FILES = (TABLE_FILE, SUMMARY_FILE)
+PLAN_FILES = (PLAN_FILE, PLAIN_FILE, ARGILLA_FILE, LABEL_STUDIO_FILE, LABEL_STUDIO_CONFIGURATION)
