@@ -28,6 +28,7 @@ from .runs.measuring import Metrics, majority_metrics
 from .runs.members import common_base, common_facts, copy_run
 from .runs.results import read_out_of_fold
 from .runs.run import Run, Truncation
+from .runs.selecting import fit_run_abstention
 from .training.facts import document_facts
 from .training.memory import peak_memory_bytes
 from .training.output_folder import documents_content, read_manifest, unfinished_folder
@@ -48,6 +49,7 @@ class Job:
         rule: What the threshold is chosen by.
         average: F1 that decides, `"macro"` or `"micro"`.
         batch_size: Documents per forward pass.
+        target_error: Highest error among the answers of a cascade that need not always answer.
     """
 
     folder: Path
@@ -56,6 +58,7 @@ class Job:
     rule: Rule
     average: str
     batch_size: int
+    target_error: float | None = None
 
 
 def find_stages(sources: Sequence[str]) -> list[Path]:
@@ -236,7 +239,11 @@ def _measure(
             "documents_per_second": [1 / each for _, each in alone],
         },
     }
-    return Measured(logits, Calibration(), metrics, decisions=decisions)
+    abstention = None
+    if job.target_error is not None:
+        fit = fit_run_abstention(data, logits, Calibration(), job.target_error, decisions)
+        abstention, metrics["abstention"] = fit
+    return Measured(logits, Calibration(), metrics, abstention, decisions=decisions)
 
 
 def _mixed(passed_on: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -230,7 +230,7 @@ class TextClassifier(SelectivePrediction, ExplainedPrediction):
         probabilities = np.atleast_2d(probabilities)
         answers: list[Any] = self.decide(probabilities, stages)
         if abstain:
-            given = zip(answers, self.sure(probabilities), strict=True)
+            given = zip(answers, self.sure(probabilities, stages), strict=True)
             answers = [None if answer is None else self._sure_part(answer, sure) for answer, sure in given]
         return answers[0] if isinstance(texts, str) else answers
 
@@ -242,10 +242,7 @@ class TextClassifier(SelectivePrediction, ExplainedPrediction):
         A row of NaN, which an empty text has, gives `None`. A multi-label cascade, whose stages have thresholds of
         their own, needs the `stages` of `score` as well, and raises a `ValueError` without.
         """
-        if isinstance(self.scorer, Cascade):
-            decisions = self.scorer.decide(probabilities, None if stages is None else np.atleast_1d(stages))
-        else:
-            decisions = self.calibration.decide(probabilities, multi_label=self.label_space.multi_label)
+        decisions = self.decisions(probabilities, stages)
         answered = ~np.isnan(probabilities).any(axis=1)
         return [  # type: ignore[return-value]
             self.label_space.decode(decision) if known else None

@@ -26,6 +26,7 @@ from .runs.measuring import majority_metrics, measure
 from .runs.members import common_base, common_facts, copy_run
 from .runs.results import read_out_of_fold
 from .runs.run import Run, Truncation
+from .runs.selecting import fit_run_abstention
 from .training.facts import document_facts
 from .training.memory import peak_memory_bytes
 from .training.output_folder import unfinished_folder
@@ -58,6 +59,7 @@ class Job:
         data: Documents with gold labels.
         average: F1 that decides, `"macro"` or `"micro"`.
         batch_size: Documents per forward pass.
+        target_error: Highest error among the answers of a combination that need not always answer.
     """
 
     folder: Path
@@ -67,6 +69,7 @@ class Job:
     data: ClassificationData
     average: str
     batch_size: int
+    target_error: float | None = None
 
 
 def combine_runs(job: Job) -> None:
@@ -157,4 +160,7 @@ def _measure(folder: Path, job: Job, members: dict[Candidate, float], held_out: 
         "predict_samples_per_second": speed,
         "peak_memory_bytes": peak_memory_bytes(),
     }
-    return Measured(logits, calibration, metrics)
+    abstention = None
+    if job.target_error is not None:
+        abstention, metrics["abstention"] = fit_run_abstention(job.data, logits, calibration, job.target_error)
+    return Measured(logits, calibration, metrics, abstention)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .cascade import Cascade
 from .evaluation.calibration import Calibration, to_probabilities
 from .evaluation.conformal import Conformal
 from .evaluation.selective import Abstention
@@ -25,20 +26,34 @@ class SelectivePrediction:
     run: Run | None
     _prior_ratio: np.ndarray | None
 
-    def sure(self, probabilities: np.ndarray) -> np.ndarray:
+    def decisions(self, probabilities: np.ndarray, stages: np.ndarray | None = None) -> np.ndarray:
+        """Turn probabilities into decisions as `metrics.decide`, by the thresholds of the run.
+
+        Args:
+            probabilities: `(n, labels)`, of `predict_proba`.
+            stages: Which stage of a cascade answered, of `score`.
+
+        Raises:
+            ValueError: If a multi-label cascade, whose stages have thresholds of their own, is not told the stages.
+        """
+        if isinstance(self.scorer, Cascade):
+            return self.scorer.decide(probabilities, None if stages is None else np.atleast_1d(stages))
+        return self.calibration.decide(probabilities, multi_label=self.label_space.multi_label)
+
+    def sure(self, probabilities: np.ndarray, stages: np.ndarray | None = None) -> np.ndarray:
         """Whether the run is sure enough of its answers to keep its target error.
 
         Args:
             probabilities: `(n, labels)`, of `predict_proba`.
+            stages: As for `decisions`.
 
         Returns:
             Bool `(n,)`, or for each label of a multi-label run, `(n, labels)`; false for a row of NaN.
 
         Raises:
-            ValueError: As for `predict` with `abstain`.
+            ValueError: As for `decisions`, and for `predict` with `abstain`.
         """
-        decisions = self.calibration.decide(probabilities, multi_label=self.label_space.multi_label)
-        return self._abstention().answers(probabilities, decisions)
+        return self._abstention().answers(probabilities, self.decisions(probabilities, stages))
 
     def _abstention(self) -> Abstention:
         as_fitted = self.run is not None and self.calibration == self.run.calibration and self._prior_ratio is None

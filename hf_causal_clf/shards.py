@@ -322,7 +322,7 @@ def _write(
     if stages is not None:
         columns["stage"] = pa.array(stages, pa.int8(), mask=missing)
     if abstain:
-        columns["abstained"] = abstained_column(classifier.sure(probabilities), missing, classifier.label_space)
+        columns["abstained"] = abstained_column(classifier.sure(probabilities, stages), missing, classifier.label_space)
     if explain:
         columns["explanation"] = explanation_column(classifier.explain(texts, empty=empty))
     with naming_full_disk(path.parent), written_aside(path) as aside:

@@ -32,6 +32,7 @@ from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.folds import check_folds
 from hf_causal_clf.data.held_out import load_held_out
 from hf_causal_clf.evaluation.cascade import Rule
+from hf_causal_clf.evaluation.selective import check_enough, check_target_error
 from hf_causal_clf.finishing import print_run
 from hf_causal_clf.runs.disk import lock_folder
 from hf_causal_clf.runs.run import Run
@@ -63,12 +64,17 @@ class CascadeArguments:
     folds: int = setting(
         0, "Number of folds that both runs were trained with: the threshold is fitted on what they say out of fold."
     )
+    target_error: float | None = setting(
+        None, "Highest error among the answers of a cascade that may abstain, such as 0.02; see predict.py --abstain."
+    )
     per_device_eval_batch_size: int = setting(16, "Documents per forward pass.")
     overwrite_output_dir: bool = setting(False, "Whether to replace a finished run in output_dir.")
 
     def __post_init__(self) -> None:
         report(self._mistakes())
         check_folds(self.folds)
+        if self.target_error is not None:
+            check_target_error(self.target_error)
         if self.max_f1_loss is None and self.max_deferred is None:
             self.max_f1_loss = MAX_F1_LOSS
         self.rule = Rule(self.max_f1_loss, self.max_deferred)
@@ -97,9 +103,10 @@ def main() -> None:
         )
     data = load_held_out(data_args, Run.read(folders[0]).label_space, arguments.folds)
     check_documents(folders, data)
-    job = Job(
-        output, folders, data, arguments.rule, arguments.f1_average, batch_size=arguments.per_device_eval_batch_size
-    )
+    if arguments.target_error is not None:
+        check_enough(len(data.splits["validation"]), arguments.target_error)
+    options = {"batch_size": arguments.per_device_eval_batch_size, "target_error": arguments.target_error}
+    job = Job(output, folders, data, arguments.rule, arguments.f1_average, **options)
     print_run(output, make_cascade(job), multi_label=data.label_space.multi_label)
 
 

@@ -59,6 +59,7 @@ from hf_causal_clf.comparison.tuning import Tuner
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import ClassificationData, load_data, note_document_mistakes
 from hf_causal_clf.evaluation.calibration import MIN_DOCUMENTS
+from hf_causal_clf.evaluation.selective import check_enough
 from hf_causal_clf.evaluation.significance import align
 from hf_causal_clf.runs.disk import lock_folder, naming_full_disk
 from hf_causal_clf.runs.files import CLASSIFICATION_FILE, MANIFEST_FILE, METRICS_FILE, OUT_OF_FOLD_FILE, read_json
@@ -124,6 +125,8 @@ def check_train_sizes(sizes: list[int], data_args: DataArguments, folds: int) ->
 def compare(arguments: ComparisonArguments, data_args: DataArguments, prompt_args: PromptArguments) -> dict[str, Any]:
     """Train or reuse the runs, add the baselines and write the report."""
     data, output = load_data(data_args, arguments.folds), Path(arguments.output_dir)
+    if arguments.target_error is not None:
+        check_enough(len(data.splits["validation"]), arguments.target_error)
     trained = {name: settings for name, settings in arguments.run_settings.items() if "approach" in settings}
     everything = (arguments, data_args, prompt_args)
     for name in trained:  # all mistakes in settings are told before anything is trained
@@ -203,12 +206,14 @@ def combine(
     files = (CLASSIFICATION_FILE, METRICS_FILE)
     members = {each.name: [read_json(each.folder / name) for name in files] for each in candidates}
     configuration = {"kind": COMBINATION, "members": members, "average": arguments.f1_average}
+    if arguments.target_error is not None:
+        configuration["target_error"] = arguments.target_error
     folder, path, mark = state.folder(COMBINATION, None), state.output / DECISION_FILE, state.mark(configuration)
     decision = read_json(path) if path.is_file() else {}
     if decision.get("mark") != mark or (decision["kept"] and not state.is_finished(folder, configuration)):
         state.prepare(folder, configuration)
         print(f"\n{COMBINATION} of {len(candidates)} runs", flush=True)
-        options = (data, arguments.f1_average, arguments.per_device_eval_batch_size)
+        options = (data, arguments.f1_average, arguments.per_device_eval_batch_size, arguments.target_error)
         if in_own_process(combine_runs, CombinationJob(folder, path, mark, candidates, *options)):
             raise SystemExit("The combination failed; its error is above. What was finished is kept.")
         state.finish(folder)

@@ -18,6 +18,7 @@ from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.evaluation.calibration import Calibration
 from hf_causal_clf.evaluation.cascade import Rule
+from hf_causal_clf.evaluation.selective import Abstention
 from hf_causal_clf.runs.files import read_json
 from hf_causal_clf.runs.results import read_results
 from hf_causal_clf.runs.run import BaseModel, Run, Truncation
@@ -65,7 +66,12 @@ def case(request, made):
 
 def in_the_middle(stage, texts):
     """A threshold in the widest gap between the margins of the middle documents, which no rounding crosses."""
-    ranked = np.sort([naive_margin(stage, stage.predict_proba(text)) for text in texts])[5:-5]
+    return in_the_widest_gap([naive_margin(stage, stage.predict_proba(text)) for text in texts])
+
+
+def in_the_widest_gap(values):
+    """What is between the two of the middle values that are furthest apart."""
+    ranked = np.sort(values)[5:-5]
     gap = int(np.argmax(np.diff(ranked)))
     return float(ranked[gap : gap + 2].mean())
 
@@ -200,6 +206,50 @@ def test_a_row_of_a_multi_label_cascade_is_decided_by_the_stage_that_answered(ma
     assert classifier.decide(rows, np.array([1, 2])) == [[names[2]], [names[0], names[1]]]
     with pytest.raises(ValueError, match="different thresholds: give decide the stages"):
         classifier.decide(rows)
+
+
+def test_where_it_is_not_sure_is_that_of_the_stage_that_answered(case, tmp_path):
+    texts, stages, folder = case
+    shutil.copytree(folder / "cascade", tmp_path / "cascade")
+    labels = 3 if stages[0].label_space.multi_label else 1
+    threshold = in_the_middle(stages[0], texts)
+    rows = TextClassifier(Cascade(stages, threshold), stages[0].label_space).predict_proba(texts)
+    limits = (0.6, 0.7, 0.8) if labels == 3 else (in_the_widest_gap(rows.max(axis=1)),)
+    fitted = {"abstention": Abstention(0.2, limits), "cascade_threshold": threshold}
+    replace(Run.read(folder / "cascade"), **fitted).write(tmp_path / "cascade")
+    classifier = TextClassifier.from_pretrained(tmp_path / "cascade", batch_size=4)
+    found, expected = classifier.predict(texts, abstain=True), []
+    for text, stage in zip(texts, classifier.score(texts)[1], strict=True):
+        alone = stages[stage - 1]
+        row, answer = alone.predict_proba(text), alone.predict(text)
+        if labels == 1:
+            expected.append(answer if row.max() >= limits[0] else None)
+            continue
+        sure = [(p if name in answer else 1 - p) >= limit for name, p, limit in zip(alone.labels, row, limits)]
+        expected.append({name: name in answer if known else None for name, known in zip(alone.labels, sure)})
+    assert found == expected
+    said = [value for each in expected for value in (each.values() if labels == 3 else [each])]
+    assert None in said
+    assert set(said) != {None}
+
+
+def test_its_target_error_is_fitted_through_the_door_that_its_users_take(case, tmp_path):
+    _, stages, folder = case
+    multi_label = stages[0].label_space.multi_label
+    rows = {"test": make_rows(*SIZES["test"], multi_label), "validation": make_rows(*SIZES["validation"], multi_label)}
+    paths = {f"{name}_file": write_jsonl(tmp_path / f"{name}.jsonl", each) for name, each in rows.items()}
+    train = write_jsonl(tmp_path / "train.jsonl", make_rows(*SIZES["train"], multi_label))
+    data = load_data(DataArguments(**paths, train_file=train, multi_label=multi_label))
+    places = (folder / "embedding", folder / "instruction")
+    job = Job(tmp_path / "cascade", places, data, Rule(max_deferred=0.5), "macro", 4, target_error=0.75)
+    metrics = make_cascade(job)["abstention"]
+    classifier = TextClassifier.from_pretrained(tmp_path / "cascade", batch_size=4)
+    answers = classifier.predict(data.texts("test"), abstain=True)
+    sure = [list(each.values()) if multi_label else [each] for each in answers]
+    shares = np.mean([[value is not None for value in row] for row in sure], axis=0)
+    np.testing.assert_allclose([each["coverage"] for each in metrics["test"]], shares)
+    assert shares.max() > 0
+    assert "arget_error 0.75: " in (tmp_path / "cascade" / "README.md").read_text()
 
 
 def test_a_combination_may_be_a_stage(made, tmp_path):

@@ -82,7 +82,7 @@ def made(checkpoint, tokenizer, tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(combining, "judge", lambda *arguments, **options: BETTER)
             patch.setattr(combining, "fit_weights", lambda *arguments: np.array([*WEIGHTS.values(), 0.0]))
-            combine_runs(Job(folder / "all", folder / "all.json", "mark", runs, data, "macro", 4))
+            combine_runs(Job(folder / "all", folder / "all.json", "mark", runs, data, "macro", 4, target_error=0.3))
         found[multi_label] = data, folder, folder / "all"
     return found
 
@@ -113,6 +113,19 @@ def test_it_is_the_weighted_sum_of_its_members(multi_label, made):
     assert (classifier.calibration.thresholds is not None) == multi_label
     with pytest.raises(ValueError, match="Only the instruction-based approach generates"):
         classifier.generate(texts)
+
+
+@each
+def test_its_target_error_holds_through_the_door_that_its_users_take(multi_label, made):
+    data, _, combined = made[multi_label]
+    found = read_json(combined / "metrics.json")["abstention"]
+    answers = TextClassifier.from_pretrained(combined).predict(data.texts("test"), abstain=True)
+    sure = np.array([list(each.values()) if multi_label else [each] for each in answers], dtype=object) != np.array(
+        None
+    )
+    np.testing.assert_allclose([each["coverage"] for each in found["test"]], sure.mean(axis=0))
+    assert sure.any()
+    assert found["found"][0]["documents"] == SIZES["validation"][0]
 
 
 @each
@@ -178,7 +191,7 @@ def test_what_was_decided_is_noted(made):
     metrics = read_json(folder / "all" / "metrics.json")
     assert metrics["training"]["trainable_parameters"] > 14  # those of the adapters, and of the fitted heads
     assert metrics["training"]["predict_samples_per_second"] > 0
-    assert metrics.keys() == {"validation", "test", "calibration", "majority", "training"}
+    assert metrics.keys() == {"validation", "test", "calibration", "majority", "training", "abstention"}
 
 
 def test_a_combination_that_is_no_better_is_not_saved(made, tmp_path):

@@ -14,6 +14,7 @@ from ..cli.packages import missing_packages
 from ..cli.sources import missing_folder
 from ..data.arguments import DEFAULT_OUTPUT, DataArguments
 from ..data.folds import check_folds
+from ..evaluation.selective import check_target_error
 from ..runs.schema import APPROACHES
 from ..task.tokens import TRUNCATION_SIDES
 from .registry import BASELINES, ENCODER_LENGTH
@@ -75,6 +76,13 @@ class ComparisonArguments:
         metadata={
             "help": "Try this number of settings of each run, and of each baseline that has any to choose, and take "
             "the best by the F1 of the validation documents; the first are those that are given. 0: take these."
+        },
+    )
+    target_error: float | None = field(
+        default=None,
+        metadata={
+            "help": "Highest error among the answers of runs, baselines and combinations that may abstain, such as "
+            "0.02; the report has the share of documents that each still answers. Default: none."
         },
     )
     compare: list[str] | None = field(
@@ -145,6 +153,8 @@ class ComparisonArguments:
         if len(self.run_settings) + len(self.baselines) < 2:
             raise ValueError("There is nothing to compare: give at least two runs or baselines.")
         self.compared = self._names_to_compare()
+        if self.target_error is not None:
+            check_target_error(self.target_error)
         if self.tune != 0 and self.tune < 2:
             raise ValueError(f"tune must be 0 (off) or the number of trials, 2 or more; got {self.tune}.")
         if self.tune:

@@ -23,6 +23,7 @@ _SECTIONS = {
     "tuning": "Tuning",
     "seeds": "Several seeds",
     "before": "Calibration",
+    "abstention": "Answers at a target error",
     "generation": "Label scoring against greedy generation",
     "cost": "Cost",
     "pairs": "Pairwise tests",

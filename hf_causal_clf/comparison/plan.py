@@ -79,6 +79,7 @@ def write_config(
         **(not_defaults(prompt_args) if prompted else {}),
         "max_length": arguments.prompt_max_length if prompted else arguments.max_length,
         "per_device_eval_batch_size": arguments.per_device_eval_batch_size,
+        **({} if arguments.target_error is None else {"target_error": arguments.target_error}),
         **settings,
         **({"folds": arguments.folds} if arguments.folds else {}),
         "seed": seed,
@@ -117,8 +118,8 @@ def baseline_configuration(
         _NOTED_AS.get(name, name): model_content(str(value)) if name.endswith("_name_or_path") else value
         for name, value in values.items()
     }
-    folds = {"folds": arguments.folds} if arguments.folds else {}
-    return {"kind": baseline.name, **content, **folds, **(not_defaults(prompt_args) if baseline.prompted else {})}
+    given = {name: value for name in ("folds", "target_error") if (value := getattr(arguments, name))}
+    return {"kind": baseline.name, **content, **given, **(not_defaults(prompt_args) if baseline.prompted else {})}
 
 
 def check_model(name_or_path: str, revision: str) -> None:

@@ -312,6 +312,8 @@ def _row(entry: Entry, index: int, bootstrap: dict[str, tuple[np.ndarray, np.nda
         "calibration": entry.results[0].metrics.get("calibration"),
         "training": entry.results[0].metrics["training"],
     }
+    if "abstention" in entry.results[0].metrics:
+        row["abstention"] = entry.results[0].metrics["abstention"]
     if len(entry.results) > 1:
         names = [name for name in tested[0] if all(name in metrics for metrics in tested)]  # versions may differ
         table = np.array([[metrics[name] for name in names] for metrics in tested])

@@ -14,7 +14,7 @@ from ..evaluation.plot_style import save_figure
 from ..evaluation.significance import f1_interval
 from ..runs.disk import write_json, write_text
 from ..runs.files import CLASSIFICATION_FILE, PAGE_FILE
-from ..runs.summary import what_was_fitted
+from ..runs.summary import answered_and_wrong, what_was_fitted
 from ..sharing.cells import Name, Table, names_in
 from ..sharing.markdown import marked
 from ..sharing.templates import template_environment
@@ -68,6 +68,7 @@ def report_values(report: dict[str, Any], recommended: Path | None = None) -> di
         "seeds": _seeds(rows) if any("mean" in row for row in rows) else None,
         "calibration": calibration if len(calibration) > 1 else None,
         "unchanged": unchanged,
+        "abstention": _abstention(rows) if any("abstention" in row for row in rows) else None,
         "generation": _generation(rows) if any("generation_f1_macro" in row["metrics"] for row in rows) else None,
         "cost": _cost(rows, report["f1_average"]),
         "pairs": _pairs(report["pairwise"]),
@@ -196,6 +197,23 @@ def _calibration(rows: Sequence[dict[str, Any]]) -> tuple[Table, dict[str, list[
         }
         table.append([Name(row["name"]), fitted, *cells["nll"], change, *cells["ece"], *cells["f1_macro"]])
     return table, unchanged
+
+
+def _abstention(rows: Sequence[dict[str, Any]]) -> Table:
+    """What runs with a target error answer on test; of several labels, the mean over them."""
+    table = [["run", "target error", "answered", "wrong of these", "AURC", "answered from a confidence of"]]
+    for row in (row for row in rows if "abstention" in row):
+        found, test = row["abstention"]["found"], row["abstention"]["test"]
+        limits = [each["threshold"] for each in found if each["threshold"] is not None]
+        shown = "none is sure" if not limits else f"{limits[0]:.3f}"
+        if len(found) > 1:
+            shown = f"{len(limits)} of {len(found)} labels"
+        answered, wrong = answered_and_wrong(row["abstention"])
+        aurc = sum(each["aurc"] for each in test) / len(test)
+        errors = "" if wrong is None else f"{wrong:.2%}"
+        cells = [f"{row['abstention']['target_error']:g}", f"{answered:.1%}", errors, f"{aurc:.4f}", shown]
+        table.append([Name(row["name"]), *cells])
+    return table
 
 
 def _tuning(tuning: dict[str, Any]) -> Table:

@@ -17,6 +17,7 @@ from ..runs.disk import write_json
 from ..runs.files import FIGURES, FIGURES_FOLDER, MANIFEST_FILE, METRICS_FILE, PREDICTIONS_FILE
 from ..runs.measuring import majority_metrics, measure
 from ..runs.results import read_results, write_results
+from ..runs.selecting import fit_run_abstention
 from ..training.arguments import PromptArguments
 from ..training.output_folder import finish, unfinished_folder
 from .arguments import ComparisonArguments
@@ -77,13 +78,16 @@ def write_baseline(baseline: Baseline, job: Job) -> None:
     training = {**outcome.training, "seconds": time.perf_counter() - start}
     calibration, metrics = measure(job.data, outcome.logits)
     metrics |= {"majority": majority_metrics(job.data), "training": training}
+    abstention, target_error = None, job.arguments.target_error
+    if target_error is not None:
+        abstention, metrics["abstention"] = fit_run_abstention(job.data, outcome.logits, calibration, target_error)
     _list_earlier_results(job.folder)
     folder = unfinished_folder(job.folder)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if outcome.run is not None and outcome.save is not None:
         outcome.save(folder)
-        replace(outcome.run, calibration=calibration).write(folder)
+        replace(outcome.run, calibration=calibration, abstention=abstention).write(folder)
     write_results(folder, job.data, outcome.logits, calibration, metrics)
     if outcome.run is not None:
         write_card_and_page(folder)

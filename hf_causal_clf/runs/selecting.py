@@ -17,7 +17,11 @@ from ..evaluation.selective import Abstention, answered_errors, decision_confide
 
 
 def fit_run_abstention(
-    data: ClassificationData, logits: dict[str, np.ndarray], calibration: Calibration, target_error: float
+    data: ClassificationData,
+    logits: dict[str, np.ndarray],
+    calibration: Calibration,
+    target_error: float,
+    decisions: dict[str, np.ndarray] | None = None,
 ) -> tuple[Abstention, dict[str, Any]]:
     """Fit from which confidence on a run answers, and measure it on the test documents.
 
@@ -26,6 +30,7 @@ def fit_run_abstention(
         logits: Those of the `validation` and `test` documents, `(n, labels)` each.
         calibration: From `measure`.
         target_error: Highest error among the answers.
+        decisions: Those of both splits, where the thresholds of `calibration` do not give them.
 
     Returns:
         Where it answers, and the part `abstention` of `metrics.json`: `target_error`, and for the task, or for each
@@ -35,11 +40,15 @@ def fit_run_abstention(
     Raises:
         ValueError: If there are too few validation documents, with their least number.
     """
-    gold, probabilities, decisions = _decided(data, logits, calibration, "validation")
-    abstention, found = fit_abstention(gold, probabilities, decisions, target_error)
-    gold, probabilities, decisions = _decided(data, logits, calibration, "test")
-    answered, confidence = abstention.answers(probabilities, decisions), decision_confidence(probabilities, decisions)
-    columns = zip(*map(_columns, (answered, confidence, decisions != gold)), strict=True)
+    multi_label = data.label_space.multi_label
+    probabilities = {split: calibration.apply(each, multi_label=multi_label) for split, each in logits.items()}
+    if decisions is None:
+        decisions = {split: calibration.decide(each, multi_label=multi_label) for split, each in probabilities.items()}
+    fitted = data.gold("validation"), probabilities["validation"], decisions["validation"]
+    abstention, found = fit_abstention(*fitted, target_error)
+    tested = probabilities["test"], decisions["test"]
+    answered, confidence = abstention.answers(*tested), decision_confidence(*tested)
+    columns = zip(*map(_columns, (answered, confidence, decisions["test"] != data.gold("test"))), strict=True)
     test = [
         {**answered_errors(chosen, wrong), "aurc": risk_coverage(sure, wrong).aurc} for chosen, sure, wrong in columns
     ]
@@ -55,14 +64,6 @@ def run_conformal(data: ClassificationData, logits: dict[str, np.ndarray]) -> Co
         return None
     probabilities = to_probabilities(logits["validation"], multi_label=False)
     return conformal_scores(data.gold("validation"), probabilities, data.texts("validation"))
-
-
-def _decided(
-    data: ClassificationData, logits: dict[str, np.ndarray], calibration: Calibration, split: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    multi_label = data.label_space.multi_label
-    probabilities = calibration.apply(logits[split], multi_label=multi_label)
-    return data.gold(split), probabilities, calibration.decide(probabilities, multi_label=multi_label)
 
 
 def _columns(values: np.ndarray) -> list[np.ndarray]:

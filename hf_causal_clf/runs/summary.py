@@ -132,7 +132,7 @@ def abstention_in_words(abstention: dict[str, Any], documents: str) -> str:
         abstention: The part `abstention` of `metrics.json`.
         documents: What it was fitted on, such as `"500 validation"`.
     """
-    target, found, test = abstention["target_error"], abstention["found"], abstention["test"]
+    target, found = abstention["target_error"], abstention["found"]
     held = [each for each in found if each["threshold"] is not None]
     if not held:
         lowest = min(each["bound"] for each in found)
@@ -141,9 +141,8 @@ def abstention_in_words(abstention: dict[str, Any], documents: str) -> str:
             f"nothing is answered. What is sure is an error of {lowest:.2g}: take a larger target_error, or more "
             "documents."
         )
-    coverage = sum(each["coverage"] for each in test) / len(test)
-    wrong = sum(each["coverage"] * each["error"] for each in test if each["error"] is not None) / len(test)
-    error = f", {wrong / coverage:.2%} of them wrong" if coverage else ""
+    coverage, wrong = answered_and_wrong(abstention)
+    error = "" if wrong is None else f", {wrong:.2%} of them wrong"
     if len(found) > 1:
         return (
             f"target_error {target:g}: it holds from some confidence on for {len(held)} of {len(found)} labels. Of all "
@@ -154,6 +153,18 @@ def abstention_in_words(abstention: dict[str, Any], documents: str) -> str:
         f"most {held[0]['bound']:.2%} at 95 % confidence ({held[0]['errors']:,} of {held[0]['answered']:,} answers "
         f"wrong on {documents} documents). On test, {coverage:.1%} of the documents are answered{error}."
     )
+
+
+def answered_and_wrong(abstention: dict[str, Any]) -> tuple[float, float | None]:
+    """Share of the test decisions that a run answers, and of the wrong ones among these (`None` without any).
+
+    Args:
+        abstention: The part `abstention` of `metrics.json`; of several labels, all decisions count together.
+    """
+    test = abstention["test"]
+    coverage = sum(each["coverage"] for each in test) / len(test)
+    wrong = sum(each["coverage"] * each["error"] for each in test if each["error"] is not None) / len(test)
+    return coverage, wrong / coverage if coverage else None
 
 
 def fitted_in_words(calibration: Calibration) -> str | None:

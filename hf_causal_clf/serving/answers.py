@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.calibration import Calibration
 from ..evaluation.selective import Abstention
 from ..task.labels import LabelSpace
 
@@ -15,14 +14,14 @@ Answer = dict[str, Any]
 
 
 def write_answers(
-    probabilities: np.ndarray, label_space: LabelSpace, calibration: Calibration, abstention: Abstention | None
+    probabilities: np.ndarray, decisions: np.ndarray, label_space: LabelSpace, abstention: Abstention | None
 ) -> list[Answer]:
     """Write what a run says of documents.
 
     Args:
         probabilities: Calibrated, float32 `(n, labels)`.
+        decisions: What the run decides by them: label ids `(n,)`, or 0/1 `(n, labels)`.
         label_space: The labels.
-        calibration: Its thresholds.
         abstention: Where the run does not answer; `None` for a run without a target error.
 
     Returns:
@@ -31,7 +30,6 @@ def write_answers(
         of, given or not.
     """
     multi_label = label_space.multi_label
-    decisions = calibration.decide(probabilities, multi_label=multi_label)
     sure = None if abstention is None else abstention.answers(probabilities, decisions)
     answers = []
     for row, (values, decision) in enumerate(zip(probabilities, decisions, strict=True)):

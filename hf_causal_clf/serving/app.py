@@ -73,7 +73,7 @@ class _Service:
         self.control_tokens = control_tokens(classifier.scorer)
         self.metrics = Metrics(lambda: self.batcher.waiting)
         self.batcher = Batcher(
-            classifier.predict_proba,
+            self._answer,
             batch_size=classifier.scorer.batch_size,
             call_size=_BATCHES * classifier.scorer.batch_size,
             max_waiting=limits.max_texts,
@@ -104,10 +104,15 @@ class _Service:
             raise Refused(415, "The content type must be application/json: -H 'Content-Type: application/json'.")
         body = await read_body(request.stream(), self.limits.max_request_bytes)
         texts = read_request(body, self.limits, self.control_tokens)
-        probabilities = await _while_connected(request, self.batcher.predict(texts))
-        classifier = self.classifier
-        answers = write_answers(probabilities, classifier.label_space, classifier.calibration, self.abstention)
-        return {"predictions": answers}
+        answers = await _while_connected(request, self.batcher.predict(texts))
+        return {"predictions": list(answers)}
+
+    def _answer(self, texts: list[str]) -> np.ndarray:
+        """The answer to each text, objects `(n,)`."""
+        probabilities, stages = self.classifier.score(texts)
+        decisions = self.classifier.decisions(probabilities, stages)
+        answers = write_answers(probabilities, decisions, self.classifier.label_space, self.abstention)
+        return np.array(answers, dtype=object)
 
     async def health(self, request: Request) -> Response:
         from starlette.responses import JSONResponse

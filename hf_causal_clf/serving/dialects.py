@@ -150,7 +150,8 @@ class _OfRun:
             raise ValueError("some of its numbers are none (NaN)")
         space, calibration = self.run.label_space, self.run.calibration
         probabilities = calibration.apply(mean_over_chunks(logits, counts), multi_label=space.multi_label)
-        return write_answers(probabilities, space, calibration, self.run.abstention)
+        decisions = calibration.decide(probabilities, multi_label=space.multi_label)
+        return write_answers(probabilities, decisions, space, self.run.abstention)
 
 
 class Classify(_OfRun):

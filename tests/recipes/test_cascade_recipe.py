@@ -192,6 +192,8 @@ def several_labels(runs, folder):
         ({}, ("--max_validation_samples", 49), "49 validation documents are too few .* 50 are needed"),
         ({}, ("--max_f1_loss", 0.1, "--max_deferred", 0.1), "Give either max_f1_loss or max_deferred"),
         ({}, ("--max_f1_loss", 5), "max_f1_loss must be from 0 to 1, got 5"),
+        ({}, ("--target_error", 0), "target_error must be a share between 0 and 1"),
+        ({}, ("--target_error", 0.01), "60 documents are too few to be sure of target_error 0.01"),
         ({}, ("--multi_label", "true"), "these are single-label: leave it out"),
         ({}, ("--folds", 4), "with folds, its documents are needed"),
         ({"splits": ("train",)}, ("--folds", 4), "was trained without folds: leave folds out"),

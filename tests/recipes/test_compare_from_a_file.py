@@ -5,10 +5,13 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from conftest import make_rows
 
+from hf_causal_clf import TextClassifier
 from hf_causal_clf.comparison import running
 from hf_causal_clf.comparison.arguments import DEFAULT_MODEL
 from hf_causal_clf.runs.files import read_json
@@ -72,6 +75,15 @@ def test_by_default_each_approach_is_trained_as_its_recipe_has_it(compare, check
     }
 
 
+def test_each_run_gets_the_target_error_of_the_comparison_unless_it_has_its_own(compare, checkpoint):
+    runs = '{"a": {"approach": "embedding"}, "b": {"approach": "embedding", "target_error": 0.3}}'
+    model = ("--model_name_or_path", checkpoint, "--dtype", "float32", "--validation_fraction", "0.4")
+    with pytest.raises(SystemExit, match="Run 'a', seed 42 failed"):
+        compare(*model, "--runs", runs, "--baselines", "none", "--target_error", "0.2")
+    configs = [yaml.safe_load(Path(f"runs/tickets/compare/configs/{name}-42.yaml").read_text()) for name in "ab"]
+    assert [config["target_error"] for config in configs] == [0.2, 0.3]
+
+
 def test_baselines_alone_need_no_model(compare, capsys):
     compare("--runs", "none", "--baselines", "tfidf", "majority")
     assert compare.started == []
@@ -79,3 +91,32 @@ def test_baselines_alone_need_no_model(compare, capsys):
     assert Path("runs/tickets/compare/report.md").is_file()
     compare("--runs", "none", "--baselines", "tfidf", "majority")  # it goes on in the same folder
     assert len(read_json(Path("runs/tickets/compare/state.json"))) == 2
+
+
+def test_what_each_answers_at_a_target_error_is_fitted_and_reported(compare):
+    given = ("--runs", "none", "--baselines", "tfidf", "majority", "--validation_fraction", "0.4")
+    output = Path("runs/tickets/compare")
+    compare(*given)
+    assert "target error" not in (output / "report.md").read_text()
+    compare(*given, "--target_error", "0.2")  # the same folder: both are fitted anew
+    rows = {row["name"]: row["abstention"] for row in read_json(output / "report.json")["runs"]}
+    assert set(rows) == {"majority class", "TF-IDF + logistic regression"}
+    assert rows["majority class"]["test"][0]["coverage"] == 0.0
+    assert rows["majority class"]["found"][0]["threshold"] is None
+    found = rows["TF-IDF + logistic regression"]
+    for name in ("report.md", "report.html"):
+        assert "Answers at a target error" in (output / name).read_text()
+    classifier = TextClassifier.from_pretrained(output / "tf-idf-logistic-regression")
+    predictions = pd.read_parquet(output / "tf-idf-logistic-regression" / "predictions.parquet")
+    tickets = pd.read_csv("tickets.csv")["text"]
+    answers = classifier.predict([tickets[identifier] for identifier in predictions["id"]], abstain=True)
+    assert found["test"][0]["coverage"] == np.mean([answer is not None for answer in answers]) > 0
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [("1.5", "share between 0 and 1"), ("0.001", "documents are too few to be sure of target_error")]
+)
+def test_a_target_error_that_cannot_hold_is_named_before_anything_is_fitted(error, said, compare):
+    with pytest.raises(ValueError, match=said):
+        compare("--runs", "none", "--baselines", "tfidf", "majority", "--target_error", error)
+    assert not list(Path("runs/tickets/compare").glob("*/metrics.json"))

@@ -25,6 +25,7 @@ from test_classifier import save_folder
 from transformers.utils.logging import enable_progress_bar
 
 from hf_causal_clf import LabelSpace, TextClassifier
+from hf_causal_clf.cascade import Cascade, stage_margins
 from hf_causal_clf.combination import CombinationScorer, Member
 from hf_causal_clf.evaluation.calibration import Calibration
 from hf_causal_clf.evaluation.selective import Abstention
@@ -94,6 +95,20 @@ def test_a_run_with_a_target_error_says_where_it_is_not_sure(multi_label, checkp
         assert [answer["abstained"] for answer in answers] == [label is None for label in expected]
         assert None in expected
         assert len(set(expected)) > 1
+
+
+def test_a_cascade_decides_by_the_thresholds_of_the_stage_that_answered(checkpoint, tmp_path):
+    stages = []
+    for name, limits in (("first", (0.01, 0.99, 0.5)), ("second", (0.99, 0.01, 0.5))):
+        save_folder(tmp_path / name, checkpoint, "embedding", LabelSpace(NAMES, multi_label=True))
+        stages.append(TextClassifier.from_pretrained(tmp_path / name))
+        stages[-1].calibration = Calibration(None, limits)
+    ranked = np.sort([stage_margins(stages[0], stages[0].scorer.logits([text]))[0] for text in TEXTS])
+    classifier = TextClassifier(Cascade(stages, float(ranked[:2].mean())), stages[0].label_space)
+    assert set(classifier.score(TEXTS)[1]) == {1, 2}
+    answers = ask(classifier, {"texts": TEXTS}).json()["predictions"]
+    assert [answer["labels"] for answer in answers] == classifier.predict(TEXTS)
+    assert {tuple(answer["labels"][:1]) for answer in answers} == {("a",), ("b",)}
 
 
 BAD = {
