@@ -21,8 +21,9 @@ from hf_causal_clf.cli.packages import missing_packages
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.sources import missing_folder
 from hf_causal_clf.cli.starting import run_script
-from hf_causal_clf.serving.demo import run_demo
-from hf_causal_clf.serving.requests import Limits
+from hf_causal_clf.runs.files import is_hub_id
+from hf_causal_clf.serving.demo import LIMITS, run_demo
+from hf_causal_clf.serving.space import not_on_the_hub, push_space
 
 
 @dataclass
@@ -39,8 +40,15 @@ class DemoArguments:
     examples: list[str] | None = field(
         default=None, metadata={"help": "Texts to try, each in quotes. Default: the labels' names."}
     )
-    max_request_bytes: int = field(default=1_000_000, metadata={"help": "Most bytes of a text or of a file."})
-    max_documents: int = field(default=1000, metadata={"help": "Most documents of a file."})
+    max_request_bytes: int = field(
+        default=LIMITS.max_request_bytes, metadata={"help": "Most bytes of a text or of a file."}
+    )
+    max_documents: int = field(default=LIMITS.max_texts, metadata={"help": "Most documents of a file."})
+    push_to_space: str | None = field(default=None, metadata={"help": "Space to write: user/name."})
+    hub_private_repo: bool | None = field(
+        default=None,
+        metadata={"help": "Whether a new Space is private. Default: if the run is, else the account's setting."},
+    )
 
     def __post_init__(self) -> None:
         report(self._mistakes())
@@ -49,6 +57,10 @@ class DemoArguments:
         yield from missing_packages(("gradio",), "The page")
         if (missing := missing_folder(self.model_name_or_path)) is not None:
             yield missing
+        elif self.push_to_space is not None and (wrong := not_on_the_hub(self.model_name_or_path)) is not None:
+            yield wrong
+        if self.push_to_space is not None and not is_hub_id(self.push_to_space):
+            yield f"push_to_space must have the form user/name, got {self.push_to_space!r}."
         if not 0 <= self.port < 2**16:
             yield f"port must be from 0 to 65535, got {self.port}."
         for name in ("max_request_bytes", "max_documents"):
@@ -58,15 +70,17 @@ class DemoArguments:
 
 def main() -> None:
     (arguments,) = parse_arguments((DemoArguments,), __doc__)
+    source, revision = arguments.model_name_or_path, arguments.model_revision
+    options = {name: getattr(arguments, name) for name in ("max_request_bytes", "max_documents", "examples")}
+    if arguments.push_to_space is not None:
+        private = arguments.hub_private_repo
+        address = push_space(arguments.push_to_space, source, revision=revision, private=private, **options)
+        print(
+            f"The Space is written: {address}\nIf {source!r} is private, give the Space a token that may read it, as its secret HF_TOKEN."
+        )
+        return
     logging.disable_progress_bar()  # each call would have one
-    run_demo(
-        arguments.model_name_or_path,
-        host=arguments.host,
-        port=arguments.port,
-        limits=Limits(arguments.max_request_bytes, arguments.max_documents),
-        examples=arguments.examples,
-        revision=arguments.model_revision,
-    )
+    run_demo(source, host=arguments.host, port=arguments.port, revision=revision, **options)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ def run_demo(
     *,
     host: str = "127.0.0.1",
     port: int = 7860,
-    limits: Limits = LIMITS,
+    max_request_bytes: int = LIMITS.max_request_bytes,
+    max_documents: int = LIMITS.max_texts,
     examples: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> None:
@@ -58,7 +59,8 @@ def run_demo(
         model_name_or_path: `output_dir` of a run, or a Hub repository pushed from one.
         host: Address to listen on. The default is for this machine alone.
         port: Port; 0 takes any that is free.
-        limits: Most bytes of a text or of a file, and most documents of a file.
+        max_request_bytes: Most bytes of a text or of a file.
+        max_documents: Most documents of a file.
         examples: Texts to try; by default the labels' names.
         kwargs: For `TextClassifier.from_pretrained`.
 
@@ -70,6 +72,7 @@ def run_demo(
     bound = open_socket(host, port)
     classifier = TextClassifier.from_pretrained(model_name_or_path, **kwargs)
     with tempfile.TemporaryDirectory(prefix="hf-causal-clf-demo-") as folder, _gradio_in(folder):
+        limits = Limits(max_request_bytes, max_documents)
         app = make_app(make_page(classifier, folder, limits=limits, examples=examples), limits)
         bound.listen()
         print(f"{classifier}\nOpen {address_of(bound)} in a browser; Ctrl-C stops it.", flush=True)
