@@ -1,7 +1,11 @@
 r"""Try a finished run in a browser: a document or a CSV file in, labels and calibrated probabilities out.
 
-hf-causal-clf demo --model_name_or_path runs/quickstart/embed
-hf-causal-clf demo --model_name_or_path alice/news --push_to_space alice/news-demo
+    hf-causal-clf demo --model_name_or_path runs/quickstart/embed
+    hf-causal-clf demo --model_name_or_path alice/news --push_to_space alice/news-demo
+
+The page loads nothing from other hosts, and no text is sent to any. It has no passwords and no TLS: where others reach
+its --host, put it behind a proxy. --push_to_space starts no page here: it writes a Space for a run that is on the Hub,
+and replaces no file that somebody else has written or changed there.
 """
 
 import os
@@ -75,9 +79,8 @@ def main() -> None:
     if arguments.push_to_space is not None:
         private = arguments.hub_private_repo
         address = push_space(arguments.push_to_space, source, revision=revision, private=private, **options)
-        print(
-            f"The Space is written: {address}\nIf {source!r} is private, give the Space a token that may read it, as its secret HF_TOKEN."
-        )
+        print(f"The Space is written: {address}")
+        print(f"If {source!r} is private, give the Space a token that may read it: a secret with the name HF_TOKEN.")
         return
     logging.disable_progress_bar()  # each call would have one
     run_demo(source, host=arguments.host, port=arguments.port, revision=revision, **options)
