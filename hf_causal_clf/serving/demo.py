@@ -149,9 +149,13 @@ def make_app(page: gradio.Blocks, limits: Limits = LIMITS) -> Any:
     import gradio
     from fastapi import FastAPI
 
-    theme = gradio.themes.Default(
-        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-    ).set(block_info_text_color="*neutral_500")
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    theme = gradio.themes.Default(primary_hue="blue", **fonts).set(  # its own colours have too little contrast
+        block_info_text_color="*neutral_500",
+        body_text_color_subdued="*neutral_500",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+    )
     app = gradio.mount_gradio_app(
         FastAPI(openapi_url=None),
         page,
