@@ -216,7 +216,7 @@ def _about(classifier: TextClassifier) -> str:
     if isinstance(classifier.scorer, Cascade):
         calibrated = "Probabilities are calibrated by the stage that answers."
     elif fitted is None:
-        calibrated = "Probabilities are not calibrated."
+        calibrated = "Probabilities are as the model gives them."
     kind = KINDS.get(classifier.approach, classifier.approach)
     return _template("about.html").render(
         title=_title(classifier),
