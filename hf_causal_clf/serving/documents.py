@@ -75,7 +75,7 @@ def classify_document(classifier: TextClassifier, text: str, limits: Limits) -> 
     probabilities, stages = classifier.score([text])
     stage = None if stages is None else int(stages[0])
     labels = _decided(classifier, probabilities, stages)[0]
-    sure = _sure(classifier, probabilities)[0]
+    sure = _sure(classifier, probabilities, stages)[0]
     multi_label = classifier.label_space.multi_label
     names, thresholds = classifier.label_space.names, _thresholds(classifier, stage)
     rows = [
@@ -173,10 +173,10 @@ def _decided(classifier: TextClassifier, probabilities: np.ndarray, stages: np.n
     return answers if classifier.label_space.multi_label else [[answer] for answer in answers]
 
 
-def _sure(classifier: TextClassifier, probabilities: np.ndarray) -> np.ndarray:
+def _sure(classifier: TextClassifier, probabilities: np.ndarray, stages: np.ndarray | None) -> np.ndarray:
     """Whether a run is sure enough; always so where it has no target error."""
     if abstains(classifier):
-        return classifier.sure(probabilities)
+        return classifier.sure(probabilities, stages)
     shape = probabilities.shape if classifier.label_space.multi_label else probabilities.shape[:1]
     return np.ones(shape, dtype=bool)
 
@@ -201,7 +201,7 @@ def _columns(
     space, there = classifier.label_space, ~np.isnan(probabilities).any(axis=1)
     yield PREDICTED, ["" if answer is None else _cell(answer) for answer in answers]
     if abstains(classifier):
-        unsure = ~classifier.sure(probabilities)
+        unsure = ~classifier.sure(probabilities, stages)
         written = [_cell(space.decode(row) if space.multi_label else bool(row)) for row in unsure]
         yield ABSTAINED, _where(there, written)
     if stages is not None:

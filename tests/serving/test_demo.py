@@ -105,12 +105,17 @@ def test_a_multi_label_cascade_has_the_thresholds_of_the_stage_that_answers(tmp_
     second.calibration = Calibration((1.0, 1.0, 1.0), (0.9, 0.1, 0.9))
     middle = float(np.median(stage_margins(first, calibrated_logits(first, TEXTS))))
     classifier = TextClassifier(Cascade([first, second], middle), first.label_space)
+    about = {"calibration": classifier.calibration, "training": {"text_column": None}}
+    classifier.run = SimpleNamespace(abstention=Abstention(0.1, (0.55, 0.6, 0.65)), **about)
     expected, stages = classifier.predict(TEXTS), classifier.score(TEXTS)[1]
     assert set(stages) == {1, 2}
+    sure = [[name for name, known in each.items() if known is None] for each in classifier.predict(TEXTS, abstain=True)]
+    assert any(sure)
     rows = written(classifier, tmp_path, [{"text": text} for text in TEXTS])
-    for text, said, stage, row in zip(TEXTS, expected, stages, rows, strict=True):
+    for text, said, stage, unsure, row in zip(TEXTS, expected, stages, sure, rows, strict=True):
         answer = classify_document(classifier, text, LIMITS)
         assert (answer.labels, answer.stage) == (said, stage)
+        assert sorted(each.name for each in answer.rows if not each.sure) == json.loads(row["abstained"]) == unsure
         assert {each.name for each in answer.rows if each.probability >= each.threshold} == set(said)
         assert (json.loads(row["predicted"]), row["stage"]) == (said, str(stage))
         assert f"Stage {stage} of the cascade" in show_answer(multi_label=True, answer=answer)
