@@ -32,7 +32,7 @@ from hf_causal_clf.cli.processes import check_processes, process_state
 from hf_causal_clf.cli.sources import missing_folder
 from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.data.arguments import TEXT_NAMES
-from hf_causal_clf.data.columns import find_text_column
+from hf_causal_clf.data.columns import ID_COLUMN_HELP, TEXT_COLUMN_HELP, settled_text_column
 from hf_causal_clf.data.files import FORMATS, open_dataset, stream_file
 from hf_causal_clf.runs.files import read_json
 from hf_causal_clf.runs.prior import read_target_prior, target_ratio
@@ -70,17 +70,8 @@ class PredictArguments:
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
     dataset_split: str = field(default="test", metadata={"help": "Split of the data set."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the data set."})
-    text_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Column of the document text. Default: the one that the run was trained with, else a column with a "
-            f"known name ({', '.join(TEXT_NAMES[:6])} and the like)."
-        },
-    )
-    id_column: str | None = field(
-        default=None,
-        metadata={"help": "Column that identifies a document: texts or whole numbers. Default: its row number."},
-    )
+    text_column: str | None = field(default=None, metadata={"help": TEXT_COLUMN_HELP})
+    id_column: str | None = field(default=None, metadata={"help": ID_COLUMN_HELP})
     empty: str = field(
         default="keep",
         metadata={
@@ -264,19 +255,8 @@ def check_documents(arguments: PredictArguments, trained: str | None) -> int | N
         raise ValueError(named) from error
     if first is None:
         raise ValueError(f"{source!r} has no documents. Check test_file or dataset_name.")
-    if arguments.text_column is None:
-        arguments.text_column = find_text_column(list(first), trained)
-        if arguments.text_column is None:
-            raise ValueError(
-                f"It is not clear which column of {source!r} is the text; it has {list(first)}. Set text_column to one "
-                "of these."
-            )
-    for option in ("text_column", "id_column"):
-        column = getattr(arguments, option)
-        if column is not None and column not in first:
-            raise ValueError(
-                f"{source!r} has no column {column!r}; it has {list(first)}. Set {option} to one of these."
-            )
+    columns = {"text_column": arguments.text_column, "id_column": arguments.id_column}
+    arguments.text_column = settled_text_column(list(first), source, trained, **columns)
     return total or None
 
 
