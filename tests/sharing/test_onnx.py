@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from hf_causal_clf import LabelSpace, PromptTemplate, TextClassifier, Verbalizer
 from hf_causal_clf.evaluation.calibration import Calibration
 from hf_causal_clf.runs.run import Prompt, Run, Truncation
+from hf_causal_clf.serving.requests import control_tokens
 from hf_causal_clf.sharing import onnx as onnx_export
 
 
@@ -76,6 +77,7 @@ def test_the_onnx_backend_gives_the_runs_probabilities(tokenizer, checkpoint, tm
     np.testing.assert_allclose(found.predict_proba(texts), expected.predict_proba(texts), atol=1e-4)
     assert found.predict(texts) == expected.predict(texts)
     assert found.predict_proba([]).shape == (0, 3)
+    assert control_tokens(found.scorer) == control_tokens(expected.scorer)  # which the server refuses
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
