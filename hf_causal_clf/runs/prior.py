@@ -70,8 +70,8 @@ def priors_of(runs: Sequence[Run]) -> dict[str, Any]:
         runs: Its members; or a student, described without this, and its teacher.
 
     Returns:
-        For its training facts: nothing where all were trained for the frequencies of their documents; `prior` where all
-        were trained for the same others (`class_weight`); else `priors`, of each, for which there is no `target_prior`.
+        For its training facts: nothing where all were trained for the frequencies of their documents. Where some were
+        not (`class_weight`): `prior` if those of all are the same, else `priors`, for which there is no `target_prior`.
     """
     if not any(map(_is_weighted, runs)):
         return {}
@@ -80,8 +80,7 @@ def priors_of(runs: Sequence[Run]) -> dict[str, Any]:
     except ValueError:
         return {"priors": []}
     priors = [[each[name] for name in runs[0].label_space.names] for each in shares]
-    same = all(map(_is_weighted, runs)) and np.allclose(priors, priors[0])
-    return {"prior": priors[0]} if same else {"priors": priors}
+    return {"prior": priors[0]} if np.allclose(priors, priors[0]) else {"priors": priors}
 
 
 def _is_weighted(run: Run) -> bool:

@@ -52,6 +52,8 @@ def test_runs_in_one_have_to_be_trained_for_the_same_frequencies():
     assert priors_of([plain, run(counts=(11, 29, 60))]) == {}
     np.testing.assert_allclose(target_ratio(run(**priors_of([balanced, balanced])), GIVEN), SHARES * 3)
     np.testing.assert_allclose(target_ratio(run(**priors_of([other, backward])), GIVEN), SHARES / [0.2, 0.3, 0.5])
+    even = run(counts=(20, 20, 20))
+    np.testing.assert_allclose(target_ratio(run(**priors_of([even, balanced])), GIVEN), SHARES * 3)
     mixed = run(**priors_of([balanced, plain]))
     for members in ([plain, balanced], [other, balanced], [run(label_counts={}), balanced], [mixed, balanced]):
         with pytest.raises(ValueError, match="trained for different ones"):

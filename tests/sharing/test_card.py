@@ -20,6 +20,7 @@ from markdown_it import MarkdownIt
 from test_classifier import save_folder
 from test_train import run_embedding, run_instruction
 from tokenizer_families import make_tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from hf_causal_clf import LabelSpace, TextClassifier
 from hf_causal_clf.evaluation.metrics import document_nll, f1_per_label
@@ -353,8 +354,10 @@ def test_snippets_of_the_embedding_card(runs, tmp_path, capsys, side, suffix):
 
 
 def test_the_snippet_continues_a_text_with_the_suffix(runs, tmp_path, capsys):
-    """Also with a tokenizer that puts a space before every text that it is given alone."""
+    """Also with a tokenizer that puts a space before every text that it is given alone, and a token after it."""
     folder, tokenizer = tmp_path / "run", make_tokenizer("sentencepiece_bpe")
+    frame = {"single": "<s> $A <|im_end|>", "special_tokens": [("<s>", 1), ("<|im_end|>", 4)]}
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(**frame)
     base = tiny.save_checkpoint(tmp_path / "base", "llama", tokenizer)
     save_folder(folder, base, "embedding", Run.read(runs[0] / "embedding").label_space)
     replace(Run.read(folder), document_suffix="\n\nTopic:", truncation=Truncation(32)).write(folder)
