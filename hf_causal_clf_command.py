@@ -20,10 +20,10 @@ from typing import Any
 
 RECIPES = (
     *("embed", "instruct", "compare", "audit", "plan", "distill", "cascade"),
-    *("predict", "explain", "serve", "export", "benchmark"),
+    *("predict", "explain", "serve", "demo", "export", "benchmark"),
 )
 # In one process, or launching runs themselves
-ALONE = ("compare", "audit", "plan", "cascade", "explain", "serve", "export", "benchmark")
+ALONE = ("compare", "audit", "plan", "cascade", "explain", "serve", "demo", "export", "benchmark")
 OF_THE_RECIPE = ("--debug", "--gradient_accumulation_steps")  # options that accelerate launch has too
 NOT_OFFERED = ("--help", "--module", "--no_python")  # of accelerate launch: for other programs than a Python file
 MISTAKE = 2  # exit code, as argparse's

@@ -1,7 +1,7 @@
 r"""Find labels that are probably wrong, near-duplicates, and documents on which a classifier does worse.
 
     hf-causal-clf audit --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --train_file documents.jsonl \
-        --output_dir audit
+        --output_dir audit --with_documents true
 
 Every argument may stand in a YAML file (--config FILE.yaml); the command line wins.
 
@@ -10,8 +10,8 @@ features of a language model, which takes one pass over the documents, and on th
 is a finished run that was trained with --folds, by its trainings. audit.parquet has id, label, suggested, score (how
 sure it is that the label is wrong) of each document, the surest first; audit.json the rest: near-duplicates with
 different labels, test documents (--test_file) that are nearly in training, documents that no label fits, labels taken
-for others in one direction, and lengths, labels and values of --slice_columns with a lower F1. --fixed_file takes the
-corrections back in.
+for others in one direction, and lengths, labels and values of --slice_columns with a lower F1. audit.html shows both,
+with the text of the documents where --with_documents says so. --fixed_file takes the corrections back in.
 """
 
 import os
@@ -29,7 +29,7 @@ from hf_causal_clf.cli.telling import tell
 from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data, note_document_mistakes
 from hf_causal_clf.labelling.arguments import AuditArguments, FrozenModelArguments
-from hf_causal_clf.labelling.audit import tell_audit, write_audit
+from hf_causal_clf.labelling.audit import tell_audit, write_audit, write_page
 from hf_causal_clf.labelling.corrections import write_fixed
 from hf_causal_clf.labelling.judging import judge
 from hf_causal_clf.labelling.parts import column_parts, length_parts, read_columns
@@ -54,6 +54,7 @@ def main() -> None:
     ids = judged.data.splits["train"]["id"][:]
     parts = length_parts(judged.data.texts("train")) | column_parts(columns, ids)
     summary = write_audit(judged, output, similarity=arguments.similarity, parts=parts)
+    write_page(judged, summary, output, with_documents=arguments.with_documents)
     tell_audit(summary, output)
 
 

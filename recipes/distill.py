@@ -29,14 +29,21 @@ from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import note_document_mistakes
 from hf_causal_clf.distillation.arguments import (
     DistillationArguments,
+    StudentModelArguments,
     StudentTrainingArguments,
     settle_encoder,
     settle_learning_rate,
 )
 from hf_causal_clf.distillation.lesson import learn, prepare_lesson
-from hf_causal_clf.distillation.students import decoder_student, encoder_student, is_encoder, prepare_encoder
+from hf_causal_clf.distillation.students import (
+    decoder_student,
+    encoder_student,
+    is_encoder,
+    merge_adapters,
+    prepare_encoder,
+)
 from hf_causal_clf.distillation.teacher import SCORES_FOLDER, Scores, Teacher, measured_teacher, taught_by
-from hf_causal_clf.embedding.arguments import EmbeddingModelArguments, HeadArguments
+from hf_causal_clf.embedding.arguments import HeadArguments
 from hf_causal_clf.finishing import finish_run, measure_run, print_run, save_run
 from hf_causal_clf.runs.disk import how_to_go_on
 from hf_causal_clf.runs.prior import priors_of
@@ -51,7 +58,7 @@ from hf_causal_clf.training.train import prepare, train
 def main() -> None:
     check_processes()
     types = (
-        *(DistillationArguments, DataArguments, EmbeddingModelArguments, HeadArguments, RunArguments),
+        *(DistillationArguments, DataArguments, StudentModelArguments, HeadArguments, RunArguments),
         StudentTrainingArguments,
     )
     parsed = parse_arguments(types, __doc__, check=note_document_mistakes)
@@ -62,7 +69,7 @@ def main() -> None:
     encoder = is_encoder(model_args.model_name_or_path, model_args.model_revision)
     if encoder:
         settle_encoder(model_args, head_args, run_args, training_args)
-    settle_learning_rate(training_args, encoder=encoder)
+    settle_learning_rate(training_args, whole_encoder=encoder and not model_args.use_peft)
 
     others = (head_args, distill_args.content(teacher.identity, data_args))
     options = {"mistakes": Mistakes(), "prepare": prepare_encoder if encoder else prepare}
@@ -90,6 +97,7 @@ def main() -> None:
     facts = training_facts(trainer, data, data_args, model_args) | {"distillation": lesson.facts | taught_by(teacher)}
     facts |= priors_of([replace(student.run, training=facts), teacher.run])
     known = evaluated_logits(trainer)
+    facts |= merge_adapters(trainer, student.run)
     saved = save_run(trainer, tokenizer, replace(student.run, training=facts))
     options = {"batch_size": training_args.per_device_eval_batch_size, "target_error": run_args.target_error}
     measured = measure_run(

@@ -36,7 +36,8 @@ from hf_causal_clf.data.columns import find_text_column
 from hf_causal_clf.data.files import FORMATS, stream_file
 from hf_causal_clf.explanation.explanation import Explanation
 from hf_causal_clf.explanation.faithfulness import SHARES, deletion_curves
-from hf_causal_clf.explanation.showing import heading, marked_text, page, printable
+from hf_causal_clf.explanation.page import render_explanations
+from hf_causal_clf.explanation.showing import heading, marked_text, printable
 from hf_causal_clf.explanation.units import UNITS
 from hf_causal_clf.runs.disk import taken_names, write_json, write_text
 from hf_causal_clf.runs.run import Run
@@ -44,7 +45,6 @@ from hf_causal_clf.task.texts import is_empty
 
 ROWS_FILE, PAGE_FILE, CURVES_FILE = "explanations.jsonl", "explanations.html", "faithfulness.json"
 AT_ONCE = 64  # documents between two writes
-IN_PAGE = 200  # documents; a page of more would be slow
 IN_TERMINAL = 5
 
 
@@ -132,10 +132,8 @@ def main() -> None:
     found = list(explained(classifier, documents, arguments))
     write_text(output / ROWS_FILE, "".join(map(row_of, found)))
     shown = [(name, explanation) for name, explanation in found if explanation is not None]
-    notes = [f"Run: {Path(arguments.model_name_or_path).name}"]
-    if len(shown) > IN_PAGE:
-        notes.append(f"The first {IN_PAGE} of {len(shown):,} documents; {ROWS_FILE} has all.")
-    write_text(output / PAGE_FILE, page(shown[:IN_PAGE], title="What each part does to the probability", notes=notes))
+    name = Path(arguments.model_name_or_path).name
+    write_text(output / PAGE_FILE, render_explanations(shown, run=name, rows_file=ROWS_FILE))
     if sys.stdout.isatty():
         for name, explanation in shown[:IN_TERMINAL]:
             text = printable(explanation.text) if "NO_COLOR" in os.environ else marked_text(explanation)

@@ -8,8 +8,8 @@ Every argument may stand in a YAML file (--config FILE.yaml); the command line w
 How many: heads on the frozen features of a language model are trained on nested parts of the labelled documents, and an
 inverse power law is fitted to their F1 on the test documents. Which ones: of --unlabelled_file, without those that are
 labelled already, the --select documents that such a head is not sure of and that differ from one another. plan.json has
-the curve and the forecast; to_label.jsonl the documents, with what is predicted of them; argilla.json and
-label_studio.json the same for these tools.
+the curve and the forecast, which plan.html shows; to_label.jsonl the documents, with what is predicted of them;
+argilla.json and label_studio.json the same for these tools.
 """
 
 import os
@@ -63,7 +63,7 @@ def main() -> None:
     if texts:
         options = (arguments.select, arguments.select_by, output, f"a head on {Path(name).name}")
         plan["chosen"] = choose_documents(known, texts, *options)
-    write_plan(plan, output)
+    write_plan(plan, output, with_documents=arguments.with_documents)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,10 @@ class Repo:
         self.gated: str | bool = False
         self.granted: set[str] = set()  # users beside the owner who may read a gated repository
         self.objects: dict[str, bytes] = {}  # uploaded LFS objects, committed or not
-        first = Commit(None, {".gitattributes": File(GITATTRIBUTES)}, "initial commit", "", self.owner)
+        files = {".gitattributes": File(GITATTRIBUTES)}
+        if kind == "space":
+            files["README.md"] = File(b"---\ntitle: New\nsdk: gradio\n---\n")
+        first = Commit(None, files, "initial commit", "", self.owner)
         self.commits = {first.id: first}
         self.branches = {"main": first.id}
         self.tags: dict[str, str] = {}

@@ -1,16 +1,18 @@
-"""Fine-tuning an encoder whole by the stock Trainer, as encoders are."""
+"""Fine-tuning an encoder by the stock Trainer: whole, as encoders are, or by adapters."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
@@ -30,6 +32,9 @@ from ..training.output_folder import documents_content
 from ..training.train import train
 from .encoder import EncoderScorer, token_ids
 from .fitting import Outcome, describe
+
+if TYPE_CHECKING:
+    from trl import ModelConfig
 
 # Of BERT and its like: the head is new, and what they were pretrained with is left
 _HEADS = ("classifier", "pre_classifier", "score", "head.", "pooler", "bert.pooler")
@@ -131,8 +136,9 @@ def encoder_trainer(
     arguments: TrainingArguments,
     *,
     revision: str = "main",
+    lora: ModelConfig | None = None,
 ) -> Trainer:
-    """Build the stock `Trainer` of an encoder with a new head, trained on all its weights in float32.
+    """Build the stock `Trainer` of an encoder with a new head, in float32.
 
     Args:
         data: Documents with gold labels.
@@ -141,12 +147,14 @@ def encoder_trainer(
         max_length: Most tokens of a document, which loses its tail.
         arguments: Those of the trainer; the seed is also the new head's.
         revision: Branch, tag or commit of the encoder.
+        lora: Adapters to train beside the new head; by default all weights are trained.
     """
     space = data.label_space
     set_seed(arguments.seed)
     with expected_weights(missing=_HEADS, unused=_LM_HEADS):
-        model = AutoModelForSequenceClassification.from_pretrained(
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
             name_or_path,
+            output_loading_info=True,
             num_labels=len(space),
             id2label=space.id2label,
             label2id=space.label2id,
@@ -154,6 +162,8 @@ def encoder_trainer(
             dtype=torch.float32,
             revision=revision,
         )
+    if lora is not None:
+        model = _with_adapters(model, loaded["missing_keys"], lora)
     longest = longest_input(model.config, tokenizer, max_length)
     return Trainer(
         model=model,
@@ -163,6 +173,21 @@ def encoder_trainer(
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=lambda prediction: head_metrics(prediction, space.multi_label),
     )
+
+
+def _with_adapters(model: PreTrainedModel, new_weights: Iterable[str], arguments: ModelConfig) -> Any:
+    """Return an encoder with LoRA on its linear layers; what is new in it, such as the head, is trained as it is."""
+    from peft import get_peft_model
+    from trl import get_peft_config
+
+    heads = ("classifier", "score")  # which PEFT trains whole for a sequence classifier
+    new = {name.rpartition(".")[0] for name in new_weights}
+    config = get_peft_config(arguments)
+    config.modules_to_save = sorted(name for name in new if name.partition(".")[0] not in heads)
+    if config.target_modules is None:
+        linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+        config.target_modules = {name for name in linear if name not in new and name.partition(".")[0] not in heads}
+    return get_peft_model(model, config)
 
 
 def longest_input(config: Any, tokenizer: Any, max_length: int | None) -> int:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 EXTRAS = {  # of pyproject.toml
     "cleanlab": "audit",
     "gguf": "quickstart",
+    "gradio": "demo",
     "httpx": "serve",
     "onnx": "onnx",
     "onnxruntime": "onnx",

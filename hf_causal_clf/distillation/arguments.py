@@ -19,8 +19,9 @@ from ..training.arguments import RunArguments, setting
 from ..training.output_folder import check_places
 
 SELECTIONS = ("random", "teaching")
-ENCODER_LEARNING_RATE, DECODER_LEARNING_RATE = 5e-5, 2e-4
+WHOLE_LEARNING_RATE, LORA_LEARNING_RATE = 5e-5, 2e-4
 _UNLABELLED = ("unlabelled_file", "unlabelled_dataset_name", "unlabelled_rest")
+_OF_AN_ADAPTER = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "use_dora")
 _OF_A_RUN = ("truncation", "long_documents", "class_weight", "folds")
 
 
@@ -153,6 +154,21 @@ class DistillationArguments:
 
 
 @dataclass
+class StudentModelArguments(EmbeddingModelArguments):
+    """Model arguments of a student: a decoder gets adapters, an encoder where they are asked for."""
+
+    use_peft: bool | None = setting(  # type: ignore[assignment]
+        None, "Whether to train LoRA adapters, not all weights. Default: a decoder's, not an encoder's."
+    )
+
+    def __post_init__(self) -> None:
+        self.asked_for_peft = bool(self.use_peft)
+        if self.use_peft is None:
+            self.use_peft = True
+        super().__post_init__()
+
+
+@dataclass
 class StudentTrainingArguments(EmbeddingTrainingArguments):
     """`TrainingArguments` of a student: an encoder's or a decoder's."""
 
@@ -160,8 +176,8 @@ class StudentTrainingArguments(EmbeddingTrainingArguments):
 
     learning_rate: float | None = setting(  # type: ignore[assignment]
         None,
-        f"Highest learning rate, at the end of the warm-up. Default: {ENCODER_LEARNING_RATE:g} for an encoder, "
-        f"{DECODER_LEARNING_RATE:g} for a decoder.",
+        f"Highest learning rate, at the end of the warm-up. Default: {WHOLE_LEARNING_RATE:g} for all weights of an "
+        f"encoder, {LORA_LEARNING_RATE:g} for adapters and decoders.",
     )
     optim: str = setting("adamw_torch", "The optimizer.")
     weight_decay: float = setting(0.01, "Weight decay.")
@@ -175,30 +191,35 @@ class StudentTrainingArguments(EmbeddingTrainingArguments):
 
 
 def settle_encoder(
-    model: EmbeddingModelArguments, head: HeadArguments, run: RunArguments, training: StudentTrainingArguments
+    model: StudentModelArguments, head: HeadArguments, run: RunArguments, training: StudentTrainingArguments
 ) -> None:
-    """Set what an encoder is trained with: all of its weights, in float32.
+    """Set what an encoder is trained with: all of its weights, or adapters that end up in them; in float32.
 
     Raises:
         ValueError: For options that only a decoder has.
     """
     own = {"model_name_or_path", "model_revision", "use_peft", *(["dtype"] if model.dtype == "float32" else [])}
+    if model.asked_for_peft:
+        own |= {*_OF_AN_ADAPTER}
     parts = [(model, _changed(model) - own), (head, _changed(head)), (run, _changed(run) & set(_OF_A_RUN))]
     given = sorted(name for _, names in parts for name in names)
     if training.head_learning_rate is not None or training.length_groups is not None:
         given += [name for name in ("head_learning_rate", "length_groups") if getattr(training, name) is not None]
     if given:
+        trained, more = "all its weights", "; for adapters, set use_peft to true"
+        if model.asked_for_peft:
+            trained, more = "adapters", ""
         raise ValueError(
-            f"{model.model_name_or_path!r} is an encoder, trained on all its weights, on documents cut at their end: "
-            f"leave {', '.join(given)} out, or give a decoder-only model."
+            f"{model.model_name_or_path!r} is an encoder, trained on {trained}, on documents cut at their end: leave "
+            f"{', '.join(given)} out, or give a decoder-only model{more}."
         )
-    model.use_peft, model.dtype = False, "float32"
+    model.use_peft, model.dtype = model.asked_for_peft, "float32"
 
 
-def settle_learning_rate(training: StudentTrainingArguments, *, encoder: bool) -> None:
+def settle_learning_rate(training: StudentTrainingArguments, *, whole_encoder: bool) -> None:
     """Fill in the learning rate, where it is not given."""
     if training.learning_rate is None:
-        training.learning_rate = ENCODER_LEARNING_RATE if encoder else DECODER_LEARNING_RATE
+        training.learning_rate = WHOLE_LEARNING_RATE if whole_encoder else LORA_LEARNING_RATE
 
 
 def _changed(arguments: Any) -> set[str]:

@@ -25,7 +25,7 @@ from .arguments import DistillationArguments, StudentTrainingArguments
 from .documents import unlabelled_texts
 from .loss import SoftLabelLoss, teach
 from .selecting import drawn, most_teaching
-from .students import Student
+from .students import Student, merge_adapters
 from .teacher import Scores, Teacher, out_of_fold, warn_of_seen
 
 
@@ -137,6 +137,7 @@ def _first_student(
     own.resume_from_checkpoint, own.load_best_model_at_end = None, False
     trainer = learn(lesson, student, own)
     train(trainer)
+    merge_adapters(trainer, student.run)
     saved = save_run(trainer, student.tokenizer, student.run)
     classifier = TextClassifier.from_pretrained(saved, calibrated=False, batch_size=own.per_device_eval_batch_size)
     found = over_processes(classifier.predict_proba, texts)

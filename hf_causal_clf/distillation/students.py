@@ -113,13 +113,14 @@ def encoder_student(
     run_arguments: RunArguments,
     training_arguments: StudentTrainingArguments,
 ) -> Student:
-    """Return a student that is an encoder, trained on all its weights; its run is a stock checkpoint."""
+    """Return a student that is an encoder, trained whole or by adapters; its run is a stock checkpoint."""
     name, revision = model_arguments.model_name_or_path, model_arguments.model_revision
     longest = longest_input(_config(name, revision), tokenizer, training_arguments.max_length)
 
     def build(documents: ClassificationData, arguments: StudentTrainingArguments) -> Trainer:
         _settle_length(arguments, len(documents.splits["train"]))
-        trainer = encoder_trainer(documents, name, tokenizer, longest, arguments, revision=revision)
+        options: dict[str, Any] = {"revision": revision, "lora": model_arguments if model_arguments.use_peft else None}
+        trainer = encoder_trainer(documents, name, tokenizer, longest, arguments, **options)
         for callback in early_stopping(run_arguments, arguments, data):
             trainer.add_callback(callback)
         publish_runs(trainer, run_arguments)
@@ -127,6 +128,21 @@ def encoder_student(
 
     run = describe("encoder", data, base_model_of(model_arguments), Truncation(longest))
     return Student(tokenizer, build, run)
+
+
+def merge_adapters(trainer: Trainer, run: Run) -> dict[str, Any]:
+    """Add an encoder's trained adapters, if it has any, to its weights, so that it is saved as a stock checkpoint.
+
+    Returns:
+        The part `lora` of the run's facts, which says what they were; empty without adapters.
+    """
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if run.approach != "encoder" or not hasattr(model, "peft_config"):
+        return {}
+    config = model.active_peft_config
+    trainer.model = trainer.model_wrapped = model.merge_and_unload()
+    facts = {name: getattr(config, name) for name in ("r", "lora_alpha", "lora_dropout")}
+    return {"lora": {**facts, "target_modules": sorted({name.rpartition(".")[2] for name in config.target_modules})}}
 
 
 def _settle_length(arguments: Any, documents: int) -> None:

@@ -6,12 +6,12 @@ backend. matplotlib is imported where it is used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .plot_style import BLUE, COLOURS, GREY, MARKERS, new_figure, shorten, styled, write_beside
+from .plot_style import BLUE, COLOURS, GREY, MARKERS, RED, new_figure, shorten, styled, write_beside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -160,4 +160,40 @@ def learning_curves(
     axes.set_xticks(list(sizes), [f"{size:,}" for size in sizes])
     axes.set(xlabel="training documents (log scale)", ylabel=metric)
     figure.legend(handles, shorten(list(series), 36), loc="outside upper center", ncols=2)
+    return figure
+
+
+@styled
+def forecast_curve(
+    measured: Sequence[Sequence[float]],
+    expected: Sequence[Sequence[float]],
+    law: Callable[[np.ndarray], np.ndarray],
+    *,
+    metric: str = "macro F1",
+) -> Figure:
+    """Draw a metric that was measured, and the one that is expected with more documents, with their 95 % intervals.
+
+    Args:
+        measured: Number of documents, value, low and high end of each that was measured, all numbers positive.
+        expected: The same of each that is expected.
+        law: Gives the expected value of numbers of documents.
+        metric: What the values are.
+    """
+    figure = new_figure(7, 4)
+    axes = figure.subplots()
+    handles: list[Any] = []
+    for rows, colour, marker in ((measured, BLUE, "o"), (expected, RED, "s")):
+        sizes, values, lows, highs = np.array(rows, dtype=np.float64).T
+        ends = np.maximum([values - lows, highs - values], 0.0)
+        handles.append(axes.errorbar(sizes, values, ends, linestyle="", color=colour, marker=marker, capsize=3))
+    everything = [row[0] for row in (*measured, *expected)]
+    sizes = np.geomspace(min(everything), max(everything), 100)
+    handles += axes.plot(sizes, law(sizes), color=GREY, linestyle="--", linewidth=1, zorder=1)
+    axes.set_xscale("log")
+    ticks = [each * 10**power for power in range(10) for each in (1, 2, 5)]
+    axes.minorticks_off()
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_xlim(min(everything) / 1.15, max(everything) * 1.15)
+    axes.set(xlabel="labelled documents (log scale)", ylabel=f"{metric} on test")
+    figure.legend(handles, ["measured", "expected", "inverse power law"], loc="outside upper center", ncols=3)
     return figure

@@ -40,9 +40,7 @@ class DeletionCurves:
         arXiv 1911.03429, section 4). The interval is a paired bootstrap over texts.
         """
         areas = self.by_drop.mean(axis=1), self.at_random.mean(axis=1)
-        differences = areas[0] - areas[1]
-        rows = np.random.default_rng(0).integers(0, self.texts, size=(_RESAMPLES, self.texts))
-        low, high = np.quantile(differences[rows].mean(axis=1), [0.025, 0.975])
+        difference, interval = paired_difference(*areas)
         return {
             "texts": self.texts,
             "shares": list(SHARES),
@@ -50,8 +48,8 @@ class DeletionCurves:
             "at_random": self.at_random.mean(axis=0).round(4).tolist(),
             "aopc_by_drop": round(float(areas[0].mean()), 4),
             "aopc_at_random": round(float(areas[1].mean()), 4),
-            "difference": round(float(differences.mean()), 4),
-            "interval": [round(float(low), 4), round(float(high), 4)],
+            "difference": difference,
+            "interval": interval,
         }
 
 
@@ -71,26 +69,60 @@ def deletion_curves(
         ValueError: If no text has two parts that are read.
     """
     generator = np.random.default_rng(seed)
-    measured, documents = [], []
-    for explanation in explanations:
-        read = np.flatnonzero(np.nan_to_num(explanation.drops).any(axis=1))
-        if len(read) > 1:
-            by_drop = read[np.argsort(-explanation.drops_of()[read], kind="stable")]
-            orders = by_drop, generator.permutation(read)
-            measured.append(explanation)
-            documents.append([explanation.text, *(_left(explanation, order, s) for order in orders for s in SHARES)])
-    if not documents:
+    read = [parts_read(explanation) for explanation in explanations]
+    measured = [(each, parts) for each, parts in zip(explanations, read, strict=True) if len(parts) > 1]
+    if not measured:
         raise ValueError(
             "No text has two parts that the classifier reads, so there is no order to measure. Give longer texts, or "
             "take unit='word'."
         )
-    falls = []
+    orders = [(ranked(each.drops_of(), parts), generator.permutation(parts)) for each, parts in measured]
+    return DeletionCurves(*falls([each for each, _ in measured], orders, probabilities).swapaxes(0, 1))
+
+
+def parts_read(explanation: Explanation) -> np.ndarray:
+    """Return the parts that the classifier reads, int64: those without which some probability changes."""
+    return np.flatnonzero(np.nan_to_num(explanation.drops).any(axis=1))
+
+
+def ranked(scores: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Return parts in the order of their scores `(all parts,)`, the highest first."""
+    return parts[np.argsort(-scores[parts], kind="stable")]
+
+
+def falls(
+    explanations: Sequence[Explanation], orders: Sequence[Sequence[np.ndarray]], probabilities: Probabilities
+) -> np.ndarray:
+    """Return how far the explained label's probability falls without the first parts of orders.
+
+    Args:
+        explanations: Of the texts.
+        orders: Orders of the parts of each text, as many for each.
+        probabilities: As for `deletion_curves`.
+
+    Returns:
+        Float64 `(texts, orders, shares)`.
+    """
+    documents = [
+        [each.text, *(_left(each, order, share) for order in of_text for share in SHARES)]
+        for each, of_text in zip(explanations, orders, strict=True)
+    ]
+    found = []
     for start in range(0, len(documents), AT_ONCE):
-        found = probabilities(documents[start : start + AT_ONCE])
-        for explanation, rows in zip(measured[start:], found, strict=False):
+        for explanation, rows in zip(
+            explanations[start:], probabilities(documents[start : start + AT_ONCE]), strict=False
+        ):
             row = rows[:, explanation.labels.index(explanation.label)].astype(np.float64)
-            falls.append((row[0] - row[1:]).reshape(2, len(SHARES)))
-    return DeletionCurves(*np.stack(falls, axis=1))
+            found.append((row[0] - row[1:]).reshape(-1, len(SHARES)))
+    return np.stack(found)
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, list[float]]:
+    """Return the mean difference of two numbers of each text, `(texts,)`, and its 95 % interval (paired bootstrap)."""
+    differences = first - second
+    rows = np.random.default_rng(0).integers(0, len(differences), size=(_RESAMPLES, len(differences)))
+    low, high = np.quantile(differences[rows].mean(axis=1), [0.025, 0.975])
+    return round(float(differences.mean()), 4), [round(float(low), 4), round(float(high), 4)]
 
 
 def _left(explanation: Explanation, order: np.ndarray, share: float) -> str:

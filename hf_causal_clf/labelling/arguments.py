@@ -88,6 +88,7 @@ class AuditArguments:
         "Corrections: a .csv, .jsonl or .parquet file with the columns id and label, such as audit.parquet once you "
         "have corrected its labels. The training file is written with them into output_dir, and nothing else is done.",
     )
+    with_documents: bool = setting(False, "Whether audit.html shows the text of the documents that it lists.")
     overwrite_output_dir: bool = setting(False, "Whether to replace what an earlier start left in output_dir.")
 
     def __post_init__(self) -> None:
@@ -142,6 +143,7 @@ class PlanArguments:
         "'mix': both; 'random'.",
         choices=list(SELECTIONS),
     )
+    with_documents: bool = setting(False, "Whether plan.html shows the text of the documents that it lists.")
     overwrite_output_dir: bool = setting(False, "Whether to replace what an earlier start left in output_dir.")
 
     def __post_init__(self) -> None:

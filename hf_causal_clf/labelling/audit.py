@@ -39,12 +39,13 @@ from pyarrow import parquet
 from ..cli.telling import listed, tell
 from ..evaluation.metrics import decision_metrics, label_counts
 from ..evaluation.slices import one_way_confusions, slice_scores
-from ..runs.disk import write_json, written_aside
+from ..runs.disk import write_json, write_text, written_aside
 from ..runs.tables import answer_column, probability_column
 from .errors import label_doubts, label_errors
-from .files import SUMMARY_FILE, TABLE_FILE
+from .files import AUDIT_PAGE, SUMMARY_FILE, TABLE_FILE
 from .judging import Judged
 from .neighbours import Pair, near_duplicates, nearest, text_vectors
+from .page import render_audit
 
 LEVEL = 0.05  # of the tests, after Holm's correction
 _EXAMPLES = 100
@@ -177,21 +178,44 @@ def _slices(judged: Judged, gold: np.ndarray, parts: Mapping[tuple[str, str], np
     return {"tested": len(found), "weak": weak}
 
 
-def tell_audit(summary: Mapping[str, Any], output: Path) -> None:
-    """Print what an audit has found, in a line each."""
+def write_page(judged: Judged, summary: Mapping[str, Any], output: Path, *, with_documents: bool) -> None:
+    """Write `audit.html`.
+
+    Args:
+        judged: The documents.
+        summary: Content of `audit.json`, which is there with `audit.parquet`.
+        output: Folder.
+        with_documents: Whether to show the text of the documents that are listed.
+    """
+    texts = None
+    if with_documents:
+        data = judged.data
+        texts = {
+            split: dict(zip(data.splits[split]["id"][:], data.texts(split), strict=True)) for split in ("train", "test")
+        }
+    write_text(output / AUDIT_PAGE, render_audit(output, _said(summary), texts))
+
+
+def _said(summary: Mapping[str, Any]) -> list[str]:
+    """What an audit has found, in sentences without names of labels."""
     errors, twins, leakage = (summary[name] for name in ("label_errors", "near_duplicates", "leakage"))
-    tell(
+    pairs = "pair" if twins["pairs"] == 1 else "pairs"
+    said = [
         f"Judged by {summary['judge']['kind']}: macro F1 {summary['metrics']['f1_macro']:.3f} against the labels as "
         f"they are. {errors['documents']:,} of {summary['documents']:,} documents ({errors['share']:.1%}) have a "
-        "label that is probably wrong."
-    )
-    tell(
-        f"Near-duplicates (similarity {twins['similarity']:g} or more): {twins['pairs']:,} pairs, of which "
-        f"{twins['different_labels']:,} have different labels."
-    )
+        "label that is probably wrong.",
+        f"Near-duplicates (similarity {twins['similarity']:g} or more): {twins['pairs']:,} {pairs}, of which "
+        f"{twins['different_labels']:,} have different labels.",
+    ]
     if leakage is not None:
-        tell(f"{leakage['leaked']:,} of {leakage['test_documents']:,} test documents have one in training.")
-    tell(f"Documents that no label fits: {summary['no_label_fits']['documents']:,}.")
+        said.append(f"{leakage['leaked']:,} of {leakage['test_documents']:,} test documents have one in training.")
+    return [*said, f"Documents that no label fits: {summary['no_label_fits']['documents']:,}."]
+
+
+def tell_audit(summary: Mapping[str, Any], output: Path) -> None:
+    """Print what an audit has found, in a line each."""
+    for text in _said(summary):
+        tell(text)
     taken = [
         f"{each['label']} for {each['predicted']} ({each['documents']}, the other way {each['reverse']})"
         for each in summary["one_way_confusions"]
@@ -204,4 +228,7 @@ def tell_audit(summary: Mapping[str, Any], output: Path) -> None:
     ]
     if weak:
         tell(f"Significantly worse than the rest: {listed(weak, 5)}.")
-    tell(f"All documents, the surest first, are in {output / TABLE_FILE}, the summary in {output / SUMMARY_FILE}.")
+    tell(
+        f"All documents, the surest first, are in {output / TABLE_FILE}, the summary in {output / SUMMARY_FILE}, and "
+        f"{output / AUDIT_PAGE} is a page to look at."
+    )

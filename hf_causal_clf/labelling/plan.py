@@ -22,12 +22,13 @@ from ..data.splits import ClassificationData
 from ..evaluation.calibration import Calibration, fit_calibration
 from ..evaluation.metrics import label_counts
 from ..evaluation.significance import Interval
-from ..runs.disk import write_json
+from ..runs.disk import write_json, write_text
 from .choosing import choose
 from .exporting import ARGILLA_FILE, LABEL_STUDIO_FILE, PLAIN_FILE, write_documents
-from .files import PLAN_FILE
+from .files import PLAN_FILE, PLAN_PAGE
 from .forecast import forecast, learning_curve
 from .heads import fitted, out_of_fold
+from .page import render_plan
 
 
 @dataclass(frozen=True)
@@ -105,20 +106,38 @@ def choose_documents(known: Known, texts: Sequence[str], number: int, by: str, o
     return {"by": by, "number": len(rows), "of": len(texts), "labels": counts}
 
 
-def write_plan(plan: dict[str, Any], output: Path) -> None:
-    """Write `plan.json`, and print what it says."""
+def write_plan(plan: dict[str, Any], output: Path, *, with_documents: bool = False) -> None:
+    """Write `plan.json` and `plan.html`, and print what it says.
+
+    Args:
+        plan: Content of `plan.json`.
+        output: Folder, which has the documents that were chosen.
+        with_documents: Whether the page shows their text.
+    """
     write_json(output / PLAN_FILE, plan)
-    average, last = plan["f1_average"], plan["measured"][-1]
-    tell(f"With the {last['documents']:,} labelled documents, a head on frozen features has {_told(last, average)}.")
-    for row in plan["expected"]:
-        tell(f"{_told(row, average)} expected at {row['documents']:,} documents.")
-    tell(f"With any number, {plan['law']['limit']:.2f} at most, on frozen features, which training changes.")
-    chosen = plan["chosen"]
+    said, chosen = _said(plan), plan["chosen"]
+    write_text(output / PLAN_PAGE, render_plan(output, plan, said, with_documents=with_documents))
+    for text in said:
+        tell(text)
     if chosen is not None:
         tell(
             f"{chosen['number']:,} of {chosen['of']:,} documents without labels to label next, by {chosen['by']}: "
             f"{output / PLAIN_FILE}; for Argilla {ARGILLA_FILE}, for Label Studio {LABEL_STUDIO_FILE}."
         )
+    tell(f"{output / PLAN_PAGE} is a page to look at.")
+
+
+def _said(plan: dict[str, Any]) -> list[str]:
+    """What is forecast, in sentences."""
+    average, last = plan["f1_average"], plan["measured"][-1]
+    return [
+        f"With the {last['documents']:,} labelled documents, a head on frozen features has {_told(last, average)}.",
+        *(
+            f"{_told(row, average.capitalize())} expected at {row['documents']:,} documents."
+            for row in plan["expected"]
+        ),
+        f"With any number, {plan['law']['limit']:.2f} at most, on frozen features, which training changes.",
+    ]
 
 
 def _rows(sizes: Sequence[int], intervals: Sequence[Interval]) -> list[dict[str, Any]]:

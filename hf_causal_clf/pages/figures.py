@@ -1,20 +1,24 @@
-"""Figures on a page: a file that matplotlib wrote becomes a part of the page. Knows no run."""
+"""Figures on a page: a file that matplotlib wrote, or a figure that is drawn, becomes a part of it. Knows no run."""
 
 from __future__ import annotations
 
 import base64
 import json
 import re
+import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from ..evaluation.plot_style import save_figure
 from ..sharing.cells import Name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from matplotlib.figure import Figure as Drawing
 
 MOST_BYTES = 600_000  # of a picture on a page
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
@@ -32,7 +36,7 @@ class Figure:
         svg: The picture; empty where it is not drawn by the page itself.
         png: The same as a `data:` address, where the SVG is too large; empty where both are.
         numbers: What it shows, rows below a heading; `None` where the run did not write them.
-        path: Of the picture, from the page.
+        path: Of the picture, from the page; empty where it is on the page alone.
     """
 
     name: str
@@ -69,6 +73,24 @@ def read_figure(folder: Path, path: str, title: str, description: str) -> Figure
         heading, *rows = json.loads(json_file.read_text(encoding="utf-8"))
         numbers = [heading, *([Name(value) if isinstance(value, str) else value for value in row] for row in rows)]
     return Figure(name, title, description, picture, encoded, numbers, f"{path}.png")
+
+
+def drawn_figure(
+    drawing: Drawing, name: str, title: str, description: str, numbers: Sequence[Sequence[Any]]
+) -> Figure | None:
+    """Return a figure that is on the page alone: no file of it stays.
+
+    Args:
+        drawing: The figure.
+        name: Its place on the page: small letters, digits and `-`.
+        title: Heading.
+        description: What it shows, in a sentence.
+        numbers: What it shows, rows below a heading.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        save_figure(drawing, Path(folder) / name, numbers)
+        figure = read_figure(Path(folder), name, title, description)
+    return figure and replace(figure, path="")
 
 
 def inline_svg(text: str, name: str, title: str, description: str) -> str:

@@ -70,4 +70,6 @@ def column_kinds(rows: Sequence[Sequence[Any]]) -> list[str]:
 
 
 def _is_number(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
     return isinstance(value, int | float) or (type(value) is str and value.lstrip("+-")[:1].isdigit())

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers.utils import logging
 
 from ..evaluation.plot_style import shorten
 from ..evaluation.selective import decision_confidence
 from ..evaluation.significance import is_correct
-from ..runs.disk import write_text
+from ..runs.disk import add_file, write_text
 from ..runs.files import CARD_FILE, FIGURES_FOLDER, PAGE_FILE
 from ..runs.finished import FinishedRun
 from ..runs.schema import APPROACHES, KINDS
@@ -22,6 +24,8 @@ from ..sharing.cells import Name
 from .figures import read_figure
 from .page import render_page
 from .text import Names
+
+logger = logging.get_logger(__name__)
 
 MOST_ERRORS = 500
 _LABEL_LENGTH = 60  # where a label is one of many
@@ -47,21 +51,38 @@ _SECTIONS = {
 }
 
 
-def write_card_and_page(folder: Path, texts: Sequence[str] | None = None) -> None:
+def write_card_and_page(folder: str | PathLike[str], texts: Sequence[str] | None = None) -> None:
     """Write `README.md`, for the Hub, and `report.html`, for those who have the folder.
+
+    The run is whole without them: one that cannot be rendered is warned about, and a training is not lost.
 
     Args:
         folder: Of a run that is finished but for these.
         texts: The test documents, for the page to show those that it gets wrong; `None` keeps their text out.
     """
-    run = FinishedRun.read(folder)
-    write_text(folder / CARD_FILE, str(card_of(run)))
-    write_text(folder / PAGE_FILE, render_run(run, texts))
+    run = FinishedRun.read(Path(folder))
+    rendered: dict[str, Callable[[], str]] = {
+        CARD_FILE: lambda: str(card_of(run)),
+        PAGE_FILE: lambda: render_run(run, texts),
+    }
+    for name, render in rendered.items():
+        try:
+            text = render()
+        except Exception as error:
+            logger.warning(
+                f"The run is whole, but has no {name}: {type(error).__name__}: {error}. Write it with its output_dir "
+                f'in the place of RUN: python -c "from {__name__} import write_card_and_page; '
+                "write_card_and_page('RUN')\""
+            )
+        else:
+            write_text(run.folder / name, text)
+            add_file(run.folder, name)
 
 
 def write_page(folder: Path, texts: Sequence[str] | None = None) -> None:
     """Write `report.html` of a finished run anew; arguments as for `write_card_and_page`."""
     write_text(folder / PAGE_FILE, render_run(FinishedRun.read(folder), texts))
+    add_file(folder, PAGE_FILE)
 
 
 def render_run(run: FinishedRun, texts: Sequence[str] | None = None) -> str:

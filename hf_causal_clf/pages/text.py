@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 from unicodedata import category
 
@@ -16,6 +17,19 @@ _KEPT = "\n\t"
 
 class Names(tuple[str, ...]):
     """Names of labels, each by itself; none is a dash."""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A text that is read after a click on what stands for it.
+
+    Attributes:
+        shown: Parts of what is seen before.
+        text: Text that others chose.
+    """
+
+    shown: tuple[Any, ...]
+    text: str
 
 
 def clean(value: Any) -> Any:
@@ -43,6 +57,8 @@ def cell_html(value: Any) -> Markup:
         return Markup(", ").join(_marked(clean(name), "bdi") for name in value) if value else Markup("–")
     if isinstance(value, tuple):
         return Markup("").join(map(cell_html, value))
+    if isinstance(value, Folded):
+        return _folded(cell_html(value.shown), clean(value.text[:MOST]), "bdi", len(value.text) - MOST)
     if isinstance(value, Link):
         return Markup('<a href="{}">{}</a>').format(clean(value.address), _marked(clean(value.text), "bdi"))
     text = clean(str(value))
@@ -58,9 +74,11 @@ def _marked(text: str, tag: str) -> Markup:
 
 
 def _opened(text: str, tag: str) -> Markup:
-    left = len(text) - MOST
+    return _folded(_marked(text[:SHORT] + "…", tag), "…" + text[SHORT:MOST], tag, len(text) - MOST)
+
+
+def _folded(summary: Markup, text: str, tag: str, left: int) -> Markup:
+    """A text behind a click, of which so many characters are left out."""
     more = Markup("<p>{:,} more characters are not shown.</p>").format(left) if left > 0 else ""
-    rest = "…" + text[SHORT:MOST] + ("…" if left > 0 else "")
-    return Markup("<details><summary>{}</summary>{}{}</details>").format(
-        _marked(text[:SHORT] + "…", tag), _marked(rest, tag), more
-    )
+    shown = _marked(text + ("…" if left > 0 else ""), tag)
+    return Markup("<details><summary>{}</summary>{}{}</details>").format(summary, shown, more)

@@ -15,6 +15,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from .files import MANIFEST_FILE, read_json
+
 _FULL = 2**16  # free bytes; a file of this size is not worth an error of its own
 _locks: dict[Path, Any] = {}
 
@@ -22,6 +24,13 @@ _locks: dict[Path, Any] = {}
 def write_json(path: str | PathLike[str], data: dict[str, Any]) -> None:
     """Write JSON atomically."""
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def add_file(folder: Path, name: str) -> None:
+    """List a file of a finished run that its manifest may lack; a run that is not whole yet has none."""
+    if (folder / MANIFEST_FILE).is_file():
+        manifest = read_json(folder / MANIFEST_FILE)
+        write_json(folder / MANIFEST_FILE, {**manifest, "files": sorted({*manifest["files"], name})})
 
 
 def write_text(path: str | PathLike[str], text: str) -> None:

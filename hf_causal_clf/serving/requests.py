@@ -77,13 +77,14 @@ def read_request(body: bytes, limits: Limits, control_tokens: re.Pattern[str] | 
     if len(texts) > limits.max_texts:
         raise Refused(413, f"There are {len(texts):,} texts; a request may have {limits.max_texts:,}. Send fewer.")
     for position, text in enumerate(texts):
-        wrong = next(_mistakes(text, control_tokens), None)
+        wrong = next(wrong_with(text, control_tokens), None)
         if wrong is not None:
             raise Refused(422, f"Text {position}, counted from 0, {wrong}", position)
     return texts
 
 
-def _mistakes(text: Any, control_tokens: re.Pattern[str] | None) -> Iterator[str]:
+def wrong_with(text: Any, control_tokens: re.Pattern[str] | None) -> Iterator[str]:
+    """Say what keeps a text from being classified, as the end of a sentence that begins with the text's name."""
     if not isinstance(text, str):
         yield "is not a string. Send strings."
         return

@@ -32,19 +32,21 @@ def address_of(bound: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def serve(app: Any, bound: socket.socket) -> None:
+def serve(app: Any, bound: socket.socket, *, patience: int | None = None) -> None:
     """Serve an ASGI application until SIGTERM or Ctrl-C; what was accepted is answered first, a second one ends that.
 
     Args:
         app: The application.
         bound: What `open_socket` returned.
+        patience: Seconds that it waits for what is not answered; by default, as long as it takes.
 
     Raises:
         ImportError: If uvicorn is not installed.
     """
     import uvicorn
 
-    config = uvicorn.Config(app, access_log=False, log_config=None, log_level="warning", server_header=False, ws="none")
+    quiet: dict[str, Any] = {"access_log": False, "log_config": None, "log_level": "warning", "server_header": False}
+    config = uvicorn.Config(app, ws="none", timeout_graceful_shutdown=patience, **quiet)
     # uvicorn raises the signal again when it has stopped, which would end this process as if it had been killed
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

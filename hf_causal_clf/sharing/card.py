@@ -136,6 +136,7 @@ def _context(run: FinishedRun, repo_id: str) -> dict[str, Any]:
         "labels": run.label_space.names,
         "multi_label": run.label_space.multi_label,
         "adapter": run.adapter is not None,
+        "lora": "lora" in facts,
         "metrics": metric_table(run),
         "test_documents": len(run.results.gold),
         "label_table": label_table(run),

@@ -232,15 +232,15 @@ def _base_model(run: FinishedRun) -> Rows:
     if base.dtype is not None and base.dtype != "auto":
         rows.append(("Data type of its weights", Code(base.dtype)))
     rows.append(("Quantisation of its weights", quantization(run) or "none"))
-    if run.adapter is not None:
+    if lora := run.adapter or run.facts.get("lora"):  # an encoder's is in its weights
         keys = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
-        known = [f"{word} {run.adapter[key]}" for word, key in keys.items() if run.adapter.get(key) is not None]
+        known = [f"{word} {lora[key]}" for word, key in keys.items() if lora.get(key) is not None]
         if known:
             rows.append(("LoRA", ", ".join(known)))
-        targets = run.adapter.get("target_modules")
+        targets = lora.get("target_modules")
         if targets:
             names = [targets] if isinstance(targets, str) else sorted(targets)
-            rows.append(("LoRA on", (*_listed(names), _adapted_layers(run.adapter))))
+            rows.append(("LoRA on", (*_listed(names), _adapted_layers(lora))))
     return rows
 
 

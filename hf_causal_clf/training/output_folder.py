@@ -265,12 +265,6 @@ def finish(folder: Path, settings: Settings | None = None) -> Path:
     return output
 
 
-def add_file(output: Path, name: str) -> None:
-    """List a file of a finished run that its manifest may lack."""
-    manifest = read_json(output / MANIFEST_FILE)
-    write_json(output / MANIFEST_FILE, {**manifest, "files": sorted({*manifest["files"], name})})
-
-
 def put_in_place(output: Path) -> bool:
     """Carry through the end of a run that is whole, from wherever it was cut off; whether there was anything to do."""
     saved, earlier = _whole_but_not_in_place(output), read_manifest(output)

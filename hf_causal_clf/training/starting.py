@@ -21,7 +21,7 @@ from ..pages.run import write_page
 from ..runs.files import PAGE_FILE
 from .arguments import AdapterModelArguments, RunArguments
 from .folds import settle_folds
-from .output_folder import Settings, add_file, check_output_folder, check_resuming, finish_what_was_cut_off, is_finished
+from .output_folder import Settings, check_output_folder, check_resuming, finish_what_was_cut_off, is_finished
 from .pushing import publish, take_over_push
 from .resuming import is_resuming
 from .train import prepare
@@ -118,7 +118,6 @@ def _check_early_stopping(run_args: RunArguments, training_args: TrainingArgumen
 def _show_documents(output: Path, data: ClassificationData) -> None:
     """Write the page of a finished run again, with the test documents that it gets wrong."""
     write_page(output, data.texts("test"))
-    add_file(output, PAGE_FILE)
     tell(f"{output / PAGE_FILE} shows the text of the test documents that it gets wrong.")
 
 

@@ -24,7 +24,7 @@ from hf_causal_clf.labelling.forecast import forecast, learning_curve
 from hf_causal_clf.labelling.heads import fitted, out_of_fold
 
 KNOWN, TARGET, TESTED, BATCH, STRENGTH = 320, 1000, 500, 40, 0.1
-CHOSEN_FROM = ("clinc", "bbc")
+CHOSEN_FROM = ("clinc", "bbc", "patents")
 
 
 def main() -> None:

@@ -1,16 +1,19 @@
 """Document text stays text, whatever is in it."""
 
-import base64
-import hashlib
 import re
-from html.parser import HTMLParser
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hf_causal_clf.explanation.explanation import Explanation
-from hf_causal_clf.explanation.showing import heading, marked_text, page, printable, strengths
+from hf_causal_clf.explanation.page import render_explanations
+from hf_causal_clf.explanation.showing import heading, marked_text, printable, strengths
 from hf_causal_clf.explanation.units import cut
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "pages"))
+from read_page import read_page, tables
 
 HOSTILE = (
     '<script>alert("1")</script> </mark></p><img src=x onerror=alert(1)>. '
@@ -25,58 +28,52 @@ def explanation(text=HOSTILE, label="<b>&\x1b[31m", drops=(0.4, -0.2, 0.1, 0.0))
     return Explanation(text, (label, "b"), label, label, probabilities, spans, np.stack([column, -column], axis=1))
 
 
-class Reader(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.tags, self.text, self.open = [], "", []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.text += data
+def render(*explanations):
+    return render_explanations(explanations, run="<i>", rows_file="explanations.jsonl")
 
 
 def test_hostile_text_stays_text_in_a_page():
-    found = explanation()
-    made = page([("</h2><script>", found)], title="<i>", notes=["<u>"])
-    reader = Reader()
-    reader.feed(made)
-    assert reader.open == []
-    assert {tag for tag, _ in reader.tags} <= {
-        *("html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "p", "article", "mark"),
-        *("table", "caption", "tr", "td"),
-    }
-    assert not [name for _, attributes in reader.tags for name in attributes if name.startswith(("on", "style", "src"))]
-    assert printable(HOSTILE) in reader.text
-    assert not set(made) & set("\x00\x1b\x85\ud800\u202e\u2066\r")
+    names = ["</h3><script>", "\u202eturned", "w" * 100_000]
+    made = render(*((name, explanation(label=label)) for name, label in zip(names, (*names[1:], "<b>&\x1b[31m"))))
+    page, usual = read_page(made), read_page(render(*((name, explanation("A. B. C. D", "a")) for name in "123")))
+    for tag in ("script", "img", "b", "i", "h3", "article", "table"):
+        assert len(page.all(tag)) == len(usual.all(tag)), tag
+    assert [each.text for each in page.all("p", **{"class": "marked"})] == [printable(HOSTILE)] * 3
+    assert not set(made) & set("\x00\x1b\x85\ud800\u2066\r")
+    assert len(made) < 60_000
     made.encode()
+    assert "</h3><script>" in page.all("h3")[0].text
 
 
-def test_the_page_allows_its_own_style_alone():
-    made = page([("1", explanation())], title="t")
-    style = re.search(r"<style>(.*?)</style>", made, re.DOTALL)[1]
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    assert f"content=\"default-src 'none'; style-src 'sha256-{digest}'\"" in made
+def test_a_page_of_several_documents_leads_to_each():
+    page = read_page(
+        render((7, explanation("Good. Bad! So so. Nothing", "sport")), ("x", explanation("Yes. No", "tech")))
+    )
+    heading, *rows = tables(page)["Documents, and the part that changes most"]
+    assert rows == [
+        ["7", "sport", "sport", "0.750", "-0.400", "Good."],
+        ["x", "tech", "tech", "0.750", "-0.400", "Yes."],
+    ]
+    assert len(heading) == len(rows[0])
+    links = [each.attributes["href"][1:] for each in page.all("table")[0].all("a")]
+    assert links == [each.attributes["id"] for each in page.all("article")]
 
 
 def test_a_page_lists_the_parts_that_matter_most():
-    reader = Reader()
-    reader.feed(page([(7, explanation("Good. Bad! So so. Nothing", "sport"))], title="t"))
-    assert "7: sport (0.750)" in reader.text
-    assert re.findall(r"([+\u2212]0\.\d+)(\S.*)", reader.text.split("changes by")[1]) == [
-        ("\u22120.400", "Good."),
-        ("+0.200", "Bad!"),
-        ("\u22120.100", "So so."),
+    page = read_page(render((7, explanation("Good. Bad! So so. Nothing", "sport"))))
+    assert "Predicted: sport. Probability of sport: 0.750." in page.all("article")[0].text
+    assert tables(page)["How the probability changes without it: 7"] == [
+        *(["change", "without"], ["-0.400", "Good."], ["+0.200", "Bad!"], ["-0.100", "So so."])
     ]
-    marks = [attributes["class"] for tag, attributes in reader.tags if tag == "mark"]
-    assert marks[2:] == ["for3", "against2", "for1"]  # after those of the legend
+    marks = [each.attributes["class"] for each in page.all("article")[0].all("mark")]
+    assert marks == ["for3", "against2", "for1"]
+
+
+def test_a_page_has_the_first_documents_and_says_so(monkeypatch):
+    monkeypatch.setattr("hf_causal_clf.explanation.page.MOST", 2)
+    page = read_page(render(*((name, explanation("Good. Bad!", "sport")) for name in range(3))))
+    assert len(page.all("article")) == 2
+    assert "The first 2 of 3 documents are here; all are in explanations.jsonl." in page.text
 
 
 def test_a_terminal_is_not_steered():

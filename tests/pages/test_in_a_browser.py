@@ -45,8 +45,10 @@ def browser():
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """Files of a single-label page, a multi-label one, one with hostile text in it, and one of a comparison."""
+    """Files of a single-label page, a multi-label one, one with hostile text in it, and one of each other kind."""
+    from test_labelling_pages import audited, planned
     from test_ranking import ENTRIES
+    from test_showing import explanation, render
 
     folder, written = tmp_path_factory.mktemp("browser"), {}
     for kind in ("single", "multi", "hostile"):
@@ -61,6 +63,14 @@ def pages(tmp_path_factory):
     written["comparison"] = folder / "comparison.html"
     page = render_comparison(report, report_values(report), "Made-up documents.", folder, [], {})
     written["comparison"].write_text(page, encoding="utf-8")
+    for kind, options in (("", {}), (" hostile", {"names": HOSTILE, "texts": HOSTILE, "multi_label": True})):
+        written[f"audit{kind}"] = audited(folder / f"audit{kind}", with_documents=True, **options) / "audit.html"
+        written[f"plan{kind}"] = planned(folder / f"plan{kind}", with_documents=True, **options) / "plan.html"
+    written["why"] = folder / "why.html"
+    names = ["a", "w" * 5_000, HOSTILE[1], "שלום", "d", "e", "f"]
+    texts = [{}, {"label": HOSTILE[0]}, {"text": "w" * 100_000}, {"text": "Good. Bad! So so.", "label": "sport"}]
+    explained = [(name, explanation(**texts[place % len(texts)])) for place, name in enumerate(names)]
+    written["why"].write_text(render(*explained), encoding="utf-8")
     return written
 
 
@@ -104,7 +114,7 @@ def column(page, caption, place):
     return [text.strip() for text in table.locator(f"tbody tr:visible > :nth-child({place})").all_inner_texts()]
 
 
-KINDS = ("single", "multi", "hostile", "comparison")
+KINDS = ("single", "multi", "hostile", "comparison", "audit", "audit hostile", "plan", "plan hostile", "why")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -160,6 +170,35 @@ def test_errors_are_found_by_words_and_labels(opened, kind):
     assert all(name in each.split(", ") for each in kept)
     page.get_by_label("Search").fill("no such words")
     assert column(page, ERRORS, 1) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "caption", "label"),
+    [
+        ("audit", "Documents whose label may be wrong", "suggested"),
+        ("plan", "Documents to label next", "predicted"),
+        ("why", "Documents, and the part that changes most", "predicted"),
+    ],
+)
+def test_documents_are_found_by_labels_and_sorted(opened, kind, caption, label):
+    page = opened(kind)
+    everything = column(page, caption, 1)
+    choice = page.locator(".filters").first.get_by_label(label)
+    choice.select_option(label="sport")
+    assert 0 < len(column(page, caption, 1)) < len(everything)
+    choice.select_option(label="all")
+    heading = page.locator("table", has=page.locator("caption", has_text=caption)).locator("th").nth(3)
+    for _ in range(2):
+        heading.locator("button").click()
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert sorted(column(page, caption, 1)) == sorted(everything)
+
+
+def test_an_explained_document_is_one_click_away(opened):
+    page = opened("why")
+    page.get_by_role("link", name="d", exact=True).click()
+    assert page.evaluate("location.hash") == "#document-5"
+    assert page.locator("#document-5 mark").first.is_visible()
 
 
 def test_hostile_text_runs_nothing_and_is_found(opened):

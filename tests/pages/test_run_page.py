@@ -266,3 +266,22 @@ def test_a_picture_that_is_too_large_is_one_of_pixels_or_left_out(tmp_path, monk
     assert all(each.attributes["alt"] for each in page.all("img"))
     (run.folder / "figures" / "set_sizes.svg").write_text("<svg>")  # damaged
     assert len(read_page(render_run(run)).all("img")) == len(page.all("img"))
+
+
+def test_a_page_that_cannot_be_rendered_costs_no_run(tmp_path, monkeypatch):
+    """It is warned about with the reason and with what writes it later, and is listed then."""
+    folder = finished(tmp_path).folder
+    manifest, warned = folder / "manifest.json", []
+    with monkeypatch.context() as patch:
+        patch.setattr(run_page, "render_page", lambda *args, **values: 1 / 0)
+        patch.setattr(run_page.logger, "warning", warned.append)
+        write_card_and_page(folder)
+    assert not (folder / PAGE_FILE).exists()
+    assert (folder / "README.md").read_text().startswith("---")
+    [said] = warned
+    assert "has no report.html: ZeroDivisionError: division by zero." in said
+    manifest.write_text('{"settings": null, "files": ["README.md"], "checkpoints": false}')
+    command = re.search(r'python -c "(.*)"', said)[1].replace("RUN", str(folder))
+    exec(command, {})
+    assert read_page((folder / PAGE_FILE).read_text()).all("h1")[0].text == "news"
+    assert json.loads(manifest.read_text())["files"] == ["README.md", PAGE_FILE]

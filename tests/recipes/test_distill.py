@@ -8,12 +8,14 @@ import hub_client
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 import yaml
 from conftest import make_rows, run_as_main, write_jsonl
 from hub_server import HubServer
+from safetensors.torch import load_file
 from teachers import write_teacher
 from tiny import save_encoder
-from transformers import AutoTokenizer, pipeline
+from transformers import AutoModelForMaskedLM, AutoTokenizer, DistilBertConfig, RobertaConfig, pipeline
 
 from hf_causal_clf import TextClassifier
 from hf_causal_clf.baselines.encoder_training import fine_tuned_encoder
@@ -113,6 +115,51 @@ def test_an_encoder_is_a_run_and_a_stock_checkpoint(
     found = [[row[name] for name in data.label_space.names] for row in scores]
     plain = TextClassifier.from_pretrained(student, calibrated=False).predict_proba(texts)
     np.testing.assert_allclose(found, plain, atol=1e-5)
+
+
+def save_other_encoder(kind, folder, tokenizer):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(tokenizer), "pad_token_id": 2, "max_position_embeddings": 67}
+    if kind == "distilbert":  # the layer before its classifier is new, too
+        config = DistilBertConfig(**sizes, dim=32, hidden_dim=48, n_layers=2, n_heads=4)
+    else:
+        layers = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+        config = RobertaConfig(**sizes, **layers)
+    AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "roberta"])
+def test_adapters_of_an_encoder_end_up_in_its_weights(kind, distil, tokenizer, tmp_path):
+    """What is learned by adapters is a matrix of their rank; what is new in the encoder is learned whole."""
+    base = save_other_encoder(kind, tmp_path / "base", tokenizer)
+    options = {"model_name_or_path": base, "use_peft": True, "lora_r": 3, "learning_rate": 0.02, "num_train_epochs": 4}
+    student = distil(**options)
+    assert not (student / "adapter_config.json").exists()
+    before, after = load_file(Path(base) / "model.safetensors"), load_file(student / "model.safetensors")
+    linear = 0
+    for key, weight in after.items():
+        if key not in before:
+            assert key.startswith(("classifier", "pre_classifier"))
+            continue
+        change = (weight - before[key]).double()
+        if weight.ndim == 2 and "embeddings" not in key:
+            linear += 1
+            assert 1 <= torch.linalg.matrix_rank(change, tol=1e-5) <= 3, key
+        else:
+            assert not change.any(), key
+    assert linear == 12
+    metrics, description = read(student)
+    assert description["training"]["lora"]["r"] == 3
+    assert metrics["training"]["trainable_parameters"] < sum(weight.numel() for weight in after.values()) / 2
+    card = (student / "README.md").read_text()
+    assert "by LoRA adapters, which were added to its weights" in card
+    assert "rank 3" in card
+    classifier = TextClassifier.from_pretrained(student)
+    results = read_results(student, classifier.label_space)
+    texts = [row["text"] for row in make_rows(len(results.gold), 200)]
+    np.testing.assert_allclose(classifier.predict_proba(texts), results.probabilities, atol=1e-6)
 
 
 STOCK = """
@@ -280,7 +327,11 @@ def test_documents_are_selected_that_teach_and_scores_serve_the_next_student(dis
         ({"select": 5}, "select is for documents without labels: give unlabelled_file"),
         ({"unlabelled_rest": True}, "set that, or leave unlabelled_rest out"),
         ({"unlabelled_file": "none.jsonl"}, "There is no file 'none.jsonl'. Check unlabelled_file"),
-        ({"lora_r": 4, "pooling": "mean"}, "is an encoder.*leave lora_r, pooling out"),
+        (
+            {"lora_r": 4, "pooling": "mean"},
+            "is an encoder.*leave lora_r, pooling out.*for adapters, set use_peft to true",
+        ),
+        ({"use_peft": True, "lora_layers": 1}, "is an encoder, trained on adapters, .*leave lora_layers out"),
         ({"folds": 2}, "folds is not for a distillation"),
         ({"class_weight": "balanced"}, "class_weight is not for a distillation"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not for a distillation"),

@@ -50,7 +50,7 @@ def test_a_plan_says_how_many_and_which(
     assert len(chosen) == 7
     printed = " ".join(capsys.readouterr().out.split())
     row = plan["expected"][0]
-    average = "micro" if multi_label else "macro"
+    average = "Micro" if multi_label else "Macro"
     assert f"{average} F1 of {row['f1']:.2f} ({row['low']:.2f} – {row['high']:.2f}) expected at 126" in printed
     assert "17 that are in the test documents" in printed
 
