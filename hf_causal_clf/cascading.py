@@ -26,6 +26,7 @@ from .runs.disk import naming_full_disk
 from .runs.files import MEMBERS_FOLDER, METRICS_FILE, OUT_OF_FOLD_FILE, PUBLISHED, read_json
 from .runs.measuring import Metrics, majority_metrics
 from .runs.members import common_base, common_facts, copy_run
+from .runs.prior import priors_of
 from .runs.results import read_out_of_fold
 from .runs.run import Run, Truncation
 from .runs.selecting import fit_run_abstention
@@ -254,7 +255,7 @@ def _mixed(passed_on: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.n
 
 def _facts(data: ClassificationData, runs: Sequence[Run]) -> dict[str, Any]:
     """What is known of the documents; of those of training, what the second stage knows where they are not given."""
-    facts = {**document_facts(data), **common_facts(runs)}
+    facts = {**document_facts(data), **common_facts(runs), **priors_of(runs)}
     if not len(data.splits["train"]):
         del facts["overlap"]
         for name in ("documents", "label_counts"):

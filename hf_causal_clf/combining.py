@@ -24,6 +24,7 @@ from .runs.disk import naming_full_disk, write_json
 from .runs.files import MEMBERS_FOLDER, METRICS_FILE, read_json
 from .runs.measuring import majority_metrics, measure
 from .runs.members import common_base, common_facts, copy_run
+from .runs.prior import priors_of
 from .runs.results import read_out_of_fold
 from .runs.run import Run, Truncation
 from .runs.selecting import fit_run_abstention
@@ -141,7 +142,7 @@ def _save(job: Job, members: dict[Candidate, float], held_out: np.ndarray) -> No
         base_model=common_base(runs),
         version=version("hf_causal_clf"),
         members={candidate.name: weight for candidate, weight in members.items()},
-        training={**document_facts(job.data), **common_facts(runs)},
+        training={**document_facts(job.data), **common_facts(runs), **priors_of(runs)},
     ).write(folder)
     finish_run(folder, job.data, _measure(folder, job, members, held_out))
 

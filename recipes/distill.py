@@ -46,6 +46,7 @@ from hf_causal_clf.distillation.teacher import SCORES_FOLDER, Scores, Teacher, m
 from hf_causal_clf.embedding.arguments import HeadArguments
 from hf_causal_clf.finishing import finish_run, measure_run, print_run, save_run
 from hf_causal_clf.runs.disk import how_to_go_on
+from hf_causal_clf.runs.prior import priors_of
 from hf_causal_clf.training.arguments import RunArguments
 from hf_causal_clf.training.evaluated import evaluated_logits
 from hf_causal_clf.training.facts import training_facts
@@ -94,6 +95,7 @@ def main() -> None:
     tracking = RunTracking(trainer)
     training = train(trainer, settings.to_dict())
     facts = training_facts(trainer, data, data_args, model_args) | {"distillation": lesson.facts | taught_by(teacher)}
+    facts |= priors_of([replace(student.run, training=facts), teacher.run])
     known = evaluated_logits(trainer)
     facts |= merge_adapters(trainer, student.run)
     saved = save_run(trainer, tokenizer, replace(student.run, training=facts))

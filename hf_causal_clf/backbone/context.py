@@ -136,10 +136,10 @@ def takes_cache(model: PreTrainedModel) -> bool:
     """Whether a causal language model or decoder reads tokens on top of any key-value cache, masked by position.
 
     True for full and sliding-window attention in `eager`, `sdpa` and its plain form; not for ALiBi, recurrent layers
-    and flash attention.
+    and flash attention, nor where a token sees those after it.
     """
     config = model.config.get_text_config()
-    return (
+    return sees_backward_only(model) and (
         {"position_ids", "past_key_values", "attention_mask"} <= set(inspect.signature(type(model).forward).parameters)
         and config._attn_implementation in ("eager", "sdpa", PLAIN_ATTENTION)
         and set(getattr(config, "layer_types", None) or ["full_attention"]) <= _MASKABLE_LAYERS
@@ -147,6 +147,13 @@ def takes_cache(model: PreTrainedModel) -> bool:
         and not model._is_stateful  # recurrent layers
         and "local" not in getattr(config, "attention_layers", ())  # GPT-Neo masks by index
     )
+
+
+def sees_backward_only(model: PreTrainedModel) -> bool:
+    """Whether no token sees those after it, unlike in some models that were made for embeddings (EmbeddingGemma)."""
+    config = model.config.get_text_config()
+    both_ways = getattr(config, "use_bidirectional_attention", None) in (True, "all")
+    return not both_ways and getattr(config, "is_causal", None) is not False
 
 
 def _visible(seen: torch.Tensor, real: torch.Tensor, tree: torch.Tensor) -> torch.Tensor:

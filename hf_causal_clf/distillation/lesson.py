@@ -77,14 +77,14 @@ def prepare_lesson(
         texts = [texts[row] for row in drawn(len(texts), limit, training.seed)]
         tell(f"{limit:,} of them are drawn at random (seed={training.seed}).")
     held_out = out_of_fold(teacher, data)
-    known = scores(data.texts("train"), "training documents") if held_out is None else held_out
+    known = scores(data.texts("train"), "training documents").probabilities if held_out is None else held_out
     gold = data.gold("train")
     labelled = Lesson(data, loss.targets(known, gold), loss, {})
-    taught = scores(texts, "documents without labels") if texts else None
+    taught, decided = scores(texts, "documents without labels") if texts else (None, [])
     if taught is not None and limit is not None and limit < len(texts) and arguments.select_by == "teaching":
         said = _first_student(labelled, student, training, texts, scores.folder)
         rows = most_teaching(taught, said, limit, multi_label=multi_label)
-        texts, taught = [texts[row] for row in rows], taught[rows]
+        texts, taught, decided = [texts[row] for row in rows], taught[rows], [decided[row] for row in rows]
         tell(f"{limit:,} of them are chosen, of which the teacher is sure and the first student is not.")
     facts: dict[str, Any] = {
         "labelled": len(gold),
@@ -97,20 +97,19 @@ def prepare_lesson(
         facts["select_by"] = arguments.select_by
     if taught is None:
         return replace(labelled, facts=facts)
-    decided = teacher.run.calibration.decide(taught, multi_label=multi_label)
     everything = _joined(data, texts, decided)
     return Lesson(everything, np.concatenate([labelled.targets, loss.targets(taught)]), loss, facts)
 
 
-def _joined(data: ClassificationData, texts: list[str], decided: np.ndarray) -> ClassificationData:
+def _joined(data: ClassificationData, texts: list[str], decided: list[Any]) -> ClassificationData:
     """The labelled documents and those without labels, which get the teacher's decisions."""
     from datasets import Dataset
 
-    rows, space = data.splits["train"], data.label_space
+    rows = data.splits["train"]
     columns = {
         "id": [f"labelled/{each}" for each in rows["id"][:]] + [f"unlabelled/{row}" for row in range(len(texts))],
         "text": [*rows["text"][:], *texts],
-        "label": [*rows["label"][:], *(space.decode(each) for each in decided)],
+        "label": [*rows["label"][:], *decided],
     }
     return replace(data, splits={**data.splits, "train": Dataset.from_dict(columns)})
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -97,6 +97,18 @@ class Teacher:
         return [self.run.label_space.index(name) for name in space.names]
 
 
+class Said(NamedTuple):
+    """What a teacher says of texts.
+
+    Attributes:
+        probabilities: Calibrated ones, in the order of the documents' labels, float32 `(n, labels)`.
+        labels: What it decides, by its own thresholds: for each text a label name, or a list of them.
+    """
+
+    probabilities: np.ndarray
+    labels: list[Any]
+
+
 class Scores:
     """The teacher's calibrated probabilities of texts, kept in shards. All processes have to call its methods.
 
@@ -118,8 +130,8 @@ class Scores:
 
         self._load: Callable[[], TextClassifier] = load
 
-    def __call__(self, texts: Sequence[str], what: str) -> np.ndarray:
-        """Return the probabilities of texts, float32 `(n, labels)`; those that an earlier start scored are read.
+    def __call__(self, texts: Sequence[str], what: str) -> Said:
+        """Return what the teacher says of texts; what an earlier start scored is read.
 
         Args:
             texts: The texts.
@@ -147,12 +159,14 @@ class Scores:
         if state.is_main_process:
             finish_prediction(folder, shards, self.teacher.run.label_space)
         found = [self._read(shard_path(folder, index)) for index, _ in zip(count(), shards)]
-        return np.concatenate(found)[:, self._columns]
+        probabilities = np.concatenate([part.probabilities for part in found])[:, self._columns]
+        return Said(probabilities, [label for part in found for label in part.labels])
 
-    def _read(self, path: Path) -> np.ndarray:
-        column = parquet.read_table(path, columns=["probabilities"])["probabilities"].combine_chunks()
+    def _read(self, path: Path) -> Said:
+        table = parquet.read_table(path, columns=["predicted", "probabilities"])
+        column = table["probabilities"].combine_chunks()
         fields = [column.field(index).to_numpy(zero_copy_only=False) for index in range(column.type.num_fields)]
-        return np.stack(fields, axis=1).astype(np.float32)
+        return Said(np.stack(fields, axis=1).astype(np.float32), table["predicted"].to_pylist())
 
     def close(self) -> None:
         """Let go of the teacher's model."""
@@ -224,8 +238,7 @@ def measured_teacher(teacher: Teacher, data: ClassificationData, scores: Scores)
     encoded = own.encode_batch(gold)
     predicted = _written_down(teacher, data, encoded)
     if predicted is None:
-        probabilities = scores(data.texts("test"), "test documents")[:, np.argsort(teacher.columns(data.label_space))]
-        predicted = teacher.run.calibration.decide(probabilities, multi_label=own.multi_label)
+        predicted = own.encode_batch(scores(data.texts("test"), "test documents").labels)
     found = decision_metrics(encoded, predicted)
     return {name: found[name] for name in _METRICS}
 

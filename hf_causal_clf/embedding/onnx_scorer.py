@@ -49,6 +49,7 @@ class OnnxScorer:
                 "Export the run again with --onnx true."
             )
         self.approach = approach
+        self.tokenizer = tokenizer
         self.chunks = chunks
         self.labels = labels
         self.batch_size = batch_size

@@ -14,6 +14,7 @@ from transformers.utils import logging
 from ..backbone.adapters import compute_in_bfloat16
 from ..backbone.batching import padding_id
 from ..backbone.cache import cached, computing_versions, shared_folder
+from ..backbone.context import sees_backward_only
 from ..backbone.settings import base_weights, model_identity, peft_config
 from ..data.rows import parts_of, to_dataset, values_of, write_table
 from ..data.sampling import stratified_sample
@@ -127,6 +128,11 @@ def _new_model(
     )
     model.length_groups = _groups_lengths(arguments)
     if lm_head is not None and answer_weight:
+        if not sees_backward_only(model.backbone):
+            raise ValueError(
+                f"In {model_arguments.model_name_or_path!r} a token sees those after it, so that the head would see "
+                "the answer in training. Set answer_loss_weight to 0, or head_init to probe."
+            )
         model.answer_loss = AnswerLoss(lm_head, answer_weight, model.config.text_config)
     resumed = arguments.resume_from_checkpoint is not None  # a checkpoint has the head
     if isinstance(encoder, DocumentEncoder) and head.start(arguments) == "probe" and not resumed:

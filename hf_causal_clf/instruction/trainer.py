@@ -20,6 +20,7 @@ from transformers.trainer_utils import set_seed
 from transformers.utils import logging
 
 from ..backbone.adapters import compute_in_bfloat16
+from ..backbone.context import sees_backward_only
 from ..backbone.loading import load_causal_lm
 from ..backbone.settings import base_weights, peft_config
 from ..data.splits import WEIGHT, ClassificationData
@@ -106,7 +107,7 @@ def instruction_trainer(
 
     Raises:
         ValueError: If `share_prefix` is set and the model or the arguments do not allow it, or `class_weight` with
-            another loss than the tokens' negative log-likelihood.
+            another loss than the tokens' negative log-likelihood; or if a token sees those after it in the model.
     """
     weighted = run_arguments.class_weight == "balanced"
     if weighted:
@@ -124,6 +125,11 @@ def instruction_trainer(
         in_chunks=template.long_documents == "chunks",
     )
     trainer = _new_trainer(data, tokenizer, collator, model_arguments, training_arguments, weighted=weighted)
+    if not sees_backward_only(trainer.model):
+        raise ValueError(
+            f"In {model_arguments.model_name_or_path!r} a token sees those after it: what it would have to write it "
+            "would know. Train a head on it, with embed.py, or take another model."
+        )
     _evaluate_by_scoring(trainer, collator, data, template, verbalizer, model_arguments)
     for callback in early_stopping(run_arguments, training_arguments, data):
         trainer.add_callback(callback)

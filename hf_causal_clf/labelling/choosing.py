@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,7 +14,14 @@ _BEFOREHAND = 5  # times as many uncertain documents as are wanted, among which 
 
 
 def choose(
-    features: np.ndarray, probabilities: np.ndarray, number: int, by: str, *, multi_label: bool, seed: int = 0
+    features: np.ndarray,
+    probabilities: np.ndarray,
+    number: int,
+    by: str,
+    *,
+    multi_label: bool,
+    thresholds: Sequence[float] | None = None,
+    seed: int = 0,
 ) -> np.ndarray:
     """Return the rows of documents to label next.
 
@@ -25,6 +33,7 @@ def choose(
             nearest to the centres of as many clusters of features (k-means). `"mix"`: the same among the most uncertain
             documents, uncertain ones weighing more (Zhdanov, 2019, arXiv 1901.05954). `"random"`: any.
         multi_label: Whether a document may have several labels.
+        thresholds: Decision threshold of each label (multi-label); 0.5 by default.
         seed: Seed of the draw and of the clusters.
 
     Returns:
@@ -38,7 +47,7 @@ def choose(
     number = min(number, len(features))
     if by == "random":
         return np.random.default_rng(seed).permutation(len(features))[:number]
-    uncertainty = 1.0 - margins(probabilities, multi_label=multi_label)
+    uncertainty = 1.0 - margins(probabilities, multi_label=multi_label, thresholds=thresholds)
     ranked = np.argsort(-uncertainty, kind="stable")
     if by == "uncertainty":
         return ranked[:number]

@@ -97,7 +97,8 @@ def choose_documents(known: Known, texts: Sequence[str], number: int, by: str, o
     head = fitted(known.train, known.data.gold("train"), len(space), known.strength)
     features = known.features(texts)
     probabilities = known.calibration.apply(head.logits(features), multi_label=space.multi_label)
-    rows = choose(features, probabilities, number, by, multi_label=space.multi_label)
+    options: dict[str, Any] = {"multi_label": space.multi_label, "thresholds": known.calibration.thresholds}
+    rows = choose(features, probabilities, number, by, **options)
     decisions = known.calibration.decide(probabilities[rows], multi_label=space.multi_label)
     predicted = [space.decode(each) for each in decisions]
     write_documents(output, [texts[row] for row in rows], predicted, probabilities[rows], space, agent)

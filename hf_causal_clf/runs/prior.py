@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,32 @@ def target_ratio(run: Run, target_prior: TargetPrior) -> np.ndarray:
     return prior_ratio(trained, target, multi_label=labels.multi_label)
 
 
+def priors_of(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return what a run that is made of others keeps of the label frequencies that these were trained for.
+
+    Args:
+        runs: Its members; or a student, described without this, and its teacher.
+
+    Returns:
+        For its training facts: nothing where all were trained for the frequencies of their documents. Where some were
+        not (`class_weight`): `prior` if those of all are the same, else `priors`, for which there is no `target_prior`.
+    """
+    if not any(map(_is_weighted, runs)):
+        return {}
+    try:
+        shares = [dict(zip(run.label_space.names, _trained_shares(run).tolist(), strict=True)) for run in runs]
+    except ValueError:
+        return {"priors": []}
+    priors = [[each[name] for name in runs[0].label_space.names] for each in shares]
+    return {"prior": priors[0]} if np.allclose(priors, priors[0]) else {"priors": priors}
+
+
+def _is_weighted(run: Run) -> bool:
+    """Whether a run was trained for other label frequencies than those of its documents."""
+    facts = run.training
+    return bool({"prior", "priors"} & set(facts) or facts.get("arguments", {}).get("balanced_classes"))
+
+
 def _target_shares(target_prior: dict[str, float] | str, labels: LabelSpace) -> np.ndarray:
     names = labels.names
     if isinstance(target_prior, str):
@@ -88,6 +114,12 @@ def _target_shares(target_prior: dict[str, float] | str, labels: LabelSpace) -> 
 def _trained_shares(run: Run) -> np.ndarray:
     """The share of each label that the probabilities stand for: in the training documents, as they counted."""
     facts = run.training
+    if "priors" in facts:
+        raise ValueError(
+            "target_prior needs probabilities that stand for one set of label frequencies. Those of this run come from "
+            "several runs, which were trained for different ones (class_weight). Leave target_prior out, or train all "
+            "of them with the same class_weight."
+        )
     if facts.get("prior") is not None:
         return np.array(facts["prior"])
     counts = np.array(facts.get("label_counts", {}).get("train", []))

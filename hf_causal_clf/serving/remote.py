@@ -17,7 +17,7 @@ import numpy as np
 from ..backbone.loading import load_tokenizer
 from ..cli.packages import missing_packages
 from ..runs.run import Run
-from ..task.texts import Empty, read_texts
+from ..task.texts import Empty, Texts, read_texts
 from .answers import Answer, read_label, read_probabilities
 from .dialects import Batch, Dialect, NotAsked, Own, check_approach, dialect_of
 
@@ -136,7 +136,7 @@ class RemoteClassifier:
     async def apredict_proba(self, texts: str | Iterable[str], *, empty: Empty = "error") -> np.ndarray:
         """As `predict_proba`, for use in an event loop."""
         given = read_texts(texts, empty=empty)
-        return given.spread(read_probabilities(await self._answers(given.texts), self.labels))
+        return given.spread(read_probabilities(await self._answers(given), self.labels))
 
     async def apredict(self, texts: str | Iterable[str], *, empty: Empty = "error", abstain: bool = False) -> Any:
         """As `predict`, for use in an event loop."""
@@ -144,7 +144,7 @@ class RemoteClassifier:
             raise ValueError("abstain needs a run with a fitted target error, and the server's has none.")
         given = read_texts(texts, empty=empty)
         labels: list[Any] = [None] * given.count
-        for position, answer in zip(given.positions, await self._answers(given.texts), strict=True):
+        for position, answer in zip(given.positions, await self._answers(given), strict=True):
             labels[position] = read_label(answer, abstain=abstain)
         return labels[0] if given.single else labels
 
@@ -181,14 +181,15 @@ class RemoteClassifier:
         async with self._client() as client:
             return await self._tried(client, "GET", path)
 
-    async def _answers(self, texts: Sequence[str]) -> list[Answer]:
-        """Return the server's answer to each text."""
+    async def _answers(self, given: Texts) -> list[Answer]:
+        """Return the server's answer to each text. Errors count empty ones, too, which are not sent."""
         found: dict[int, Answer] = {}
-        batches = self._dialect.batches(texts)
+        batches = self._dialect.batches(given.texts)
 
         async def work(client: httpx.AsyncClient) -> None:
             for batch in batches:
-                said = [await self._ask(client, body, batch.rows) for body in batch.bodies]
+                places = [given.positions[row] for row in batch.rows]
+                said = [await self._ask(client, body, places) for body in batch.bodies]
                 found.update(zip(batch.rows, self._read(batch, said), strict=True))
 
         async with self._client() as client:
@@ -196,24 +197,27 @@ class RemoteClassifier:
             try:
                 await asyncio.gather(*workers)
             except (Unfinished, NotAsked) as error:
-                raise self._with_answers(error, found, len(texts)) from error.__cause__
+                raise self._with_answers(error, found, given) from error.__cause__
             finally:
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
-        return [found[row] for row in range(len(texts))]
+        return [found[row] for row in range(len(given.texts))]
 
-    def _with_answers(self, error: Unfinished | NotAsked, found: dict[int, Answer], count: int) -> Unfinished:
+    def _with_answers(self, error: Unfinished | NotAsked, found: dict[int, Answer], given: Texts) -> Unfinished:
         if isinstance(error, NotAsked):
-            error = TextsRefused(f"{self.url} is not asked about text {error.row}, counted from 0: {error}")
-        error.probabilities = np.full((count, len(self.labels)), np.nan, dtype=np.float32)
-        error.probabilities[list(found)] = read_probabilities(list(found.values()), self.labels)
+            place = given.positions[error.row]
+            error = TextsRefused(f"{self.url} is not asked about text {place}, counted from 0: {error}")
+        error.probabilities = np.full((given.count, len(self.labels)), np.nan, dtype=np.float32)
+        error.probabilities[[given.positions[row] for row in found]] = read_probabilities(
+            list(found.values()), self.labels
+        )
         return error
 
-    async def _ask(self, client: httpx.AsyncClient, body: bytes, rows: range) -> Any:
+    async def _ask(self, client: httpx.AsyncClient, body: bytes, places: Sequence[int]) -> Any:
         response = await self._tried(client, "POST", self._dialect.path, body)
         if response.status_code != 200:
-            raise self._refusal(response, rows)
+            raise self._refusal(response, places)
         try:
             return response.json()
         except ValueError as error:
@@ -254,8 +258,8 @@ class RemoteClassifier:
             await asyncio.sleep(pause)
             wait = min(2 * wait, _LONGEST_WAIT)
 
-    def _refusal(self, response: httpx.Response, rows: range) -> Exception:
-        """Return the error of an answer that is none."""
+    def _refusal(self, response: httpx.Response, places: Sequence[int]) -> Exception:
+        """Return the error of an answer that is none, to texts in these places of those given."""
         try:
             said = response.json()
             reason, position = said["error"], said.get("position")
@@ -264,7 +268,7 @@ class RemoteClassifier:
             return ServerLost(f"{self.url} answers with HTTP status {response.status_code}.")
         if response.status_code >= 500 or response.status_code in _NOT_OF_TEXTS:
             return ServerLost(f"{self.url}: {reason}")
-        first, last = (rows[0], rows[-1]) if position is None else (rows[position], rows[position])
+        first, last = (places[0], places[-1]) if position is None else (places[position],) * 2
         which = f"text {first}" if first == last else f"texts {first} to {last}"
         return TextsRefused(f"{self.url} refuses {which} of those given, counted from 0: {reason}")
 

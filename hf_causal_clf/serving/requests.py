@@ -124,11 +124,19 @@ def control_tokens(scorer: Scorer) -> re.Pattern[str] | None:
     Only tokens that are flagged special: others (`<h1>`, runs of spaces) are what documents are made of.
     """
     texts: set[str] = set()
-    for each in getattr(scorer, "members", None) or [scorer]:
-        part = getattr(each, "scorer", each)
+    for part in _parts(scorer):
         tokenizer = getattr(getattr(part, "encoder", part), "tokenizer", None)
         if tokenizer is not None:
             texts |= set(tokenizer.all_special_tokens)
             texts |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     texts = {text for text in texts if text.strip()}
     return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True)))) if texts else None
+
+
+def _parts(scorer: Any) -> Iterator[Any]:
+    """The scorers that read texts: of a combination or a cascade those of its members, which may be such themselves."""
+    members = getattr(scorer, "members", ()) or getattr(scorer, "stages", ())
+    if not members:
+        yield scorer
+    for each in members:
+        yield from _parts(each.scorer)

@@ -1,6 +1,7 @@
 """What a teacher says, in the order of the documents' labels; and which documents it is asked for."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,15 @@ from hf_causal_clf.data.arguments import DataArguments
 from hf_causal_clf.data.splits import load_data
 from hf_causal_clf.distillation.arguments import DistillationArguments
 from hf_causal_clf.distillation.documents import unlabelled_texts
+from hf_causal_clf.distillation.lesson import prepare_lesson
 from hf_causal_clf.distillation.teacher import Scores, Teacher, measured_teacher, out_of_fold, warn_of_seen
+from hf_causal_clf.evaluation.calibration import Calibration
+from hf_causal_clf.evaluation.metrics import decision_metrics
 from hf_causal_clf.runs.disk import write_json
-from hf_causal_clf.runs.files import MANIFEST_FILE
+from hf_causal_clf.runs.files import MANIFEST_FILE, MEMBERS_FOLDER, PREDICTIONS_FILE
+from hf_causal_clf.runs.members import copy_run
 from hf_causal_clf.runs.results import read_out_of_fold, read_results
+from hf_causal_clf.runs.run import Run
 from hf_causal_clf.training.output_folder import documents_content
 
 NAMES = ["business", "sport", "tech"]
@@ -38,13 +44,41 @@ def test_scores_are_in_the_order_of_the_documents_labels(names, folder, files, t
     scores = Scores(teacher, data.label_space, tmp_path, 4)
     texts = data.texts("test")
     expected = TextClassifier.from_pretrained(folder).predict_proba(texts)[:, [NAMES.index(name) for name in names]]
-    np.testing.assert_array_equal(scores(texts, "documents"), expected)
+    np.testing.assert_array_equal(scores(texts, "documents").probabilities, expected)
     reached = read_results(folder, LabelSpace(NAMES)).metrics["test"]
     assert measured_teacher(teacher, data, scores)["f1_macro"] == pytest.approx(reached["f1_macro"])
     held_out = read_out_of_fold(folder, LabelSpace(NAMES))
     rows = [held_out.ids.index(f"train/{each}") for each in data.splits["train"]["id"][:]]
     expected = held_out.probabilities[rows][:, [NAMES.index(name) for name in names]]
     np.testing.assert_array_equal(out_of_fold(teacher, data), expected)
+
+
+def test_a_teacher_decides_by_its_own_thresholds(multi_label_files, tmp_path):
+    """Those of the stage that answers, where it is a cascade; in whatever order the documents have its labels."""
+    stages = {name: write_teacher(tmp_path / name, multi_label_files, multi_label=True) for name in ("first", "second")}
+    limits = {"first": (0.001, 0.4, 0.999), "second": (0.999, 0.5, 0.001)}
+    for name, stage in stages.items():
+        run = replace(Run.read(stage), calibration=Calibration(None, limits[name]))
+        run.write(stage)
+        copy_run(stage, tmp_path / "cascade" / MEMBERS_FOLDER / name)
+    parts = {"approach": "cascade", "members": dict.fromkeys(stages, 1.0), "calibration": Calibration()}
+    replace(run, **parts, cascade_threshold=0.2).write(tmp_path / "cascade")
+    data = load(multi_label_files, label_list=NAMES[::-1], multi_label=True)
+    texts = data.texts("test")
+    for folder in (*stages.values(), tmp_path / "cascade"):
+        teacher, classifier = Teacher.read(str(folder)), TextClassifier.from_pretrained(folder)
+        expected = classifier.predict(texts)
+        scores = Scores(teacher, data.label_space, tmp_path / "scores", 4)
+        gold = classifier.label_space.encode_batch(data.splits["test"]["label"][:])
+        (folder / PREDICTIONS_FILE).unlink(missing_ok=True)
+        reached = decision_metrics(gold, classifier.label_space.encode_batch(expected))
+        assert measured_teacher(teacher, data, scores)["f1_macro"] == pytest.approx(reached["f1_macro"])
+        others = [f"{text} more" for text in texts]
+        path = write_jsonl(tmp_path / "more.jsonl", [{"text": text} for text in others])
+        arguments = DistillationArguments(teacher=str(folder), unlabelled_file=path)
+        lesson = prepare_lesson(arguments, teacher, data, scores, None, None)
+        assert lesson.data.splits["train"]["label"][-len(texts) :] == classifier.predict(others)
+    assert set(classifier.score(texts)[1]) == {1, 2}
 
 
 def test_a_teacher_is_not_measured_again_on_the_documents_that_it_was_tested_on(folder, files, monkeypatch):

@@ -167,6 +167,13 @@ def test_it_is_the_same_above_cached_layers_and_in_nf4(data, folders, tmp_path):
         assert (ends[0] - ends[1]).norm() < (0.02 if kind else 1e-4) * ends[1].norm()
 
 
+def test_a_model_that_would_see_the_answer_is_refused(data, tokenizer, tmp_path):
+    base = tiny.save_checkpoint(tmp_path / "base", "gemma3", tokenizer, use_bidirectional_attention=True)
+    with pytest.raises(ValueError, match=r"a token sees those after it.* Set answer_loss_weight to 0"):
+        make_trainer(base, data[False], tmp_path / "run")
+    make_trainer(base, data[False], tmp_path / "run", {"answer_loss_weight": 0.0})
+
+
 def test_documents_in_chunks_have_no_answer(data, folders, tmp_path):
     run = {"long_documents": "chunks"}
     trainer, _ = make_trainer(folders["llama"], data[False], tmp_path, run=run, max_length=40)

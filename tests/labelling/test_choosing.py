@@ -1,12 +1,17 @@
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from hf_causal_clf import LabelSpace
+from hf_causal_clf.data.splits import ClassificationData
+from hf_causal_clf.evaluation.calibration import Calibration
 from hf_causal_clf.labelling.choosing import SELECTIONS, choose
 from hf_causal_clf.labelling.exporting import write_documents
+from hf_causal_clf.labelling.plan import Known, choose_documents
 
 SINGLE = LabelSpace(["a", "b & <c>", "ü"])
 MULTI = LabelSpace(SINGLE.names, multi_label=True)
@@ -48,6 +53,21 @@ def test_each_way_chooses_what_it_says(pool):
     assert set(random[0]) != set(random[1])
     with pytest.raises(ValueError, match="select_by must be one of"):
         choose(features, probabilities, 12, "luck", multi_label=False)
+
+
+def test_a_document_next_to_a_labels_own_threshold_is_uncertain(tmp_path):
+    """As the plan has it: the thresholds that it decides by are those that it chooses by."""
+    states = {f"text {row}": np.array([value]) for row, value in enumerate(np.linspace(-4, 4, 81))}
+    gold = [[name for name, limit in (("a", 0), ("ü", 0)) if value[0] > limit] for value in states.values()]
+    data = ClassificationData(MULTI, {"train": Dataset.from_dict({"text": list(states), "label": gold})}, {})
+    features = np.array(list(states.values()))
+    known = Known(data, lambda texts: np.array([states[text] for text in texts]), features, 1.0, Calibration())
+    for limit in (0.5, 0.02):
+        known = replace(known, calibration=Calibration(None, (limit, 0.5, limit)))
+        choose_documents(known, list(states), 1, "uncertainty", tmp_path, "a head")
+        (row,) = map(json.loads, (tmp_path / "to_label.jsonl").read_text(encoding="utf-8").splitlines())
+        assert abs(row["probabilities"]["a"] - limit) < 0.05
+        assert (row["probabilities"]["a"] < 0.1) == (limit == 0.02)
 
 
 def test_documents_that_are_the_same_are_chosen_once_each():

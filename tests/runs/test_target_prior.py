@@ -7,7 +7,7 @@ import pytest
 from test_run import EMBEDDING
 
 from hf_causal_clf import LabelSpace
-from hf_causal_clf.runs.prior import read_target_prior, target_ratio
+from hf_causal_clf.runs.prior import priors_of, read_target_prior, target_ratio
 
 NAMES = ["sport", "business", "tech"]
 GIVEN = {"tech": 0.5, "sport": 0.3, "business": 0.2}  # in another order
@@ -42,6 +42,22 @@ def test_balanced_runs_were_trained_for_equal_frequencies():
     prior = np.array([0.2, 0.3, 0.4])  # of documents that counted by their weights
     found = target_ratio(run(multi_label=True, balanced=True, prior=prior.tolist()), GIVEN)
     np.testing.assert_allclose(found, odds(SHARES) / odds(prior))
+
+
+def test_runs_in_one_have_to_be_trained_for_the_same_frequencies():
+    """Members of a combination or a cascade, or a student and its teacher, whose labels may be in another order."""
+    plain, balanced = run(), run(balanced=True)
+    other = run(counts=(60, 30, 10), prior=[0.2, 0.3, 0.5])
+    backward = replace(run(prior=[0.5, 0.3, 0.2]), label_space=LabelSpace(NAMES[::-1]))
+    assert priors_of([plain, run(counts=(11, 29, 60))]) == {}
+    np.testing.assert_allclose(target_ratio(run(**priors_of([balanced, balanced])), GIVEN), SHARES * 3)
+    np.testing.assert_allclose(target_ratio(run(**priors_of([other, backward])), GIVEN), SHARES / [0.2, 0.3, 0.5])
+    even = run(counts=(20, 20, 20))
+    np.testing.assert_allclose(target_ratio(run(**priors_of([even, balanced])), GIVEN), SHARES * 3)
+    mixed = run(**priors_of([balanced, plain]))
+    for members in ([plain, balanced], [other, balanced], [run(label_counts={}), balanced], [mixed, balanced]):
+        with pytest.raises(ValueError, match="trained for different ones"):
+            target_ratio(run(**priors_of(members)), GIVEN)
 
 
 @pytest.mark.parametrize(

@@ -139,11 +139,11 @@ def test_a_text_that_is_too_long_is_named_and_the_others_are_kept(heads):
     folder, model = heads[False]
     with FakeVllm({"run": model}, max_model_len=40) as server:
         remote = RemoteClassifier(server.url, folder, batch_size=2, concurrency=1)
-        with pytest.raises(TextsRefused, match=r"is not asked about text 5, counted from 0: it needs") as told:
-            remote.predict_proba([*TEXTS, "cat", LONG, "a mat"])
+        with pytest.raises(TextsRefused, match=r"is not asked about text 6, counted from 0: it needs") as told:
+            remote.predict_proba([" ", *TEXTS, "cat", LONG, "a mat"], empty="keep")
         expected = TextClassifier.from_pretrained(folder).predict_proba(TEXTS)
-    np.testing.assert_allclose(told.value.probabilities[:4], expected, atol=2e-5)
-    assert np.isnan(told.value.probabilities[4:]).all()
+    np.testing.assert_allclose(told.value.probabilities[1:5], expected, atol=2e-5)
+    assert np.isnan(told.value.probabilities[[0, 5, 6, 7]]).all()
 
 
 def test_a_key_is_sent(heads):

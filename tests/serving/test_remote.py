@@ -115,9 +115,9 @@ def test_a_refused_text_is_named_by_its_place_among_all(text, texts):
     with Server(length_classifier()) as server:
         remote = RemoteClassifier(server.url, batch_size=8, concurrency=1)
         with pytest.raises(TextsRefused, match="refuses text 21 of those given, counted from 0: ") as told:
-            remote.predict([*texts[:21], text, *texts[:9]])
+            remote.predict([None, *texts[:20], text, *texts[:9]], empty="keep")
     assert isinstance(told.value, ValueError)
-    assert np.isnan(told.value.probabilities).all(1).tolist() == [False] * 16 + [True] * 15
+    assert np.isnan(told.value.probabilities).all(1).tolist() == [True] + [False] * 16 + [True] * 14
 
 
 def test_a_full_server_is_asked_again(texts):

@@ -161,6 +161,22 @@ def test_control_tokens_are_those_of_all_members(classifier):
     assert control_tokens(Lengths(0)) is None
 
 
+def test_control_tokens_are_those_of_the_stages_of_a_cascade(classifier, checkpoint, tmp_path):
+    """Also where a stage is a combination."""
+    members = [Member(each, Calibration(), 0.5) for each in (Lengths(0), classifier.scorer)]
+    combination = CombinationScorer(members, multi_label=False, batch_size=4)
+    lengths = TextClassifier(Lengths(0), classifier.label_space)
+    for stages in (
+        [lengths, classifier],
+        [classifier, lengths],
+        [lengths, TextClassifier(combination, lengths.label_space)],
+    ):
+        cascade = TextClassifier(Cascade(stages, 0.5), classifier.label_space)
+        response = ask(cascade, {"texts": ["a cat <|im_start|>"]})
+        assert response.status_code == 422
+        assert "control token '<|im_start|>'" in response.json()["error"]
+
+
 def test_other_content_types_and_routes_get_a_sentence(classifier):
     async def work(client):
         form = await client.post("/predict", content=b'{"texts": ["a"]}', headers={"Content-Type": "text/plain"})

@@ -5,22 +5,28 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import yaml
 from conftest import make_rows, write_jsonl
 from datasets import Dataset
 from huggingface_hub import ModelCard, repocard
 from markdown_it import MarkdownIt
+from test_classifier import save_folder
 from test_train import run_embedding, run_instruction
+from tokenizer_families import make_tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from hf_causal_clf import LabelSpace, TextClassifier
 from hf_causal_clf.evaluation.metrics import document_nll, f1_per_label
 from hf_causal_clf.evaluation.significance import f1_interval, is_correct, mean_interval
 from hf_causal_clf.runs.results import read_results
+from hf_causal_clf.runs.run import Run, Truncation
 from hf_causal_clf.sharing.card import render_card
 from hf_causal_clf.sharing.templates import template_environment, template_folder
 from hf_causal_clf.training.arguments import PromptArguments
@@ -345,6 +351,21 @@ def test_snippets_of_the_embedding_card(runs, tmp_path, capsys, side, suffix):
     assert str(classifier.predict([text])) in printed
     np.testing.assert_allclose(stock["probabilities"].numpy(), expected[0], atol=1e-4)
     assert answer.startswith(classifier.predict([text])[0])
+
+
+def test_the_snippet_continues_a_text_with_the_suffix(runs, tmp_path, capsys):
+    """Also with a tokenizer that puts a space before every text that it is given alone, and a token after it."""
+    folder, tokenizer = tmp_path / "run", make_tokenizer("sentencepiece_bpe")
+    frame = {"single": "<s> $A <|im_end|>", "special_tokens": [("<s>", 1), ("<|im_end|>", 4)]}
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(**frame)
+    base = tiny.save_checkpoint(tmp_path / "base", "llama", tokenizer)
+    save_folder(folder, base, "embedding", Run.read(runs[0] / "embedding").label_space)
+    replace(Run.read(folder), document_suffix="\n\nTopic:", truncation=Truncation(32)).write(folder)
+    for name in ("metrics.json", "predictions.parquet"):
+        shutil.copyfile(runs[0] / "embedding" / name, folder / name)
+    _, (stock, _) = run_snippets(render_card(folder, repo_id="me/mine"), folder, capsys, "the cat sat on a mat")
+    expected = TextClassifier.from_pretrained(folder).predict_proba("the cat sat on a mat")
+    np.testing.assert_allclose(stock["probabilities"].numpy(), expected, atol=1e-4)
 
 
 def test_snippets_of_a_multi_label_embedding_card(runs, tmp_path, capsys):

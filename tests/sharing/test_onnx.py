@@ -14,11 +14,14 @@ import torch
 from hub_server import HubServer
 from test_classifier import LABELS, TEXTS, save_folder
 from test_export import ROOT, export
+from tokenizer_families import make_tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from hf_causal_clf import LabelSpace, PromptTemplate, TextClassifier, Verbalizer
 from hf_causal_clf.evaluation.calibration import Calibration
 from hf_causal_clf.runs.run import Prompt, Run, Truncation
+from hf_causal_clf.serving.requests import control_tokens
 from hf_causal_clf.sharing import onnx as onnx_export
 
 
@@ -76,14 +79,20 @@ def test_the_onnx_backend_gives_the_runs_probabilities(tokenizer, checkpoint, tm
     np.testing.assert_allclose(found.predict_proba(texts), expected.predict_proba(texts), atol=1e-4)
     assert found.predict(texts) == expected.predict(texts)
     assert found.predict_proba([]).shape == (0, 3)
+    assert control_tokens(found.scorer) == control_tokens(expected.scorer)  # which the server refuses
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_the_lines_of_the_documentation(checkpoint, tmp_path, monkeypatch, multi_label):
-    """ONNX Runtime without this package, as recipes/SERVING.md has it."""
+    """ONNX Runtime without this package, as recipes/SERVING.md has it, also where a tokenizer puts special tokens."""
+    if multi_label:
+        tokenizer = make_tokenizer("sentencepiece_bpe")
+        frame = {"single": "<s> $A <|im_end|>", "special_tokens": [("<s>", 1), ("<|im_end|>", 4)]}
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(**frame)
+        checkpoint = tiny.save_checkpoint(tmp_path / "base", "llama", tokenizer)
     save_folder(tmp_path / "run", checkpoint, "embedding", LabelSpace(LABELS.names, multi_label=multi_label))
     calibration = Calibration((2.0, 0.5, 1.0)) if multi_label else Calibration(2.5)
-    changes = {"truncation": Truncation(21, "head_tail"), "document_suffix": " subject:", "calibration": calibration}
+    changes = {"truncation": Truncation(21, "head_tail"), "document_suffix": "\n\nTopic:", "calibration": calibration}
     described(tmp_path / "run", **changes)
     export(monkeypatch, tmp_path / "run", tmp_path / "exported", "--fold_temperature", "true", "--onnx", "true")
     (block,) = re.findall(r"```python\n(import json\n.*?)```", (ROOT / "recipes" / "SERVING.md").read_text(), re.DOTALL)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from conftest import make_rows, write_jsonl
 from datasets import Dataset
@@ -347,6 +348,12 @@ def test_instruction_run(checkpoint, files, tmp_path):
     assert expected.items() <= metrics["test"].items()
     assert expected["generation_scoring_f1_macro"] == metrics["test"]["f1_macro"]
     assert classifier.scorer.verbalizer.answers[2] == "computers and phones"
+
+
+def test_a_model_that_would_know_the_answer_is_refused(tokenizer, files, tmp_path):
+    base = tiny.save_checkpoint(tmp_path / "base", "llama", tokenizer, is_causal=False)
+    with pytest.raises(ValueError, match=r"a token sees those after it.* Train a head on it, with embed\.py"):
+        run_instruction(base, tmp_path / "run", files)
 
 
 def test_instruction_run_multi_label(checkpoint, multi_label_files, tmp_path):
