@@ -19,13 +19,14 @@ import torch
 from transformers.utils import logging
 
 from .batches import BatchClassifier
+from .cli.logs import hide_by_name
 from .data.pieces import Piece, PieceReader
 from .shard_writer import ShardRows, ShardWriter
 from .shards import progress_bar, shard_path
 
 logger = logging.get_logger(__name__)
 
-_LIVES = 5  # deaths of actors at the same shard until it is taken for the reason
+_LIVES = 5  # actors that die at the same shard until it is taken for the reason
 _BLOCKS = 10_000  # of a data set, at the most
 _CHECKED_AT_ONCE = 100
 Given = TypeVar("Given")
@@ -72,9 +73,13 @@ def map_on_ray(function: Callable[[Given], Result], given: Sequence[Given]) -> l
     """Call a function with each of the items, on the machines of the cluster; results are in their order."""
     import ray
 
-    remote = ray.remote(function)
+    call = ray.remote(_called)
     with _as_they_were():
-        return list(ray.get([remote.remote(item) for item in given]))
+        return list(ray.get([call.remote(function, item) for item in given]))
+
+
+def _called(function: Callable[[Given], Result], item: Given) -> Result:
+    return function(item)
 
 
 def predict_on_ray(
@@ -108,6 +113,8 @@ def predict_on_ray(
         OSError: If a file cannot be read or written.
     """
     output = output.resolve()
+    for left in output.glob(_lives_path(output, 0).name.replace("000000", "*")):
+        left.unlink()  # of a driver that was killed
     if os.path.isdir(model_name_or_path):
         model_name_or_path = os.path.abspath(model_name_or_path)
     step = _ShardStep(model_name_or_path, str(output), text_column, id_column, id_type, options)
@@ -148,17 +155,41 @@ class _Actor:
     """Writes shards. The classifier is loaded with the first, so that its errors are told as those of a shard."""
 
     def __init__(self, step: _ShardStep, threads: int) -> None:
+        hide_by_name()
+        logging.disable_progress_bar()
         torch.set_num_threads(threads)
-        self._read, self._write = step.reader(), step.writer().write
+        self._read, self._write, self._output = step.reader(), step.writer().write, Path(step.output)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         pieces = [Piece(**json.loads(piece)) for piece in batch["piece"]]
-        rows = [self._write(piece.index, piece.first, self._read(piece)) for piece in pieces]
+        rows = [self._predict(piece) for piece in pieces]
         return {
             "index": [piece.index for piece in pieces],
             "number": [each.number for each in rows],
             "ids": [each.ids for each in rows],
         }
+
+    def _predict(self, piece: Piece) -> ShardRows:
+        """Predict a shard, unless several actors have died of it: Ray itself would try again for ever."""
+        lives = _lives_path(self._output, piece.index)
+        lost = lives.stat().st_size if lives.exists() else 0
+        if lost >= _LIVES:
+            raise ValueError(
+                f"{lost} actors have died while they predicted rows {piece.first} to {piece.first + piece.rows - 1}, "
+                f"counted from 0, in {piece.file!r}: of too little memory perhaps. Look for a "
+                "very long document there, make per_device_eval_batch_size smaller, or give actors more; the shards "
+                "that are finished are kept."
+            )
+        with lives.open("ab") as file:
+            file.write(b".")
+        rows = self._write(piece.index, piece.first, self._read(piece))
+        lives.unlink(missing_ok=True)
+        return rows
+
+
+def _lives_path(output: Path, index: int) -> Path:
+    """Path of a file that has a byte for each actor that has begun a shard and not finished it."""
+    return output / f".begun-{index:06d}"
 
 
 def _predicted(step: _ShardStep, pieces: Sequence[Piece], pool: ActorPool) -> Iterator[tuple[int, ShardRows]]:
@@ -180,7 +211,6 @@ def _predicted(step: _ShardStep, pieces: Sequence[Piece], pool: ActorPool) -> It
         compute=ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors, max_tasks_in_flight_per_actor=2),
         num_gpus=num_gpus,
         num_cpus=pool.num_cpus,
-        max_task_retries=_LIVES,
     )
     with _as_they_were():
         for row in shards.iter_rows():

@@ -80,6 +80,8 @@ def start_prediction(
     """
     lock_folder(output)
     output.mkdir(parents=True, exist_ok=True)
+    for left in output.glob(f".{_SHARDS}.*"):
+        left.unlink(missing_ok=True)  # half a shard, of a process that was killed
     path = output / NOTE_FILE
     if (output / _EARLIER_FILE).is_file():
         raise ValueError(
