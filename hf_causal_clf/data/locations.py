@@ -47,7 +47,7 @@ def find_files(source: str, endings: Collection[str]) -> list[str]:
         raise ValueError(f"{kind} {source!r}. Check test_file.")
     unknown = [name for name in found if ending(name) not in endings]
     if unknown:
-        name = source if len(found) == 1 else name_again(unknown[0])
+        name = source if system.isfile(path) else name_again(unknown[0])
         raise ValueError(f"{name!r} has an unknown ending; known are {', '.join(endings)}.")
     return [name_again(name) for name in sorted(found)]
 
