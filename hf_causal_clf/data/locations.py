@@ -57,8 +57,8 @@ def open_binary(location: str | PathLike[str]) -> BinaryIO:
     if not is_url(location):
         return open(location, "rb")
     system, path, _ = _locate(str(location))
-    opened = system.open(path, "rb")
-    return io.BufferedReader(getattr(opened, "stream", opened), _BUFFER)  # Arrow's files have no lines
+    opened = system.fs.open_input_file(path) if _scheme(location) in _ARROWS_OWN else system.open(path, "rb")
+    return io.BufferedReader(opened, _BUFFER)  # Arrow's own files have no lines
 
 
 def open_text(location: str | PathLike[str], encoding: str, newline: str | None = None) -> TextIO:
@@ -89,13 +89,17 @@ def _is_document(name: str, endings: Collection[str]) -> bool:
     return ending(name) in endings and not any(part.startswith((".", "_")) for part in parts)
 
 
+def _scheme(location: str | PathLike[str]) -> str:
+    return str(location).partition("://")[0]
+
+
 def _locate(source: str) -> tuple[Any, str, Callable[[str], str]]:
     """Return the file system of a path or URL, the path in it, and what makes a URL of such a path again."""
     import fsspec
 
     if not is_url(source):
         return fsspec.filesystem("file"), os.path.abspath(source), str
-    scheme, _, rest = source.partition("://")
+    scheme, rest = _scheme(source), source.partition("://")[2]
     try:
         if scheme not in _ARROWS_OWN:
             system, path = fsspec.core.url_to_fs(source)

@@ -6,10 +6,15 @@ import json
 import random
 from pathlib import Path
 
+import fsspec
+import hub_client
 import pyarrow as pa
 import pytest
+from hub_server import HubServer
+from huggingface_hub import HfApi
 from pyarrow import parquet
 
+from hf_causal_clf.backbone.identity import identify_files
 from hf_causal_clf.data import pieces as pieces_module
 from hf_causal_clf.data.files import FORMATS, stream_file
 from hf_causal_clf.data.locations import find_files
@@ -152,8 +157,6 @@ def test_files_are_found_by_name_folder_and_pattern(tmp_path, monkeypatch):
 
 
 def test_files_of_a_url_are_found_and_read(tmp_path):
-    import fsspec
-
     memory = fsspec.filesystem("memory")
     for name in ("a.jsonl", "b.jsonl"):
         memory.pipe(f"/docs/{name}", "".join(json.dumps(row) + "\n" for row in ROWS[:12]).encode())
@@ -165,6 +168,23 @@ def test_files_of_a_url_are_found_and_read(tmp_path):
     read = PieceReader("text", "key")
     found = [row for piece in plan.pieces for row in read(piece)]
     assert found == [tuple(row.values()) for row in [*ROWS[:12], *ROWS[:12], *ROWS]]
+
+
+def test_files_of_the_hub_are_told_by_its_own_hashes(tmp_path):
+    with HubServer() as server, hub_client.using(server, tmp_path / "home", server.token):
+        HfApi().create_repo("alice/rows", repo_type="dataset")
+        lines(tmp_path / "a.jsonl")
+        push = {"repo_id": "alice/rows", "path_in_repo": "data/a.jsonl", "repo_type": "dataset"}
+        HfApi().upload_file(path_or_fileobj=tmp_path / "a.jsonl", **push)
+        (file,) = find_files("hf://datasets/alice/rows", FORMATS)
+        assert file == "hf://datasets/alice/rows/data/a.jsonl"
+        before = identify_files([file])
+        read, plan = PieceReader("text", "key"), plan_files([file], 100, Columns(id="key"))
+        assert [row for piece in plan.pieces for row in read(piece)] == [tuple(row.values()) for row in ROWS]
+        (tmp_path / "a.jsonl").write_text('{"text": "another"}')
+        HfApi().upload_file(path_or_fileobj=tmp_path / "a.jsonl", **push)
+        assert before.keys() == {"a.jsonl"}
+        assert identify_files([file]) != before
 
 
 def test_all_files_need_the_columns(tmp_path):
