@@ -70,9 +70,14 @@ def connected(address: str | None = None) -> Iterator[None]:
 
 
 def map_on_ray(function: Callable[[Given], Result], given: Sequence[Given]) -> list[Result]:
-    """Call a function with each of the items, on the machines of the cluster; results are in their order."""
+    """Call a function with each of the items, on the machines of the cluster; results are in their order.
+
+    A single item is not worth the start of a process.
+    """
     import ray
 
+    if len(given) == 1:
+        return [function(given[0])]
     call = ray.remote(_called)
     with _as_they_were():
         return list(ray.get([call.remote(function, item) for item in given]))

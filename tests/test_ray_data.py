@@ -5,6 +5,7 @@ Ray has an environment of its own, which RAY_PYTHON names (CONTRIBUTING.md).
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -140,6 +141,15 @@ def test_a_document_that_ends_actors_again_and_again_ends_the_job(tmp_path, clus
     predict(tmp_path)  # a driver that starts again does not count what was
     assert cluster.asked == [1, 2, 3]
     assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_the_figures_on_paper_are_what_their_lines_print(capsys):
+    page = (ROOT / "recipes" / "SERVING.md").read_text()
+    (block,) = re.findall(r"```python\n(cpu = .*?)```", page, re.DOTALL)
+    exec(block, {})
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 3
+    assert all(f"\n{row}\n" in page for row in rows)
 
 
 PYTHON = os.environ.get("RAY_PYTHON")
