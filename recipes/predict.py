@@ -219,7 +219,10 @@ def main() -> None:
     (arguments,) = parse_arguments((PredictArguments,), __doc__)
     state = process_state()
     if arguments.engine == "ray" and state.num_processes > 1:
-        raise ValueError("engine ray starts its actors itself. Leave out num_processes, and see max_actors.")
+        raise ValueError(
+            f"The engine ray starts its actors itself, but is asked by {state.num_processes} processes. Set "
+            "num_processes to 1; max_actors is for the actors."
+        )
     output = Path(arguments.output_dir)
     run = Run.read(arguments.model_name_or_path, revision=arguments.model_revision)
     if arguments.target_prior is not None:
