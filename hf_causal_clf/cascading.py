@@ -30,6 +30,7 @@ from .runs.prior import priors_of
 from .runs.results import read_out_of_fold
 from .runs.run import Run, Truncation
 from .runs.selecting import fit_run_abstention
+from .runs.summary import rate_in_words
 from .training.facts import document_facts
 from .training.memory import peak_memory_bytes
 from .training.output_folder import documents_content, read_manifest, unfinished_folder
@@ -142,8 +143,9 @@ def make_cascade(job: Job) -> Metrics:
     stages = [TextClassifier.from_pretrained(place, batch_size=job.batch_size) for place in places]
     held_out, seconds = zip(*(_held_out(*each, job.data) for each in zip(stages, job.stages, strict=True)), strict=True)
     if seconds[0] >= seconds[1]:
+        first, second = (rate_in_words(1 / each) for each in seconds)
         logger.warning(
-            f"The first stage is not faster than the second ({1 / seconds[0]:,.3g} and {1 / seconds[1]:,.3g} documents "
+            f"The first stage is not faster than the second ({first} and {second} documents "
             "a second): a cascade of them saves nothing. Give the cheap one first."
         )
     decisions = [_decide(stage, logits) for stage, logits in zip(stages, held_out, strict=True)]

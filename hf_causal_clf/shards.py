@@ -5,39 +5,30 @@ Documents are cut into shards by their row number alone, so a run may go on with
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
 from pyarrow import compute, parquet
 from transformers.utils import logging
 
+from .batches import BatchClassifier, OnError
 from .classifier import TextClassifier
-from .runs.disk import lock_folder, naming_full_disk, write_json, written_aside
+from .data.pieces import Piece, PieceReader
+from .runs.disk import lock_folder, write_json
 from .runs.files import read_json
-from .runs.tables import abstained_column, answer_column, explanation_column, named_probability_column
+from .shard_writer import ShardRows, ShardWriter, check_shard, shard_path
 from .task.labels import LabelSpace
-from .task.texts import Empty, is_empty
+from .task.texts import Empty
 
 NOTE_FILE = "_prediction.json"  # what reads a folder of Parquet passes over names that begin with _
 _EARLIER_FILE = "prediction.json"
 _SHARDS = "shard-*.parquet"
+_ERRORS = "_errors-*.jsonl"
 _LISTED = 10  # labels in a summary
-_ID_TYPES = {int: pa.int64(), str: pa.string()}
-
-
-class ShardRows(NamedTuple):
-    """What identifies the rows of a shard: their number, and a hash of their ids in order."""
-
-    number: int
-    ids: str
 
 
 @dataclass(frozen=True)
@@ -48,13 +39,15 @@ class Summary:
         rows: Number of documents.
         labels: Number of documents that have each label.
         unlabelled: Documents that have none of the labels (multi-label).
-        unanswered: Documents without text, whose answer is null.
+        unanswered: Documents whose answer is null: those without text, and those that could not be predicted.
+        failed: Those that could not be predicted.
     """
 
     rows: int
     labels: Counter[str]
     unlabelled: int
     unanswered: int
+    failed: int = 0
 
     def __str__(self) -> str:
         counts = [f"{name} {number:,}" for name, number in self.labels.most_common(_LISTED)]
@@ -63,14 +56,11 @@ class Summary:
             counts.append(f"{len(self.labels) - _LISTED} other labels {rest:,}")
         if self.unlabelled:
             counts.append(f"without any label {self.unlabelled:,}")
-        if self.unanswered:
-            counts.append(f"without text, their answer null, {self.unanswered:,}")
+        if self.unanswered > self.failed:
+            counts.append(f"without text, their answer null, {self.unanswered - self.failed:,}")
+        if self.failed:
+            counts.append(f"not predicted, for the reasons in {_ERRORS}, {self.failed:,}")
         return ", ".join(counts)
-
-
-def shard_path(output: Path, index: int) -> Path:
-    """Path of a shard's file."""
-    return output / f"shard-{index:06d}.parquet"
 
 
 def start_prediction(
@@ -90,6 +80,8 @@ def start_prediction(
     """
     lock_folder(output)
     output.mkdir(parents=True, exist_ok=True)
+    for left in output.glob(f".{_SHARDS}.*"):
+        left.unlink(missing_ok=True)  # half a shard, of a process that was killed
     path = output / NOTE_FILE
     if (output / _EARLIER_FILE).is_file():
         raise ValueError(
@@ -138,16 +130,25 @@ def _change(name: str, was: str | None, now: str | None) -> str | None:
     return f"{name} has changed" if now.startswith("sha256:") else f"{name} was {was}, now {now}"
 
 
-def progress(output: Path, total: int | None, shard_size: int) -> str | None:
-    """Say where a prediction goes on; `None` if nothing is there."""
+def progress(output: Path, total: int | None, shard_size: int, firsts: Sequence[int] | None = None) -> str | None:
+    """Say where a prediction goes on; `None` if nothing is there.
+
+    Args:
+        output: Folder of the shards.
+        total: Number of documents, if that is known.
+        shard_size: Documents a shard.
+        firsts: First row of each shard, where some are smaller: those at the end of one of several files.
+    """
+    if firsts is None and total is not None:
+        firsts = range(0, total, shard_size)
     there = {path.name for path in output.glob(_SHARDS)}
     if not there:
         return None
     first = next(index for index in count() if shard_path(output, index).name not in there)
-    shards = f"{len(there):,}" if total is None else f"{len(there):,} of {-(-total // shard_size):,}"
-    if total is not None and first * shard_size >= total:
+    shards = f"{len(there):,}" if firsts is None else f"{len(there):,} of {len(firsts):,}"
+    if firsts is not None and first >= len(firsts):
         return f"{shards} shards are there: nothing is left to predict"
-    return f"{shards} shards are there: going on at row {first * shard_size:,}"
+    return f"{shards} shards are there: going on at row {first * shard_size if firsts is None else firsts[first]:,}"
 
 
 def finish_prediction(output: Path, shards: Sequence[ShardRows], label_space: LabelSpace) -> Summary:
@@ -180,27 +181,11 @@ def finish_prediction(output: Path, shards: Sequence[ShardRows], label_space: La
         labels.update(
             {pair["values"]: pair["counts"] for pair in compute.value_counts(answers.drop_null()).to_pylist()}
         )
-    summary = Summary(sum(rows.number for rows in shards), labels, unlabelled, unanswered)
+    failed = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in output.glob(_ERRORS))
+    summary = Summary(sum(rows.number for rows in shards), labels, unlabelled, unanswered, failed)
     note = {**read_json(output / NOTE_FILE), "rows": summary.rows, "unanswered": unanswered, "finished": True}
     write_json(output / NOTE_FILE, note)
     return summary
-
-
-def check_shard(path: Path, rows: ShardRows) -> None:
-    """Check that a shard has the rows that belong into it, by the ids that it holds.
-
-    Raises:
-        ValueError: If it cannot be read or has others.
-    """
-    try:
-        ids = parquet.read_table(path, columns=["id"])["id"].to_pylist()
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read ({error}). Remove it, and start the same command again.") from error
-    if _rows_of(ids) != rows:
-        raise ValueError(
-            f"{path} has other rows than the documents at its place: {len(ids)} instead of {rows.number}, or other "
-            "ids. Remove it, and start the same command again."
-        )
 
 
 def predict_shards(
@@ -215,55 +200,93 @@ def predict_shards(
     empty: Empty = "error",
     abstain: bool = False,
     explain: bool = False,
+    on_error: OnError = "stop",
 ) -> list[ShardRows]:
-    """Predict this process's shards that are not there yet, and write each as a whole.
+    """Predict this process's shards of documents that come in a stream, which every process reads.
 
     No more than one shard of documents is held in memory.
 
     Args:
         load: Returns the classifier; called when there is something to predict.
         rows: Id and text of each document, in an order that is always the same.
-        output: Folder of the shards: Parquet with `id`, `predicted` and `probabilities`, the latter with a float32
-            field for each label; and of a cascade `stage`, 1 or 2: which one answered.
+        output: Folder of the shards, as `ShardWriter` writes them.
         shard_size: Documents a shard.
         process: Number of this process; it works on every `processes`-th shard.
         processes: Number of processes.
         total: Number of documents, for the progress bar.
-        empty: What a document without text is: an `"error"`, or a row with a null answer (`"keep"`).
-        abstain: Whether there is a column `abstained` as well, which says where the run should not answer: true or
-            false, or for a multi-label run a list of labels.
-        explain: Whether there is a column `explanation` as well, which says how much the probability of the most
-            probable label falls without each sentence: `start` and `end` in characters, and `drop`.
+        empty: As for `BatchClassifier`.
+        abstain: As for `BatchClassifier`.
+        explain: As for `BatchClassifier`.
+        on_error: As for `BatchClassifier`.
 
     Returns:
         The rows of all shards, of every process.
 
     Raises:
-        ValueError: If a document's text is not a string or not allowed to be empty, its id is of another type than the
-            first one's, or a shard that is there has other rows.
+        ValueError: As `ShardWriter.settle`.
     """
-    classifier: TextClassifier | None = None
+    options: dict[str, Any] = {"empty": empty, "abstain": abstain, "explain": explain, "on_error": on_error}
+    writer = ShardWriter(lambda: BatchClassifier(load(), **options), output)
     shards: list[ShardRows] = []
-    seen, id_type = 0, type(None)
+    seen = 0
     sizes = {} if total is None else _sizes(total, shard_size, process, processes)
-    done = sum(size for index, size in sizes.items() if shard_path(output, index).is_file())  # not part of the rate
-    options = {"total": sum(sizes.values()) or None, "initial": done, "disable": process > 0 or None}
-    with logging.tqdm(desc="Predicting", unit="doc", **options) as bar:
+    with progress_bar(output, sizes, process) as bar:
         for index, shard in enumerate(_shards(rows, shard_size)):
-            id_type = type(shard[0][0]) if index == 0 else id_type
-            _check(shard, seen, id_type, empty)
-            shards.append(_rows_of([identifier for identifier, _ in shard]))
+            if index % processes == process:
+                new = not shard_path(output, index).is_file()
+                shards.append(writer.settle(index, seen, shard))
+                bar.update(len(shard) if new else 0)
+            else:
+                shards.append(writer.identify(seen, [identifier for identifier, _ in shard]))
             seen += len(shard)
-            if index % processes != process:
-                continue
-            path = shard_path(output, index)
-            if path.is_file():
-                check_shard(path, shards[-1])
-                continue
-            classifier = classifier or load()
-            _write(path, classifier, shard, id_type, empty, abstain, explain)
-            bar.update(len(shard))
     return shards
+
+
+def predict_pieces(
+    load: Callable[[], BatchClassifier],
+    pieces: Sequence[Piece],
+    read: PieceReader,
+    output: Path,
+    *,
+    id_type: type,
+    process: int = 0,
+    processes: int = 1,
+) -> dict[int, ShardRows]:
+    """Predict this process's shards of files, reading no more of them than their format asks for.
+
+    Args:
+        load: As for `ShardWriter`.
+        pieces: A piece for each shard.
+        read: Reads them.
+        output: Folder of the shards.
+        id_type: Type of the documents' ids.
+        process: Number of this process; it works on every `processes`-th shard.
+        processes: Number of processes.
+
+    Returns:
+        The rows of this process's shards, by number.
+
+    Raises:
+        ValueError: As `ShardWriter.settle`; or if a file has changed.
+    """
+    writer = ShardWriter(load, output, id_type)
+    found: dict[int, ShardRows] = {}
+    own = pieces[process::processes]
+    with progress_bar(output, {piece.index: piece.rows for piece in own}, process) as bar:
+        for piece in own:
+            if shard_path(output, piece.index).is_file():
+                found[piece.index] = writer.check(piece.index, piece.first, read.ids(piece))
+            else:
+                found[piece.index] = writer.write(piece.index, piece.first, read(piece))
+                bar.update(piece.rows)
+    return found
+
+
+def progress_bar(output: Path, sizes: dict[int, int], process: int = 0) -> Any:
+    """A progress bar of shards of these sizes; what is there already is not part of the rate."""
+    done = sum(size for index, size in sizes.items() if shard_path(output, index).is_file())
+    options = {"total": sum(sizes.values()) or None, "initial": done, "disable": process > 0 or None}
+    return logging.tqdm(desc="Predicting", unit="doc", **options)
 
 
 def _shards(rows: Iterable[tuple[Any, Any]], size: int) -> Iterator[list[tuple[Any, Any]]]:
@@ -273,60 +296,6 @@ def _shards(rows: Iterable[tuple[Any, Any]], size: int) -> Iterator[list[tuple[A
         if not shard:
             return
         yield shard
-
-
-def _rows_of(ids: list[Any]) -> ShardRows:
-    return ShardRows(len(ids), hashlib.sha256(json.dumps(ids).encode()).hexdigest())
-
-
-def _check(shard: list[tuple[Any, Any]], first: int, id_type: type, empty: Empty) -> None:
-    for row, (identifier, text) in enumerate(shard, start=first):
-        if type(identifier) is not id_type or id_type not in _ID_TYPES:
-            raise ValueError(
-                f"Row {row}, counted from 0, has the id {identifier!r}. Ids have to be all texts or all whole numbers: "
-                "correct it, or leave out id_column, which takes the row number."
-            )
-        if isinstance(identifier, int) and not -(2**63) <= identifier < 2**63:
-            raise ValueError(f"Row {row}, counted from 0, has the id {identifier}, over 64 bits. Make ids texts.")
-        place = f"Row {row} (id {identifier!r}), counted from 0,"
-        if is_empty(text):
-            if empty == "error":
-                raise ValueError(
-                    f"{place} has no text: {text!r}. Fill it in, remove it, or set empty to keep; the shards that are "
-                    "finished are kept."
-                )
-        elif not isinstance(text, str):
-            raise ValueError(
-                f"{place} has {text!r} of type {type(text).__name__} instead of a text. Choose another text_column, or "
-                "write it as a text; the shards that are finished are kept."
-            )
-
-
-def _write(
-    path: Path,
-    classifier: TextClassifier,
-    shard: list[tuple[Any, Any]],
-    id_type: type,
-    empty: Empty,
-    abstain: bool,
-    explain: bool,
-) -> None:
-    texts = [text for _, text in shard]
-    probabilities, stages = classifier.score(texts, empty=empty)
-    columns = {
-        "id": pa.array([identifier for identifier, _ in shard], _ID_TYPES[id_type]),
-        "predicted": answer_column(classifier.decide(probabilities, stages), classifier.label_space),
-        "probabilities": named_probability_column(probabilities, classifier.label_space),
-    }
-    missing = np.isnan(probabilities).any(axis=1)
-    if stages is not None:
-        columns["stage"] = pa.array(stages, pa.int8(), mask=missing)
-    if abstain:
-        columns["abstained"] = abstained_column(classifier.sure(probabilities, stages), missing, classifier.label_space)
-    if explain:
-        columns["explanation"] = explanation_column(classifier.explain(texts, empty=empty))
-    with naming_full_disk(path.parent), written_aside(path) as aside:
-        parquet.write_table(pa.table(columns), aside, use_dictionary=False)
 
 
 def _sizes(total: int, shard_size: int, process: int, processes: int) -> dict[int, int]:

@@ -117,7 +117,7 @@ def check_train_sizes(sizes: list[int], data_args: DataArguments, folds: int) ->
     """Raise a `ValueError` if there are fewer training documents than the largest size."""
     if data_args.max_train_samples is not None:
         raise ValueError("train_sizes takes the place of max_train_samples: leave one of them out.")
-    available = len(load_data(data_args, folds).splits["train"])
+    available = len(load_data(data_args, folds, tabled=False).splits["train"])
     if available < max(sizes):
         raise ValueError(f"train_sizes has {max(sizes)}, but there are {available} training documents. Lower it.")
 

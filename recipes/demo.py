@@ -42,7 +42,7 @@ class DemoArguments:
     )
     port: int = field(default=7860, metadata={"help": "Port; 0 takes any that is free."})
     examples: list[str] | None = field(
-        default=None, metadata={"help": "Texts to try, each in quotes. Default: the labels' names."}
+        default=None, metadata={"help": "Texts to try, each in quotes. Default: names of labels."}
     )
     max_request_bytes: int = field(
         default=LIMITS.max_request_bytes, metadata={"help": "Most bytes of a text or of a file."}

@@ -32,7 +32,7 @@ from hf_causal_clf.cli.sources import missing_folder
 from hf_causal_clf.cli.starting import run_script
 from hf_causal_clf.cli.telling import beginning, tell
 from hf_causal_clf.data.arguments import TEXT_NAMES
-from hf_causal_clf.data.columns import find_text_column
+from hf_causal_clf.data.columns import ID_COLUMN_HELP, TEXT_COLUMN_HELP, settled_text_column
 from hf_causal_clf.data.files import FORMATS, stream_file
 from hf_causal_clf.explanation.explanation import Explanation
 from hf_causal_clf.explanation.faithfulness import SHARES, deletion_curves
@@ -56,16 +56,8 @@ class ExplainArguments:
     test_file: str = field(metadata={"help": "Documents: CSV, JSON, JSONL or Parquet."})
     output_dir: str = field(metadata={"help": f"Folder of {ROWS_FILE} and {PAGE_FILE}."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the repository."})
-    text_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Column of the document text. Default: the one that the run was trained with, else a column with a "
-            f"known name ({', '.join(TEXT_NAMES[:6])} and the like)."
-        },
-    )
-    id_column: str | None = field(
-        default=None, metadata={"help": "Column that identifies a document. Default: its row number."}
-    )
+    text_column: str | None = field(default=None, metadata={"help": TEXT_COLUMN_HELP})
+    id_column: str | None = field(default=None, metadata={"help": ID_COLUMN_HELP})
     max_test_samples: int | None = field(
         default=None, metadata={"help": "Number of documents to explain, the first ones. Default: all."}
     )
@@ -154,20 +146,12 @@ def read_documents(arguments: ExplainArguments, trained: str | None) -> list[tup
         ValueError: If the file cannot be read, a column is missing, it is not clear which is the text, or a cell has
             none.
     """
-    source, column = arguments.test_file, arguments.text_column
-    named = (arguments.text_column, arguments.id_column, trained, *TEXT_NAMES)
+    source, columns = arguments.test_file, {"text_column": arguments.text_column, "id_column": arguments.id_column}
+    named = (*columns.values(), trained, *TEXT_NAMES)
     rows = list(islice(stream_file(Path(source), [name for name in named if name]), arguments.max_test_samples))
     if not rows:
         return []
-    names = list(rows[0])
-    column = column or find_text_column(names, trained)
-    if column is None:
-        raise ValueError(
-            f"It is not clear which column of {source!r} is the text; it has {names}. Set text_column to one of these."
-        )
-    for option, name in (("text_column", column), ("id_column", arguments.id_column)):
-        if name is not None and name not in names:
-            raise ValueError(f"{source!r} has no column {name!r}; it has {names}. Set {option} to one of these.")
+    column = settled_text_column(list(rows[0]), source, trained, **columns)
     texts = [row[column] for row in rows]
     for place, text in enumerate(texts):
         if not isinstance(text, str) and not is_empty(text):

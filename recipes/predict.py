@@ -11,6 +11,7 @@ have changed meanwhile, it stops with what differs.
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,27 +22,35 @@ from hf_causal_clf.cli.logs import hide_by_name
 
 hide_by_name()
 
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers.utils import logging
 
 from hf_causal_clf import TextClassifier
-from hf_causal_clf.backbone.identity import identify_dataset, identify_file, identify_run, pinned
+from hf_causal_clf.backbone.identity import identify_dataset, identify_files, identify_run, pinned
+from hf_causal_clf.batches import ON_ERROR, BatchClassifier
 from hf_causal_clf.classifier import BACKENDS
 from hf_causal_clf.cli.mistakes import report
+from hf_causal_clf.cli.packages import missing_packages
 from hf_causal_clf.cli.parsing import parse_arguments
 from hf_causal_clf.cli.processes import check_processes, process_state
 from hf_causal_clf.cli.sources import missing_folder
 from hf_causal_clf.cli.starting import run_script
-from hf_causal_clf.data.arguments import TEXT_NAMES
-from hf_causal_clf.data.columns import find_text_column
-from hf_causal_clf.data.files import FORMATS, open_dataset, stream_file
+from hf_causal_clf.data.columns import ID_COLUMN_HELP, TEXT_COLUMN_HELP
+from hf_causal_clf.data.files import FORMATS, open_dataset
+from hf_causal_clf.data.locations import find_files
+from hf_causal_clf.data.pieces import PieceReader
+from hf_causal_clf.data.planning import Columns, Documents, plan_files
+from hf_causal_clf.ray_data import ActorPool, connected, map_on_ray, predict_on_ray
 from hf_causal_clf.runs.files import read_json
 from hf_causal_clf.runs.prior import read_target_prior, target_ratio
 from hf_causal_clf.runs.run import Run
 from hf_causal_clf.selection import abstention_of
 from hf_causal_clf.shards import (
     NOTE_FILE,
+    ShardRows,
     check_content,
     finish_prediction,
+    predict_pieces,
     predict_shards,
     progress,
     start_prediction,
@@ -55,6 +64,9 @@ SETTINGS = (
     *("dataset_config", "dataset_split", "text_column", "id_column"),
     *("empty", "shard_size", "dtype", "calibrated", "target_prior"),
 )
+OF_ANSWERS = ("empty", "on_error", "abstain", "explain")
+ENGINES = ("processes", "ray")
+POOL = ("num_gpus", "num_cpus", "min_actors", "max_actors")
 NAMES = ("model_name_or_path", "model_revision", "test_file", "dataset_name", "dataset_revision")
 
 
@@ -65,22 +77,19 @@ class PredictArguments:
     model_name_or_path: str = field(metadata={"help": "Finished run: its output_dir, or its Hub repository."})
     output_dir: str = field(metadata={"help": "Folder of the shards."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the repository."})
-    test_file: str | None = field(default=None, metadata={"help": "Documents: CSV, JSON, JSONL or Parquet."})
+    test_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Documents: CSV, JSON, JSONL or Parquet; a file, a folder of them or a pattern ('docs/*.parquet'), "
+            "here or as s3://, gs:// or hf://."
+        },
+    )
     dataset_name: str | None = field(default=None, metadata={"help": "Data set on the Hub, or its folder."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
     dataset_split: str = field(default="test", metadata={"help": "Split of the data set."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the data set."})
-    text_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Column of the document text. Default: the one that the run was trained with, else a column with a "
-            f"known name ({', '.join(TEXT_NAMES[:6])} and the like)."
-        },
-    )
-    id_column: str | None = field(
-        default=None,
-        metadata={"help": "Column that identifies a document: texts or whole numbers. Default: its row number."},
-    )
+    text_column: str | None = field(default=None, metadata={"help": TEXT_COLUMN_HELP})
+    id_column: str | None = field(default=None, metadata={"help": ID_COLUMN_HELP})
     empty: str = field(
         default="keep",
         metadata={
@@ -127,6 +136,40 @@ class PredictArguments:
         },
     )
 
+    on_error: str = field(
+        default="stop",
+        metadata={
+            "help": "A document that cannot be predicted: 'stop', or 'record' it with the reason in _errors-….jsonl "
+            "and keep its row, with a null answer.",
+            "choices": list(ON_ERROR),
+        },
+    )
+    engine: str = field(
+        default="processes",
+        metadata={
+            "help": "Who works: the 'processes' of accelerate launch, or actors on the machines of a 'ray' cluster, "
+            "which have to see the same files, run and output_dir. Either goes on with the other's shards.",
+            "choices": list(ENGINES),
+        },
+    )
+    ray_address: str | None = field(
+        default=None,
+        metadata={
+            "help": "With ray: address of the cluster. Default: RAY_ADDRESS, else the one that this machine is part "
+            "of, else a new one on this machine alone."
+        },
+    )
+    num_gpus: float | None = field(
+        default=None, metadata={"help": "With ray: GPUs an actor. Default: 1 where the cluster has GPUs, else 0."}
+    )
+    num_cpus: float | None = field(
+        default=None, metadata={"help": "With ray: CPUs an actor, which are its threads, too. Default: 1."}
+    )
+    min_actors: int | None = field(default=None, metadata={"help": "With ray: actors at the least. Default: 1."})
+    max_actors: int | None = field(
+        default=None, metadata={"help": "With ray: actors at the most. Default: as many as the cluster has room for."}
+    )
+
     def __post_init__(self) -> None:
         report(self._mistakes())
 
@@ -140,65 +183,54 @@ class PredictArguments:
             yield missing
         if bool(self.test_file) == bool(self.dataset_name):
             yield "Give either test_file or dataset_name."
-        if self.test_file and not Path(self.test_file).is_file():
-            yield f"There is no file {self.test_file!r}. Check test_file."
-        elif self.test_file and Path(self.test_file).suffix not in FORMATS:
-            yield f"{self.test_file!r} has an unknown ending; known are {', '.join(FORMATS)}."
-        folder = Path(self.dataset_name or "")
-        if self.dataset_name and folder.is_dir() and Path(self.output_dir).resolve().is_relative_to(folder.resolve()):
+        if self.test_file:
+            try:
+                self.files = find_files(self.test_file, FORMATS)
+            except (ValueError, OSError) as error:
+                yield str(error)
+        folder = Path(self.dataset_name or self.test_file or "")
+        if str(folder) != "." and folder.is_dir() and Path(self.output_dir).resolve().is_relative_to(folder.resolve()):
+            what = "data set" if self.dataset_name else "documents"
             yield (
-                f"output_dir {self.output_dir!r} lies in the folder of the data set, which would have the shards for "
+                f"output_dir {self.output_dir!r} lies in the folder of the {what}, which would have the shards for "
                 "documents. Choose another output_dir."
             )
         if self.empty not in EMPTY:
             yield f"empty must be one of {list(EMPTY)}, got {self.empty!r}."
+        if self.on_error not in ON_ERROR:
+            yield f"on_error must be one of {list(ON_ERROR)}, got {self.on_error!r}."
         for name in ("shard_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
                 yield f"{name} must be at least 1, got {getattr(self, name)}."
+        yield from engine_mistakes(self)
 
 
 def main() -> None:
     check_processes()
     (arguments,) = parse_arguments((PredictArguments,), __doc__)
     state = process_state()
+    if arguments.engine == "ray" and state.num_processes > 1:
+        raise ValueError(
+            f"The engine ray starts its actors itself, but is asked by {state.num_processes} processes. Set "
+            "num_processes to 1; max_actors is for the actors."
+        )
     output = Path(arguments.output_dir)
     run = Run.read(arguments.model_name_or_path, revision=arguments.model_revision)
     if arguments.target_prior is not None:
         target_ratio(run, arguments.target_prior)  # its mistakes are told before anything is read
     if arguments.abstain:
         abstention_of(run, as_fitted=arguments.calibrated and arguments.target_prior is None)
-    total = check_documents(arguments, run.training.get("text_column"))
-    with state.main_process_first():
+    with connected(arguments.ray_address) if arguments.engine == "ray" else nullcontext():
+        found = None
         if state.is_main_process:
-            settings = {"labels": list(run.label_space.names), **{name: getattr(arguments, name) for name in SETTINGS}}
-            settings["backend"] = (
-                None if arguments.backend == "torch" else arguments.backend
-            )  # earlier folders have none
-            settings["abstain"] = arguments.abstain or None
-            settings["explain"] = arguments.explain or None
-            start_prediction(output, settings, identify(arguments), {name: getattr(arguments, name) for name in NAMES})
-            print(progress(output, total, arguments.shard_size) or f"Predictions go to {output}")
-    pin(arguments, output)
-    shards = predict_shards(
-        lambda: TextClassifier.from_pretrained(
-            arguments.model_name_or_path,
-            revision=arguments.model_revision,
-            calibrated=arguments.calibrated,
-            target_prior=arguments.target_prior,
-            batch_size=arguments.per_device_eval_batch_size,
-            dtype=arguments.dtype,
-            backend=arguments.backend,
-        ),
-        documents(arguments),
-        output,
-        shard_size=arguments.shard_size,
-        process=state.process_index,
-        processes=state.num_processes,
-        total=total,
-        empty=arguments.empty,
-        abstain=arguments.abstain,
-        explain=arguments.explain,
-    )
+            found = look_through(arguments, run)
+            arguments.text_column = found.text_column
+            start(arguments, output, run, found)
+        found = broadcast_object_list([found])[0]
+        arguments.text_column = found.text_column
+        pin(arguments, output)
+        predict = predict_on_cluster if arguments.engine == "ray" else predict_here
+        shards = predict(arguments, output, found, state)
     state.wait_for_everyone()
     if state.is_main_process:
         check_content(output, identify(arguments))  # a file may have grown meanwhile
@@ -206,10 +238,68 @@ def main() -> None:
         print(f"{summary.rows:,} documents are classified in {output}: {summary}")
 
 
+def start(arguments: PredictArguments, output: Path, run: Run, found: Documents) -> None:
+    """Note what is predicted, or check that it is what was predicted before, and say so."""
+    settings = {"labels": list(run.label_space.names), **{name: getattr(arguments, name) for name in SETTINGS}}
+    settings["backend"] = None if arguments.backend == "torch" else arguments.backend  # earlier folders have none
+    settings["abstain"] = arguments.abstain or None
+    settings["explain"] = arguments.explain or None
+    start_prediction(output, settings, identify(arguments), {name: getattr(arguments, name) for name in NAMES})
+    firsts = None if found.pieces is None else [piece.first for piece in found.pieces]
+    print(progress(output, found.total, arguments.shard_size, firsts) or f"Predictions go to {output}")
+
+
+def predict_here(arguments: PredictArguments, output: Path, found: Documents, state: Any) -> list[ShardRows]:
+    """Predict this process's shards; return the rows of all."""
+    options = classifier_options(arguments)
+    answers = {name: options.pop(name) for name in OF_ANSWERS}
+
+    def load() -> TextClassifier:
+        return TextClassifier.from_pretrained(arguments.model_name_or_path, **options)
+
+    own = {"process": state.process_index, "processes": state.num_processes}
+    if found.pieces is None:
+        of_stream = {"shard_size": arguments.shard_size, "total": found.total}
+        return predict_shards(load, documents(arguments), output, **of_stream, **own, **answers)
+    read = PieceReader(found.text_column, arguments.id_column)
+    predicted = predict_pieces(
+        lambda: BatchClassifier(load(), **answers), found.pieces, read, output, id_type=found.id_type, **own
+    )
+    return [rows for _, rows in sorted(gather_object(list(predicted.items())))]
+
+
+def predict_on_cluster(arguments: PredictArguments, output: Path, found: Documents, _: Any) -> list[ShardRows]:
+    """Predict all shards on Ray; return their rows."""
+    pool = {name: getattr(arguments, name) for name in POOL if getattr(arguments, name) is not None}
+    return predict_on_ray(
+        arguments.model_name_or_path,
+        found.pieces,
+        output,
+        text_column=found.text_column,
+        id_column=arguments.id_column,
+        id_type=found.id_type,
+        pool=ActorPool(**pool),
+        **classifier_options(arguments),
+    )
+
+
+def classifier_options(arguments: PredictArguments) -> dict[str, Any]:
+    """What `BatchClassifier` is given beside the run."""
+    return {
+        **{name: getattr(arguments, name) for name in OF_ANSWERS},
+        "revision": arguments.model_revision,
+        "calibrated": arguments.calibrated,
+        "target_prior": arguments.target_prior,
+        "batch_size": arguments.per_device_eval_batch_size,
+        "dtype": arguments.dtype,
+        "backend": arguments.backend,
+    }
+
+
 def identify(arguments: PredictArguments) -> dict[str, dict[str, str]]:
     """What the documents and the classifier are, by content."""
     if arguments.test_file:
-        found = identify_file(arguments.test_file)
+        found = identify_files(arguments.files)
     else:
         found = identify_dataset(arguments.dataset_name, arguments.dataset_config, arguments.dataset_revision)
     return {"documents": found, "classifier": identify_run(arguments.model_name_or_path, arguments.model_revision)}
@@ -222,11 +312,8 @@ def pin(arguments: PredictArguments, output: Path) -> None:
     arguments.dataset_revision = pinned(content["documents"]) or arguments.dataset_revision
 
 
-def stream(arguments: PredictArguments, *columns: str | None) -> Any:
-    """Open the documents without loading them; `columns` are looked for beside those that are named."""
-    if arguments.test_file:
-        named = (arguments.text_column, arguments.id_column, *columns)
-        return stream_file(Path(arguments.test_file), [name for name in named if name is not None])
+def stream(arguments: PredictArguments) -> Any:
+    """Open a data set without loading it."""
     assert arguments.dataset_name is not None
     name, config = arguments.dataset_name, arguments.dataset_config
     revision = arguments.dataset_revision
@@ -234,50 +321,64 @@ def stream(arguments: PredictArguments, *columns: str | None) -> Any:
 
 
 def documents(arguments: PredictArguments) -> Iterator[tuple[Any, Any]]:
-    """Yield id and text of each document, in the order of the file."""
+    """Yield id and text of each document of a data set, in its order."""
     for row, example in enumerate(stream(arguments)):
         yield row if arguments.id_column is None else example[arguments.id_column], example[arguments.text_column]
 
 
-def check_documents(arguments: PredictArguments, trained: str | None) -> int | None:
+def look_through(arguments: PredictArguments, run: Run) -> Documents:
     """Check that there are documents with the columns that are asked for, before anything is written.
-
-    Args:
-        arguments: Which documents. Their `text_column` is filled in.
-        trained: Text column of the documents that the run was trained with, if that is known.
-
-    Returns:
-        Their number, for the remaining time; `None` where only reading a remote data set would tell.
 
     Raises:
         ValueError: If they cannot be read, there are none, a column is missing, or it is not clear which is the text.
     """
-    source = arguments.test_file or arguments.dataset_name
+    source = str(arguments.test_file or arguments.dataset_name)
+    columns = Columns(arguments.text_column, arguments.id_column, run.training.get("text_column"))
     try:
-        data = stream(arguments, *((trained, *TEXT_NAMES) if arguments.text_column is None else ()))
-        first = next(iter(data), None)
-        known = (data.info.splits or {}).get(arguments.dataset_split)
-        total = known.num_examples if known is not None else None
-        total = sum(1 for _ in data) if arguments.test_file and not total else total
+        if arguments.test_file:
+            each = map_on_ray if arguments.engine == "ray" else map
+            found = plan_files(arguments.files, arguments.shard_size, columns, each)
+        else:
+            found = look_through_stream(arguments, source, columns)
     except (ValueError, OSError) as error:
         named = str(error) if repr(source) in str(error) else f"{source!r} cannot be read: {error}"
         raise ValueError(named) from error
-    if first is None:
+    if found is None:
         raise ValueError(f"{source!r} has no documents. Check test_file or dataset_name.")
-    if arguments.text_column is None:
-        arguments.text_column = find_text_column(list(first), trained)
-        if arguments.text_column is None:
-            raise ValueError(
-                f"It is not clear which column of {source!r} is the text; it has {list(first)}. Set text_column to one "
-                "of these."
+    return found
+
+
+def look_through_stream(arguments: PredictArguments, source: str, columns: Columns) -> Documents | None:
+    """Check the first document of a data set."""
+    data = stream(arguments)
+    first = next(iter(data), None)
+    if first is None:
+        return None
+    known = (data.info.splits or {}).get(arguments.dataset_split)
+    total = known.num_examples if known is not None else None
+    return Documents(columns.find_text(source, list(first)), columns.id_type(first), total or None)
+
+
+def engine_mistakes(arguments: PredictArguments) -> Iterator[str]:
+    """What is wrong with the engine's options."""
+    given = [name for name in (*POOL, "ray_address") if getattr(arguments, name) is not None]
+    if arguments.engine not in ENGINES:
+        yield f"engine must be one of {list(ENGINES)}, got {arguments.engine!r}."
+    elif arguments.engine == "processes":
+        if given:
+            yield f"{' and '.join(given)} are for the engine ray. Set engine to ray, or leave them out."
+    else:
+        yield from missing_packages(["ray"], "The engine ray")
+        if arguments.dataset_name:
+            yield (
+                "The engine ray reads files: in the place of dataset_name give test_file, such as "
+                f"'hf://datasets/{arguments.dataset_name}/**/*.parquet'."
             )
-    for option in ("text_column", "id_column"):
-        column = getattr(arguments, option)
-        if column is not None and column not in first:
-            raise ValueError(
-                f"{source!r} has no column {column!r}; it has {list(first)}. Set {option} to one of these."
-            )
-    return total or None
+    limits = {"num_gpus": 0.0, "num_cpus": 0.01, "min_actors": 1, "max_actors": arguments.min_actors or 1}
+    for name, least in limits.items():
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            yield f"{name} must be at least {least:g}, got {value:g}."
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def minimum_versions(project: dict[str, Any]) -> list[str]:
     for requirement in requirements:
         if requirement.startswith(f"{project['name']}["):  # its own extras, which are there already
             continue
-        found = re.match(r"([\w.-]+)>=([\w.]+)", requirement)
+        found = re.match(r"([\w.-]+)(?:\[[\w,]+\])?>=([\w.]+)", requirement)
         if found is None:
             raise ValueError(f"{requirement!r} has no lower end.")
         lines.append(f"{found[1]}=={found[2]}")

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from huggingface_hub.constants import REGEX_COMMIT_OID
 from transformers.utils.hub import extract_commit_hash, resolve_revision
 
+from ..data.locations import is_url, mark_of
 from ..runs.files import CLASSIFICATION_FILE, find_file, find_members, model_files
 from ..runs.run import Run
 from .loading import find_adapter, read_base
@@ -24,6 +26,19 @@ def identify_file(path: str | PathLike[str]) -> dict[str, str]:
     """Return the hash of a file by its name."""
     path = Path(path)
     return {path.name: _hash(path)}
+
+
+def identify_files(files: Sequence[str]) -> dict[str, str]:
+    """Say what is in files, each by its path below the folder that they share.
+
+    A file on this machine has a hash of its bytes. One elsewhere has a hash of what its place says: the Hub's hash, or
+    the size and the time of change.
+    """
+    paths = [file.partition("://")[2].partition("?")[0] if is_url(file) else file for file in files]
+    top = os.path.commonpath([os.path.dirname(path) for path in paths])
+    names = [os.path.relpath(path, top) for path in paths]
+    marks = [_hash_text(mark_of(file)) if is_url(file) else _hash(Path(file)) for file in files]
+    return dict(zip(names, marks, strict=True))
 
 
 def identify_dataset(name: str, config: str | None = None, revision: str | None = None) -> dict[str, str]:
@@ -87,6 +102,10 @@ def _identify_base(name: str, revision: str | None) -> dict[str, str]:
 
 def _hash_run(folder: Path, prefix: str) -> dict[str, str]:
     return {f"{prefix}{path.name}": _hash(path) for path in model_files(folder)}
+
+
+def _hash_text(text: str) -> str:
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _hash(path: Path) -> str:

@@ -44,8 +44,10 @@ def hide_home_folder() -> None:
 
 
 # What a user can do nothing about, by name: the logger and the beginning of its message
-_LOGGED = {
+_LOGGED: dict[str, str | tuple[str, ...]] = {
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",  # a faster kernel, on some processors
+    "ray.data._internal.execution.streaming_executor": ("Starting execution", "Execution plan", "✔️"),
+    "ray.data._internal.progress": "Progress bars disabled",
     "transformers.trainer_utils": "mtime may not be reliable on this filesystem",  # then by number, which is right
 }
 # … and the category and the beginning of a warning

@@ -15,6 +15,7 @@ EXTRAS = {  # of pyproject.toml
     "onnxscript": "onnx",
     "optuna": "tune",
     "prometheus_client": "serve",
+    "ray": "ray",
     "sentencepiece": "tokenizers",
     "starlette": "serve",
     "tensorboard": "tracking",

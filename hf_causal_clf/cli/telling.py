@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 WIDTH = 99
 NO_BREAK = "\xa0"
@@ -18,6 +18,12 @@ def tell(text: str) -> None:
     if int(os.environ.get("RANK", 0)) == 0:
         lines = textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
         print("\n".join(lines).replace(NO_BREAK, " "), flush=True)
+
+
+def tell_lines(lines: Iterable[str]) -> None:
+    """Print lines as they are, but for white space at their ends, in the main process."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print("\n".join(line.rstrip() for line in lines), flush=True)
 
 
 def unbroken(text: str) -> str:

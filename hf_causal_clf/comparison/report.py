@@ -14,7 +14,7 @@ from ..evaluation.plot_style import save_figure
 from ..evaluation.significance import f1_interval
 from ..runs.disk import write_json, write_text
 from ..runs.files import CLASSIFICATION_FILE, PAGE_FILE
-from ..runs.summary import answered_and_wrong, what_was_fitted
+from ..runs.summary import answered_and_wrong, rate_in_words, what_was_fitted
 from ..sharing.cells import Name, Table, names_in
 from ..sharing.markdown import marked
 from ..sharing.templates import template_environment
@@ -284,7 +284,7 @@ def _with_interval(value: float, low: float, high: float, sign: str = "") -> str
 def _rate(value: float | None) -> str:
     if not value:  # nothing to train, or trained before this was started again
         return ""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return rate_in_words(value)
 
 
 def write_report(

@@ -15,6 +15,12 @@ _ID_NAMES = ("", "id", "ids", "idx", "index", "key", "uuid", "guid", "row", "num
 _ID_ENDINGS = ("_id", "-id", " id", ".id")
 _SHORT = 40  # characters; a longer text is no id
 
+TEXT_COLUMN_HELP = (
+    "Column of the document text. Default: the one that the run was trained with, else a column with a known name "
+    f"({', '.join(TEXT_NAMES[:6])} and the like)."
+)
+ID_COLUMN_HELP = "Column that identifies a document: texts or whole numbers. Default: its row number."
+
 
 def find_columns(arguments: DataArguments, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> DataArguments:
     """Fill in `text_column` and `label_column` where they are not given.
@@ -82,6 +88,32 @@ def find_text_column(names: Sequence[str], trained: str | None) -> str | None:
     """
     known = [trained] if trained in names else well_known(names, TEXT_NAMES)
     return known[0] if len(known) == 1 else None
+
+
+def settled_text_column(
+    names: Sequence[str], source: str, trained: str | None, *, text_column: str | None, id_column: str | None
+) -> str:
+    """Return the text column of documents for a finished run.
+
+    Args:
+        names: Their columns.
+        source: Where they are from, for errors.
+        trained: Text column of the documents that the run was trained with, if that is known.
+        text_column: The column that is given.
+        id_column: The column of the ids that is given.
+
+    Raises:
+        ValueError: If a column that is given is missing, or it is not clear which is the text.
+    """
+    for option, column in (("text_column", text_column), ("id_column", id_column)):
+        if column is not None and column not in names:
+            raise ValueError(f"{source!r} has no column {column!r}; it has {names}. Set {option} to one of these.")
+    found = text_column or find_text_column(names, trained)
+    if found is None:
+        raise ValueError(
+            f"It is not clear which column of {source!r} is the text; it has {names}. Set text_column to one of these."
+        )
+    return found
 
 
 def plain_name(name: str) -> str:

@@ -6,6 +6,7 @@ import codecs
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
+from .locations import ending, open_binary, open_text
 from .rows import Column, read_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
+Location = str | Path  # a URL, too
 logger = logging.get_logger(__name__)
 
 FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -89,7 +92,7 @@ def load_file(path: Path, columns: Sequence[str]) -> Table:
         ValueError: If the file is not what its ending says, or not UTF-8.
     """
     if FORMATS[path.suffix] != "parquet":
-        return Table.from_rows(_read(path, columns), columns)
+        return Table.from_rows(file_rows(path, columns), columns)
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
@@ -117,7 +120,7 @@ def first_look(path: Path, columns: Sequence[str], count: int) -> tuple[list[str
     """
     if FORMATS[path.suffix] == "parquet":
         return _first_look_at_parquet(path, count)
-    found = _read(path, columns)
+    found = file_rows(path, columns)
     rows = list(islice(found, count))
     names = dict.fromkeys(name for row in rows for name in row)
     for row in found if FORMATS[path.suffix] == "json" else ():  # a table names all of its columns in its header
@@ -148,7 +151,7 @@ def stream_file(path: Path, columns: Sequence[str]) -> IterableDataset:
 
     if FORMATS[path.suffix] == "parquet":
         return load_dataset("parquet", data_files=str(path), split="train", streaming=True)
-    return IterableDataset.from_generator(_read, gen_kwargs={"path": path, "columns": tuple(columns)})
+    return IterableDataset.from_generator(file_rows, gen_kwargs={"path": path, "columns": tuple(columns)})
 
 
 def open_dataset(
@@ -199,27 +202,70 @@ def _class_names(feature: Any) -> list[str] | None:
     return getattr(getattr(feature, "feature", feature), "names", None)
 
 
-def _read(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+def file_rows(path: Location, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the rows of a CSV or JSON file.
 
     Raises:
         ValueError: If it is not what its ending says, or not UTF-8.
     """
-    with path.open("rb") as file:
+    encoding, delimiter = find_form(path, columns)
+    with naming_other_bytes(path), open_text(path, encoding, None if delimiter is None else "") as file:
+        yield from read_lines(path, file, delimiter, columns)
+
+
+def find_form(path: Location, columns: Sequence[str]) -> tuple[str, str | None]:
+    """Return the encoding of a CSV or JSON file, and of a CSV file the delimiter, else `None`."""
+    with open_binary(path) as file:
         start = file.read(4)
     encoding = next((name for mark, name in ENCODINGS.items() if start.startswith(mark)), "utf-8")
     if encoding == "utf-16":
         logger.warning_once(f"{str(path)!r} is read as UTF-16, which its first bytes say it is.")
+    with naming_other_bytes(path):
+        return encoding, _delimiter(path, encoding, columns) if ending(path) == ".csv" else None
+
+
+def read_lines(
+    path: Location,
+    lines: Iterable[str],
+    delimiter: str | None,
+    columns: Sequence[str],
+    header: Sequence[str] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the lines of a CSV or JSON file; no line is taken before its row is asked for.
+
+    Args:
+        path: The file, for messages.
+        lines: Its lines, or those from a row on.
+        delimiter: What is between the cells of a CSV file; `None` for JSON.
+        columns: Names of the columns that are needed.
+        header: Names of all columns of a CSV file, if the first of the lines are not they.
+
+    Raises:
+        ValueError: If they are not what the file's ending says.
+    """
+    if delimiter is None:
+        return _json_rows(path, lines)
+    return _csv_rows(path, lines, delimiter, columns, header)
+
+
+@contextmanager
+def naming_other_bytes(path: Location) -> Iterator[None]:
+    """Say where a file has bytes of another encoding.
+
+    Raises:
+        ValueError: If it has.
+    """
     try:
-        yield from _csv_rows(path, encoding, columns) if path.suffix == ".csv" else _json_rows(path, encoding)
+        yield
     except UnicodeDecodeError as error:
         raise ValueError(_not_unicode(path, error)) from error
 
 
-def _not_unicode(path: Path, error: UnicodeDecodeError) -> str:
+def _not_unicode(path: Location, error: UnicodeDecodeError) -> str:
     before = error.object[max(0, error.start - 20) : error.start].decode("cp1252", errors="replace")
     after = error.object[error.start : error.start + 20].decode("cp1252", errors="replace")
-    command = f"iconv -f cp1252 -t UTF-8 {quote(path.name)} > {quote(f'{path.stem}-utf8{path.suffix}')}"
+    name = Path(path)
+    command = f"iconv -f cp1252 -t UTF-8 {quote(name.name)} > {quote(f'{name.stem}-utf8{name.suffix}')}"
     return (
         f"{str(path)!r} is not in {error.encoding.upper()}: it has the byte {error.object[error.start]:#04x}. In "
         f"cp1252, {(before.splitlines() or [''])[-1] + after.splitlines()[0]!r} would stand there; if that is right, "
@@ -227,41 +273,41 @@ def _not_unicode(path: Path, error: UnicodeDecodeError) -> str:
     )
 
 
-def _csv_rows(path: Path, encoding: str, columns: Sequence[str]) -> Iterator[dict[str, str | None]]:
-    """Yield the rows of a table with a header; only an empty cell is `None`."""
+def _csv_rows(
+    path: Location, lines: Iterable[str], delimiter: str, columns: Sequence[str], header: Sequence[str] | None
+) -> Iterator[dict[str, str | None]]:
+    """Yield the rows of a table; only an empty cell is `None`."""
     csv.field_size_limit(LONGEST_CELL)
-    delimiter = _delimiter(path, encoding, columns)
-    with path.open(encoding=encoding, newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            header = next(reader, [])
-            twice = sorted({name for name in columns if header.count(name) > 1})
-            if twice:
-                raise ValueError(f"{str(path)!r} has these columns more than once: {twice}. Rename the others.")
-            for cells in reader:
-                if len(cells) == len(header):
-                    yield dict(zip(header, (cell or None for cell in cells), strict=True))
-                elif cells:
-                    raise ValueError(
-                        f"{str(path)!r} cannot be read as csv: the row that ends in line {reader.line_num} has "
-                        f"{len(cells)} cells, the header {len(header)}. Put a cell with the delimiter {delimiter!r} or "
-                        "a line break in it into double quotes."
-                    )
-        except csv.Error as error:
-            raise ValueError(
-                f"{str(path)!r} cannot be read as csv: {error}, in line {reader.line_num}. Write a double quote within "
-                "a quoted cell twice."
-            ) from error
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, []) if header is None else header
+        twice = sorted({name for name in columns if header.count(name) > 1})
+        if twice:
+            raise ValueError(f"{str(path)!r} has these columns more than once: {twice}. Rename the others.")
+        for cells in reader:
+            if len(cells) == len(header):
+                yield dict(zip(header, (cell or None for cell in cells), strict=True))
+            elif cells:
+                raise ValueError(
+                    f"{str(path)!r} cannot be read as csv: the row that ends in line {reader.line_num} has "
+                    f"{len(cells)} cells, the header {len(header)}. Put a cell with the delimiter {delimiter!r} or "
+                    "a line break in it into double quotes."
+                )
+    except csv.Error as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read as csv: {error}, in line {reader.line_num}. Write a double quote within "
+            "a quoted cell twice."
+        ) from error
 
 
-def _delimiter(path: Path, encoding: str, columns: Sequence[str]) -> str:
+def _delimiter(path: Location, encoding: str, columns: Sequence[str]) -> str:
     """The delimiter with which the header has the most of the columns that are looked for, then the most columns.
 
     Case does not count. At a tie, it is a comma.
     """
     headers = {}
     for delimiter in DELIMITERS:
-        with path.open(encoding=encoding, newline="") as file:
+        with open_text(path, encoding, "") as file:
             headers[delimiter] = next(csv.reader(file, delimiter=delimiter), [])
     known = {name.casefold() for name in columns}
     hits = {key: sum(name.strip().casefold() in known for name in header) for key, header in headers.items()}
@@ -271,20 +317,20 @@ def _delimiter(path: Path, encoding: str, columns: Sequence[str]) -> str:
     return best
 
 
-def _json_rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
+def _json_rows(path: Location, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     """Yield the objects of JSON lines, or of one array."""
-    with path.open(encoding=encoding) as file:
-        lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-        first = next(lines, None)
-        if first is not None and first[1].lstrip().startswith("["):
-            found = _parse(path, first[1] + file.read(), first[0])
-            yield from (_object(path, row, f"entry {index}, counted from 0,") for index, row in enumerate(found))
-        elif first is not None:
-            for number, line in chain([first], lines):
-                yield _object(path, _parse(path, line, number), f"line {number}")
+    lines = iter(lines)
+    numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+    first = next(numbered, None)
+    if first is not None and first[1].lstrip().startswith("["):
+        found = _parse(path, first[1] + "".join(lines), first[0])
+        yield from (_object(path, row, f"entry {index}, counted from 0,") for index, row in enumerate(found))
+    elif first is not None:
+        for number, line in chain([first], numbered):
+            yield _object(path, _parse(path, line, number), f"line {number}")
 
 
-def _parse(path: Path, text: str, line: int) -> Any:
+def _parse(path: Location, text: str, line: int) -> Any:
     try:
         value = json.loads(text)
         if "\\ud" in text or "\\uD" in text:
@@ -296,7 +342,7 @@ def _parse(path: Path, text: str, line: int) -> Any:
         raise ValueError(f"{str(path)!r} cannot be read as json: {reason}, in line {where}. {JSON_FORM}") from error
 
 
-def _object(path: Path, value: Any, where: str) -> dict[str, Any]:
+def _object(path: Location, value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{str(path)!r} cannot be read as json: {where} is no object, but {value!r:.80}. {JSON_FORM}")
     return value

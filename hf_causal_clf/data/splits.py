@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers.utils import logging
 
 from ..cli.mistakes import Mistakes, report
-from ..cli.telling import beginning, listed, tell, unbroken
+from ..cli.telling import beginning, tell
 from ..evaluation.metrics import label_counts
 from ..task.labels import LabelSpace
 from .arguments import CUT_FRACTIONS, SPLITS, DataArguments
@@ -19,6 +19,7 @@ from .folds import assign_folds, labels_in_one_fold
 from .reading import load_splits, read_rows
 from .rows import taken, values_of
 from .sampling import normalized, stratified_sample, text_keys
+from .table import tell_data
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,6 +42,8 @@ class ClassificationData:
         folds: Fold of each labelled document, int64 `(n,)`. The splits `train` and `validation` are then the same
             documents: all labelled ones. What is said of `validation` has to come from trainings without the fold of
             each document (`holding_out`). `None` where there is a validation split.
+        repeated: Number of documents of each split whose text an earlier one of it has.
+        of_fold: Whether it is what `holding_out` returned.
         rest: Training documents that `max_train_samples` leaves out; `None` where it leaves none out.
     """
 
@@ -50,6 +53,8 @@ class ClassificationData:
     text_column: str | None = None
     folds: np.ndarray | None = None
     rest: Dataset | None = None
+    repeated: dict[str, int] = field(default_factory=dict)
+    of_fold: bool = False
 
     @property
     def fold_count(self) -> int:
@@ -65,7 +70,7 @@ class ClassificationData:
         assert self.folds is not None
         labelled, held = self.splits["train"], self.folds == fold
         parts = {"train": taken(labelled, np.flatnonzero(~held)), "validation": taken(labelled, np.flatnonzero(held))}
-        return replace(self, splits={**self.splits, **parts}, folds=None)
+        return replace(self, splits={**self.splits, **parts}, folds=None, of_fold=True)
 
     def texts(self, split: str) -> list[str]:
         """Return the documents of a split."""
@@ -109,7 +114,9 @@ class ClassificationData:
         return np.column_stack([found, ~found.any(axis=1)])
 
 
-def load_data(arguments: DataArguments, folds: int = 0, *, cut_test: bool = True) -> ClassificationData:
+def load_data(
+    arguments: DataArguments, folds: int = 0, *, cut_test: bool = True, tabled: bool = True
+) -> ClassificationData:
     """Load the three splits, find the label space and check everything that can be checked without a model.
 
     Columns that are not named are found, and splits that are missing cut off the training documents. What was decided
@@ -121,6 +128,7 @@ def load_data(arguments: DataArguments, folds: int = 0, *, cut_test: bool = True
             are training documents like the others, which `max_train_samples` limits together. The test split is the
             same as without folds.
         cut_test: Whether a test split that is missing is cut off. Otherwise it has no documents; with folds only.
+        tabled: Whether to print the table of the documents.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -147,9 +155,9 @@ def load_data(arguments: DataArguments, folds: int = 0, *, cut_test: bool = True
         drawn = set(splits["train"]["id"][:])
         rest = labelled.select([row for row, each in enumerate(labelled["id"][:]) if each not in drawn])
     _check_labels_in_use(splits, label_space)
-    _tell_documents(splits, arguments)
-    _tell_labels(splits["train"], label_space)
-    overlap = _overlap(splits)
+    tell(f"The text is the column {arguments.text_column!r}, the label {arguments.label_column!r}.")
+    _warn_of_like_labels(splits["train"], label_space)
+    overlap, repeated = _overlap(splits)
     for pair, count in overlap.items():
         if count:
             logger.warning(f"{pair}: {count} documents of the second split are in the first, so metrics are too good.")
@@ -157,7 +165,10 @@ def load_data(arguments: DataArguments, folds: int = 0, *, cut_test: bool = True
     if "test" not in splits:
         splits["test"] = splits["train"].select([])
     ordered = {split: splits.get(split, splits["train"]) for split in SPLITS}
-    return ClassificationData(label_space, ordered, overlap, arguments.text_column, assigned, rest)
+    data = ClassificationData(label_space, ordered, overlap, arguments.text_column, assigned, rest, repeated)
+    if tabled:
+        tell_data(data)
+    return data
 
 
 def note_document_mistakes(parsed: Sequence[Any], mistakes: Mistakes) -> None:
@@ -170,7 +181,7 @@ def note_document_mistakes(parsed: Sequence[Any], mistakes: Mistakes) -> None:
     folds = max((getattr(each, "folds", 0) for each in parsed), default=0)
     for arguments in (each for each in parsed if isinstance(each, DataArguments)):
         with mistakes.noted():
-            load_data(arguments, folds)
+            load_data(arguments, folds, tabled=False)
 
 
 def _limited(rows: Dataset, split: str, label_space: LabelSpace, arguments: DataArguments) -> Dataset:
@@ -274,20 +285,10 @@ def _check_labels_in_use(splits: dict[str, Dataset], label_space: LabelSpace) ->
             logger.warning(f"No {_USES[split]} document in use has these labels: {missing}.")
 
 
-def _tell_documents(splits: dict[str, Dataset], arguments: DataArguments) -> None:
-    counts = [f"{len(splits[split]):,} for {use}" for split, use in _USES.items() if split in splits]
-    tell(
-        f"Documents: {listed(counts)}. The text is the column {arguments.text_column!r}, the label "
-        f"{arguments.label_column!r}."
-    )
-
-
-def _tell_labels(train: Dataset, label_space: LabelSpace) -> None:
-    """Say which id stands for which name, and which names may be one label."""
+def _warn_of_like_labels(train: Dataset, label_space: LabelSpace) -> None:
+    """Warn of names that may be one label."""
     found = label_counts(label_space.encode_batch(values_of(train, "label")), len(label_space))
     counts = dict(zip(label_space.names, found.tolist(), strict=True))
-    shown = [unbroken(f"{index} {beginning(name)} ({counts[name]:,})") for index, name in enumerate(label_space.names)]
-    tell(f"{len(label_space)} labels, each with its id and its training documents: {listed(shown)}")
     alike: dict[str, list[str]] = {}
     for name in label_space.names:
         alike.setdefault(normalized(name), []).append(f"{beginning(name)} ({counts[name]:,})")
@@ -299,9 +300,10 @@ def _tell_labels(train: Dataset, label_space: LabelSpace) -> None:
         )
 
 
-def _overlap(splits: dict[str, Dataset]) -> dict[str, int]:
-    """Count the documents whose text, up to case and spacing, is also in another split."""
+def _overlap(splits: dict[str, Dataset]) -> tuple[dict[str, int], dict[str, int]]:
+    """Count the documents whose text, up to case and spacing, is also in another split, or earlier in the same."""
     keys = {split: text_keys(values_of(rows, "text")) for split, rows in splits.items()}
     pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
     none = np.empty(0, dtype=np.uint64)
-    return {f"{a}/{b}": int(np.isin(keys.get(b, none), keys.get(a, none)).sum()) for a, b in pairs}
+    shared = {f"{a}/{b}": int(np.isin(keys.get(b, none), keys.get(a, none)).sum()) for a, b in pairs}
+    return shared, {split: len(each) - len(np.unique(each)) for split, each in keys.items()}

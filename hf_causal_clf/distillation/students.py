@@ -22,6 +22,7 @@ from ..baselines.fitting import describe
 from ..cli.sources import check_source
 from ..cli.telling import tell
 from ..data.splits import ClassificationData
+from ..data.table import tell_data
 from ..embedding.arguments import EmbeddingModelArguments, HeadArguments
 from ..embedding.reading import choose_reading, readings
 from ..embedding.trainer import embedding_trainer
@@ -116,6 +117,7 @@ def encoder_student(
     """Return a student that is an encoder, trained whole or by adapters; its run is a stock checkpoint."""
     name, revision = model_arguments.model_name_or_path, model_arguments.model_revision
     longest = longest_input(_config(name, revision), tokenizer, training_arguments.max_length)
+    tell_data(data)
 
     def build(documents: ClassificationData, arguments: StudentTrainingArguments) -> Trainer:
         _settle_length(arguments, len(documents.splits["train"]))

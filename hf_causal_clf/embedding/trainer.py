@@ -71,7 +71,7 @@ def embedding_trainer(
     }
     lengths = np.fromiter(values_of(encoded["train"], "whole_length"), dtype=np.int64)
     settle_length(training_arguments, len(lengths), len(encoded["validation"]))
-    tell_outline(lengths, encoder.document_budget, len(lengths), training_arguments, in_chunks=in_chunks)
+    tell_outline(data, lengths, encoder.document_budget, training_arguments, in_chunks=in_chunks)
     model = _new_model(
         data, encoder, model_arguments, training_arguments, head_arguments, run_arguments, encoded, answer_weight
     )

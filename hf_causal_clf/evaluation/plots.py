@@ -164,7 +164,7 @@ def label_f1_bars(gold: np.ndarray, predicted: np.ndarray, labels: Sequence[str]
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     for place, value, count in zip(places, f1, support, strict=True):
-        write_beside(axes, float(place), f"{value:.2f}  (n = {count:,})")
+        write_beside(axes, float(place), f"{f'{value:.2f}' if count else '–'}  (n = {count:,})")
     figure.legend([line], [f"macro F1 {macro:.3f}"], loc="outside upper center")
     return figure
 

@@ -118,9 +118,9 @@ def instruction_trainer(
     collator = VerbalizerCollator(tokenizer, template, verbalizer, weight_column=WEIGHT if weighted else None)
     settle_length(training_arguments, len(texts), len(data.splits["validation"]))
     tell_outline(
+        data,
         sampled_lengths(collator.encoder, texts),
         collator.encoder.document_budget,
-        len(texts),
         training_arguments,
         in_chunks=template.long_documents == "chunks",
     )

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..runs.summary import rate_in_words
 from .text import cell_html, clean
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _environment() -> Environment:
         autoescape=True,
         finalize=clean,
     )
-    environment.filters |= {"cell": cell_html, "kinds": column_kinds, "python": repr}
+    environment.filters |= {"cell": cell_html, "kinds": column_kinds, "python": repr, "rate": rate_in_words}
     return environment
 
 

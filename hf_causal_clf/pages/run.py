@@ -17,7 +17,7 @@ from ..runs.disk import add_file, write_text
 from ..runs.files import CARD_FILE, FIGURES_FOLDER, PAGE_FILE
 from ..runs.finished import FinishedRun
 from ..runs.schema import APPROACHES, KINDS
-from ..runs.summary import abstention_in_words, cascade_in_words, nothing_learned, what_was_fitted
+from ..runs.summary import abstention_in_words, cascade_in_words, nothing_learned, rate_in_words, what_was_fitted
 from ..sharing.card import card_of
 from ..sharing.card_facts import folds, label_table, member_table, metric_table, scarce_labels, setting_rows, trust
 from ..sharing.cells import Name
@@ -198,10 +198,12 @@ def _cost(run: FinishedRun) -> str:
     done, said = run.results.metrics["training"], []
     device = {"cuda": " on a GPU", "cpu": " on a CPU"}.get(run.facts.get("hardware", {}).get("device"), "")
     if speed := done.get("predict_samples_per_second"):
-        said.append(f"it reads {speed:,.3g} documents a second{device}, so that 1,000 take {_duration(1000 / speed)}")
+        said.append(
+            f"it reads {rate_in_words(speed)} documents a second{device}, so that 1,000 take {_duration(1000 / speed)}"
+        )
     if speed := done.get("train_samples_per_second"):
         steps = f" in {done['steps']:,} steps" if "steps" in done else ""
-        said.append(f"it was trained{steps} at {speed:,.3g} documents a second")
+        said.append(f"it was trained{steps} at {rate_in_words(speed)} documents a second")
     if seconds := done.get("seconds"):
         said.append(f"to train and test it took {_duration(seconds)}")
     if memory := done.get("peak_memory_bytes"):

@@ -115,7 +115,7 @@ def cascade_in_words(cascade: dict[str, Any], speed: float) -> str:
     if limit is not None and expected["high"] > limit:
         unsure = f"; these documents cannot tell whether it stays within {limit:g}"
     go_on = f"{fitted['expected_deferred']:.1%} go on to the second"
-    rates = [f"{rate:,.3g}" for rate in (speed, *test["documents_per_second"])]
+    rates = [rate_in_words(rate) for rate in (speed, *test["documents_per_second"])]
     return (
         f"cascade: {who}. Expected, by thresholds fitted on other documents: {go_on}, and the loss of {average} F1 "
         f"against it is {expected['value']:+.3f} [{expected['low']:+.3f}, {expected['high']:+.3f}]{unsure}. On test: "
@@ -165,6 +165,11 @@ def answered_and_wrong(abstention: dict[str, Any]) -> tuple[float, float | None]
     coverage = sum(each["coverage"] for each in test) / len(test)
     wrong = sum(each["coverage"] * each["error"] for each in test if each["error"] is not None) / len(test)
     return coverage, wrong / coverage if coverage else None
+
+
+def rate_in_words(rate: float) -> str:
+    """Return a number of documents a second with three digits or more, never as a power of ten."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def fitted_in_words(calibration: Calibration) -> str | None:

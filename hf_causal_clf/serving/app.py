@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers.utils import logging
 
 from ..classifier import TextClassifier
 from ..cli.mistakes import raised_here
@@ -18,14 +16,12 @@ from .answers import write_answers
 from .batching import Batcher, QueueFull
 from .metrics import Metrics
 from .openapi import describe
-from .requests import Limits, Refused, control_tokens, read_body, read_request
+from .requests import Limits, Refused, control_tokens, log_failure, read_body, read_request
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
-
-logger = logging.get_logger(__name__)
 
 _BATCHES = 4  # in a call: enough to sort by length, and not long to wait for
 _GONE = 499  # status, in the metrics, of a request whose client has not waited
@@ -192,6 +188,4 @@ def _failure(error: Exception) -> tuple[int, dict[str, Any]]:
         return 429, {"error": str(error)}
     if isinstance(error, ValueError) and raised_here(error):  # about a text, such as one that has no tokens
         return 422, {"error": str(error)}
-    places = "".join(traceback.format_tb(error.__traceback__)[-3:])  # the message may quote a text
-    logger.error(f"The classifier failed with {type(error).__name__}:\n{places.rstrip()}")
-    return 500, {"error": f"The classifier failed with {type(error).__name__}; the server's log says where."}
+    return 500, {"error": log_failure(error)}

@@ -22,7 +22,7 @@ from ..runs.files import is_hub_id
 from ..runs.schema import KINDS
 from ..runs.summary import fitted_in_words
 from .documents import DocumentAnswer, classify_document, classify_file
-from .requests import Limits
+from .requests import Limits, log_failure
 from .server import address_of, open_socket, serve
 
 if TYPE_CHECKING:
@@ -188,10 +188,9 @@ def _answered(answer: Any, classifier: TextClassifier) -> str:
     """What is shown of an answer, or of why there is none."""
     try:
         values = answer()
-    except ValueError as error:
-        if not raised_here(error):
-            raise
-        values = {"mistake": str(error)}
+    except Exception as error:
+        told = isinstance(error, ValueError) and raised_here(error)
+        values = {"mistake": str(error) if told else log_failure(error)}
     return show_answer(multi_label=classifier.label_space.multi_label, **values)
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import traceback
 from collections.abc import AsyncIterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from transformers.utils import logging
+
 from ..task.scorer import Scorer
 from ..task.texts import is_empty
+
+logger = logging.get_logger(__name__)
 
 _EXAMPLE = '{"texts": ["a document", "another"]}'
 
@@ -104,6 +109,13 @@ def _is_unicode(text: str) -> bool:
         return bool(text.encode())
     except UnicodeEncodeError:
         return False
+
+
+def log_failure(error: Exception) -> str:
+    """Log where a classifier failed, without the message, which may quote a text; return what its client is told."""
+    places = "".join(traceback.format_tb(error.__traceback__)[-3:])
+    logger.error(f"The classifier failed with {type(error).__name__}:\n{places.rstrip()}")
+    return f"The classifier failed with {type(error).__name__}; the server's log says where."
 
 
 def control_tokens(scorer: Scorer) -> re.Pattern[str] | None:

@@ -12,6 +12,7 @@ from ..runs.files import MEMBERS_FOLDER
 from ..runs.finished import FinishedRun
 from ..runs.run import Run
 from ..runs.schema import KINDS
+from ..runs.summary import rate_in_words
 from .cells import Cell, Code, Name, Table, hub_link
 
 _OTHERWISE = ("uncalibrated_", "nll_change", "generation_")  # what a test metric would be otherwise
@@ -116,7 +117,7 @@ def _of_stage(test: dict[str, Any], name: str) -> list[str]:
     """What a stage of a cascade did on the test documents: its share of the answers, its F1 alone and its speed."""
     place = ("first", "second").index(name)
     share = test["deferred"] if place else 1.0 - test["deferred"]
-    return [f"{share:.1%}", f"{test[f'{name}_f1']:.3f}", f"{test['documents_per_second'][place]:,.3g}"]
+    return [f"{share:.1%}", f"{test[f'{name}_f1']:.3f}", f"{rate_in_words(test['documents_per_second'][place])}"]
 
 
 def teacher(run: FinishedRun) -> dict[str, Any] | None:
@@ -329,7 +330,7 @@ def _cost(run: FinishedRun) -> Rows:
     for stage, title in (("train", "Training speed"), ("predict", "Prediction speed")):
         speed = done.get(f"{stage}_samples_per_second")
         if speed:
-            rows.append((title, f"{speed:.3g} documents a second"))
+            rows.append((title, f"{rate_in_words(speed)} documents a second"))
     if "peak_memory_bytes" in done:
         rows.append(("Peak memory", f"{done['peak_memory_bytes'] / 2**30:.2f} GiB"))
     return rows

@@ -1,4 +1,4 @@
-"""What is told of a training before its model is loaded: tokens of the documents, and steps."""
+"""What is told of a training before its model is loaded: the documents, their tokens, and steps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 from transformers import TrainingArguments
 
 from ..cli.telling import tell
+from ..data.splits import ClassificationData
+from ..data.table import tell_data
 
 _LOOKED_AT = 1000
 
@@ -26,38 +28,47 @@ class WholeEncoder(Protocol):
 
 
 def tell_outline(
+    data: ClassificationData,
     lengths: Sequence[int] | np.ndarray,
     budget: int | None,
-    documents: int,
     arguments: TrainingArguments,
     *,
     in_chunks: bool = False,
 ) -> None:
-    """Tell how long the training documents are, how many are cut, and how many steps there are.
+    """Tell what the documents are, how long, how many are cut, and how many steps there are.
+
+    Of the training without a fold, which many are like, the steps alone.
 
     Args:
+        data: The documents.
         lengths: Number of tokens of training documents, before any is cut off: of all, or of a sample.
         budget: Number of tokens of a document that fit; `None` for all.
-        documents: Number of training documents.
         arguments: `max_length`, batch size, epochs and processes.
         in_chunks: Whether documents that do not fit are read in chunks.
     """
-    found = np.asarray(lengths)
-    middle, long = (round(value) for value in np.percentile(found, (50, 95)))
-    sample = f" ({len(found):,} of {documents:,}, drawn at random)" if len(found) < documents else ""
-    tell(f"Tokens of a training document{sample}: {middle:,} at the 50th percentile, {long:,} at the 95th.")
-    limit = arguments.max_length
-    cut = 0 if budget is None else int((found > budget).sum())
-    if budget is None or not cut:
-        tell(f"max_length={limit} cuts none of them.")
-    else:
-        room = "" if budget == limit else f" leaves {budget:,} tokens for a document, and"
-        lost = (found - budget).clip(min=0).sum() / found.sum()
-        done, rest = ("reads", " in chunks.") if in_chunks else ("cuts", f": {lost:.1%} of all tokens are not read.")
-        tell(f"max_length={limit}{room} {done} {cut:,} of {len(found):,} documents{rest}")
+    documents = len(data.splits["train"])
+    if not data.of_fold:
+        tell_data(data, _token_rows(np.asarray(lengths), budget, arguments.max_length, in_chunks=in_chunks))
+        if len(lengths) < documents:
+            tell(f"(Tokens: of {len(lengths):,} training documents, drawn at random.)")
     per_epoch, total = planned_steps(arguments, documents)
     batch = arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
     tell(f"Steps: {per_epoch:,} per epoch, {total:,} in all at most, each with {batch:,} documents.")
+
+
+def _token_rows(
+    lengths: np.ndarray, budget: int | None, limit: int | None, *, in_chunks: bool
+) -> list[tuple[str, str]]:
+    """Rows of a table on the tokens of documents."""
+    rows = [(f"tokens, {share}th percentile", f"{np.percentile(lengths, share):,.0f}") for share in (50, 95)]
+    if budget is None:
+        return [*rows, ("  cut: max_length is none", "0")]
+    room = "" if budget == limit else f", {budget:,} for a document"
+    cut = int((lengths > budget).sum())
+    rows.append((f"  {'in chunks' if in_chunks else 'cut'}: max_length {limit:,}{room}", f"{cut:,}"))
+    if cut and not in_chunks:
+        rows.append(("  tokens that are not read", f"{(lengths - budget).clip(min=0).sum() / lengths.sum():.1%}"))
+    return rows
 
 
 def sampled_lengths(encoder: WholeEncoder, texts: Sequence[str]) -> list[int]:

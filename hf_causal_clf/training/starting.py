@@ -78,7 +78,7 @@ def start_run(
     settle_output_dir(training_args, data_args, approach)
     check_output_folder(str(training_args.output_dir), model_args.model_name_or_path, data_args)
     with mistakes.noted(), training_args.main_process_first(desc="loading data"):
-        data = load_data(data_args, run_args.folds)
+        data = load_data(data_args, run_args.folds, tabled=False)
     if not mistakes.errors and run_args.target_error is not None:
         with mistakes.noted():
             check_enough(len(data.splits["validation"]), run_args.target_error)

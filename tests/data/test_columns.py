@@ -107,7 +107,7 @@ def test_columns_of_a_table_are_found_whatever_is_between_its_cells(tmp_path, de
     assert data.label_space.names == ("business", "sport", "tech")
     assert sorted(text for split in data.splits for text in data.texts(split)) == sorted(row[1] for row in rows)
     said = " ".join(capsys.readouterr().out.split())
-    assert "Documents: 42 for training, 6 for validation, 12 for test." in said
+    assert "training validation test documents 42 6 12 repeated 0 0 0 also in training 0 0" in said
     assert "The text is the column 'Message', the label 'Category'." in said
 
 

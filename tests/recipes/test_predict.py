@@ -121,6 +121,43 @@ def test_cells_of_a_table_are_texts(job, tmp_path, monkeypatch, folder):
     check(rows, tmp_path, str(tmp_path / "cache"))
 
 
+def test_several_files_are_one_input_and_are_gone_on_with(job, tmp_path, monkeypatch, capsys):
+    rows, options = job
+    (tmp_path / "many").mkdir()
+    for part, (start, end) in enumerate([(0, 12), (12, 12), (12, 23)]):
+        write_jsonl(tmp_path / "many" / f"{part}.jsonl", rows[start:end])
+    options |= {"test_file": str(tmp_path / "many" / "*.jsonl")}
+    predict(monkeypatch, options)
+    check(rows, tmp_path, str(tmp_path / "cache"))
+    assert len(list((tmp_path / "out").glob("shard-*"))) == 6  # a shard has rows of one file
+    (tmp_path / "out" / "shard-000003.parquet").unlink()
+    (tmp_path / "out" / ".shard-000003.parquet.12345").write_text("half")
+    predict(monkeypatch, {**options, "test_file": str(tmp_path / "many")})
+    assert "5 of 6 shards are there: going on at row 12\n" in capsys.readouterr().out
+    assert not list((tmp_path / "out").glob(".shard-*"))
+    check(rows, tmp_path, str(tmp_path / "cache"))
+    write_jsonl(tmp_path / "many" / "2.jsonl", rows[12:22])
+    with pytest.raises(ValueError, match=r"other documents: 2\.jsonl has changed\."):
+        predict(monkeypatch, options)
+
+
+def test_what_a_poisoned_document_ended_goes_on_and_records_it(job, tmp_path, monkeypatch, capsys):
+    rows, options = job
+    rows[7]["text"] = 7
+    write_jsonl(Path(options["test_file"]), rows)
+    with pytest.raises(ValueError, match=r"Row 7 \(id 'k7'\), counted from 0, has 7 of type int instead of a text"):
+        predict(monkeypatch, options)
+    predict(monkeypatch, {**options, "on_error": "record"})
+    said = capsys.readouterr().out
+    assert "1 of 5 shards are there: going on at row 5\n" in said
+    assert ", not predicted, for the reasons in _errors-*.jsonl, 1\n" in said
+    named = [json.loads(line) for line in (tmp_path / "out" / "_errors-000001.jsonl").read_text().splitlines()]
+    assert named == [{"id": "k7", "row": 7, "error": "7 of type int instead of a text"}]
+    found = pd.read_parquet(tmp_path / "out")
+    assert list(found["id"]) == [row["key"] for row in rows]
+    assert list(np.flatnonzero(found["predicted"].isna())) == [7]
+
+
 def grown(job, tmp_path):
     write_jsonl(Path(job[1]["test_file"]), [*job[0], {"key": "new", "text": "the cat"}])
 

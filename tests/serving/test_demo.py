@@ -18,7 +18,7 @@ from hf_causal_clf.cascade import Cascade, calibrated_logits, stage_margins
 from hf_causal_clf.evaluation.calibration import Calibration
 from hf_causal_clf.evaluation.selective import Abstention
 from hf_causal_clf.serving import space
-from hf_causal_clf.serving.demo import _about, show_answer
+from hf_causal_clf.serving.demo import _about, _answered, show_answer
 from hf_causal_clf.serving.documents import classify_document, classify_file
 from hf_causal_clf.serving.requests import Limits
 
@@ -212,6 +212,16 @@ def test_hostile_text_stays_text(tmp_path):
     shown.append(_about(classifier))
     assert not [each for each in shown if "<img" in each or "<script" in each or "\x07" in each]
     assert all("&lt;img src=x onerror=alert(1)&gt;" in each for each in shown)
+
+
+def test_a_failure_says_nothing_of_a_text_in_the_log(caplog):
+    def fail():
+        raise RuntimeError(HOSTILE)
+
+    shown = _answered(fail, make_classifier())
+    assert "The classifier failed with RuntimeError" in shown
+    assert "RuntimeError" in caplog.text
+    assert "onerror" not in shown + caplog.text
 
 
 def test_of_many_labels_the_most_probable_ones_are_shown_first():

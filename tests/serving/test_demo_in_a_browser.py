@@ -20,12 +20,16 @@ import hub_client
 import numpy as np
 import pytest
 from hub_server import HubServer
+from huggingface_hub import HfApi
 from test_classifier import save_folder
+from test_hub import BASE, REPO, finish
 
 from hf_causal_clf import LabelSpace, TextClassifier
 from hf_causal_clf.evaluation.calibration import Calibration
 from hf_causal_clf.evaluation.selective import Abstention
 from hf_causal_clf.runs.run import Run
+from hf_causal_clf.serving.space import push_space
+from hf_causal_clf.sharing.hub import push_run
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
@@ -53,31 +57,23 @@ def run(request, checkpoint, tmp_path_factory):
 
 
 @contextmanager
-def started(run, temporary, *words):
-    """The command, with a proxy that notes what leaves this machine, and nothing may."""
-    with HubServer() as hub:
-        variables = {**hub_client.environment(hub, temporary / "home"), "TMPDIR": str(temporary)}
-        command = [sys.executable, "-m", "hf_causal_clf_command", "demo", "--model_name_or_path", str(run)]
-        with subprocess.Popen(
-            [*command, "--port", "0", *words],
-            cwd=ROOT,
-            env=variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            lines = []
-            while not (found := re.search(r"Open (http://127\.0\.0\.1:\d+) in a browser", "".join(lines))):
-                lines.append(process.stdout.readline())
-                assert lines[-1], process.stderr.read()
-            try:
-                yield found[1]
-            finally:
-                process.send_signal(signal.SIGTERM)
-                said = process.communicate(timeout=60)
-        assert (process.returncode, *said) == (0, "", "")
-        assert not hub.outside
-        assert not hub.requests
+def started(words, hub, temporary, token=None):
+    """A process that shows a page; its Hub, and its proxy, which notes what leaves this machine, is the server."""
+    variables = {**hub_client.environment(hub, temporary / "home", token), "TMPDIR": str(temporary)}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, *words], cwd=ROOT, env=variables, **streams) as process:
+        lines = []
+        while not (found := re.search(r"Open http://[\d.]+:(\d+) in a browser", "".join(lines))):
+            lines.append(process.stdout.readline())
+            assert lines[-1], process.stderr.read()
+        try:
+            yield f"http://127.0.0.1:{found[1]}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Traceback" not in said
+    assert not hub.outside
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +90,16 @@ def browser():
 def server(run, browser, tmp_path_factory):
     """Its address. It has to stop while a page is open, and to leave no file."""
     temporary = tmp_path_factory.mktemp("files")
-    with started(run, temporary, "--max_request_bytes", "5000", "--max_documents", "4") as address:
-        yield address
-        page = browser.new_page()
-        page.goto(address)
-        page.get_by_label("Document").wait_for()
-        assert list(temporary.glob("hf-causal-clf-demo-*"))
+    command = ["-m", "hf_causal_clf_command", "demo", "--model_name_or_path", str(run), "--port", "0"]
+    limits = ["--max_request_bytes", "5000", "--max_documents", "4"]
+    with HubServer() as hub:
+        with started([*command, *limits], hub, temporary) as address:
+            yield address
+            page = browser.new_page()
+            page.goto(address)
+            page.get_by_label("Document").wait_for()
+            assert list(temporary.glob("hf-causal-clf-demo-*"))
+        assert not hub.requests
     assert not list(temporary.glob("hf-causal-clf-demo-*"))
     page.close()
 
@@ -263,3 +263,25 @@ def test_the_server_gives_nothing_else(server, run):
         assert large.status_code == 413
         assert client.get("/docs").status_code == 404
         assert client.get("/gradio_api/info").json()["named_endpoints"] == {}
+
+
+def test_the_app_of_a_space_shows_the_run_from_the_hub(browser, checkpoint, tmp_path):
+    save_folder(tmp_path / "run", checkpoint, "embedding")
+    finish(tmp_path / "run")
+    classifier = TextClassifier.from_pretrained(tmp_path / "run")
+    with HubServer() as hub:
+        with hub_client.using(hub, tmp_path / "home", hub.token):
+            HfApi().create_repo(BASE)
+            HfApi().upload_folder(repo_id=BASE, folder_path=checkpoint)
+            push_run(tmp_path / "run", REPO, base_model=BASE, private=True)
+            push_space("alice/page", REPO)
+        app = hub.files("alice/page", repo_type="space")["app.py"].decode()
+        (tmp_path / "app.py").write_text(app.replace("port=7860", "port=0"))
+        shutil.rmtree(tmp_path / "home")
+        with started([str(tmp_path / "app.py")], hub, tmp_path, hub.token) as address:
+            page = browser.new_page()
+            page.goto(address)
+            ask(page, TEXT)
+            assert page.locator(".answer h2").inner_text() == classifier.predict(TEXT)
+            assert page.locator("h1").inner_text() == REPO
+            page.close()

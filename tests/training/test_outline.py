@@ -1,9 +1,12 @@
 """What is told of a training before its model is loaded."""
 
 import pytest
+from datasets import Dataset
 from test_train import embedding_arguments
 from transformers import Trainer, TrainerState, TrainingArguments
 
+from hf_causal_clf import LabelSpace
+from hf_causal_clf.data.splits import ClassificationData
 from hf_causal_clf.embedding.arguments import HeadArguments
 from hf_causal_clf.embedding.trainer import embedding_trainer
 from hf_causal_clf.instruction.arguments import InstructionModelArguments, InstructionTrainingArguments
@@ -15,34 +18,60 @@ from hf_causal_clf.training.outline import planned_steps, sampled_lengths, tell_
 from hf_causal_clf.training.train import prepare
 
 
-def told(capsys, lengths, budget, documents, **arguments):
+def documents_of(count, of_fold=False):
+    """Documents of two labels: every third is `b`, the second is the first again, and one is tested on."""
+    texts = [f"text {max(row, 1)}" for row in range(count)]
+    splits = {
+        split: Dataset.from_dict(
+            {"id": rows, "text": [texts[row] for row in rows], "label": ["aab"[row % 3] for row in rows]}
+        )
+        for split, rows in (("train", range(count)), ("validation", [0, 2]), ("test", range(min(count, 5))))
+    }
+    overlap = {"train/validation": 0, "train/test": 1, "validation/test": 0}
+    return ClassificationData(LabelSpace(["a", "b"]), splits, overlap, repeated={"train": 1}, of_fold=of_fold)
+
+
+def told(capsys, lengths, budget, documents, of_fold=False, **arguments):
     settings = TrainingArguments("x", report_to="none", **arguments)
     settings.max_length = 32
-    tell_outline(lengths, budget, documents, settings)
+    tell_outline(documents_of(documents, of_fold), lengths, budget, settings)
     lines = capsys.readouterr().out.splitlines()
-    assert all(len(line) < 100 for line in lines)
-    return [" ".join(line.split()) for line in lines]
+    assert all(len(line) < 100 and line == line.rstrip() and "\x1b" not in line for line in lines)
+    return lines
 
 
-def test_lengths_cuts_and_steps(capsys):
+def test_one_table_of_the_documents_and_the_steps(capsys):
     assert told(capsys, range(1, 101), 32, 100, per_device_train_batch_size=8, num_train_epochs=2) == [
-        "Tokens of a training document: 50 at the 50th percentile, 95 at the 95th.",
-        "max_length=32 cuts 68 of 100 documents: 46.5% of all tokens are not read.",
+        "                            training  validation  test",
+        "documents                        100           2     5",
+        "  repeated                         1           0     0",
+        "  also in training                             0     1",
+        "  also in validation                                 0",
+        "label 0 'a'                       67           1     4",
+        "label 1 'b'                       33           1     1",
+        "tokens, 50th percentile           50",
+        "tokens, 95th percentile           95",
+        "  cut: max_length 32              68",
+        "  tokens that are not read     46.5%",
         "Steps: 13 per epoch, 26 in all at most, each with 8 documents.",
     ]
     assert sum(range(1, 69)) / sum(range(1, 101)) == pytest.approx(0.465, abs=5e-4)
 
 
 def test_room_beside_a_prompt_and_a_sample(capsys):
-    said = " ".join(told(capsys, [10, 20, 30, 40], 25, 5000))
-    sample = "(4 of 5,000, drawn at random)"
-    assert f"Tokens of a training document {sample}: 25 at the 50th percentile, 38 at the 95th." in said
-    assert "max_length=32 leaves 25 tokens for a document, and cuts 2 of 4 documents: 20.0% of" in said
+    said = [" ".join(line.split()) for line in told(capsys, [10, 20, 30, 40], 25, 5000)]
+    assert "cut: max_length 32, 25 for a document 2" in said
+    assert "tokens that are not read 20.0%" in said
+    assert "(Tokens: of 4 training documents, drawn at random.)" in said
 
 
 @pytest.mark.parametrize("budget", [40, None])
 def test_no_document_is_cut(capsys, budget):
-    assert told(capsys, [10, 40], budget, 2)[1] == "max_length=32 cuts none of them."
+    assert not any("not read" in line for line in told(capsys, [10, 40, 12], budget, 3))
+
+
+def test_the_training_without_a_fold_tells_its_steps_alone(capsys):
+    assert len(told(capsys, [10, 40, 12], 20, 3, of_fold=True)) == 1
 
 
 @pytest.mark.parametrize("documents", [1, 7, 8, 9, 48])
@@ -92,14 +121,14 @@ def test_both_trainers_tell_and_no_document_is_tokenised_twice(checkpoint, files
     trainer = embedding_trainer(data, tokenizer, encoder, model_arguments, arguments, head, RunArguments())
     assert sorted(seen) == sorted(data.texts("train") + data.texts("validation"))
     long = sum(len(whole_ids(text)) > encoder.document_budget for text in data.texts("train"))
-    assert f"cuts {long} of 48 documents" in capsys.readouterr().out.replace("\n  ", " ")
+    assert f"cut: max_length 8 {long} " in " ".join(capsys.readouterr().out.split())
     assert max(len(row["input_ids"]) for row in trainer.train_dataset) == 8
     model_arguments = InstructionModelArguments(model_name_or_path=checkpoint, dtype="float32")
     arguments = InstructionTrainingArguments(str(tmp_path / "instruct"), max_length=128, report_to="none")
     verbalizer, template = PromptArguments().verbalizer(data.label_space), PromptArguments().template(128, "tail")
     instruction_trainer(data, tokenizer, template, verbalizer, model_arguments, arguments, RunArguments())
     said = capsys.readouterr().out
-    assert "Tokens of a training document: " in said
+    assert "tokens, 50th percentile " in said
     assert "Steps: 6 per epoch, 150 in all at most, each with 8 documents." in said
 
 
