@@ -55,9 +55,16 @@ class SelectivePrediction:
         """
         return self._abstention().answers(probabilities, self.decisions(probabilities, stages))
 
+    @property
+    def abstention(self) -> Abstention | None:
+        """Where it does not answer; `None` if no target error was fitted on probabilities as it gives them."""
+        return self.run.abstention if self.run is not None and self._is_as_fitted() else None
+
+    def _is_as_fitted(self) -> bool:
+        return self.run is not None and self.calibration == self.run.calibration and self._prior_ratio is None
+
     def _abstention(self) -> Abstention:
-        as_fitted = self.run is not None and self.calibration == self.run.calibration and self._prior_ratio is None
-        return abstention_of(self.run, as_fitted=as_fitted)
+        return abstention_of(self.run, as_fitted=self._is_as_fitted())
 
     def _sure_part(self, answer: Any, sure: np.ndarray) -> Any:
         if not self.label_space.multi_label:

@@ -65,7 +65,7 @@ class _Service:
 
     def __init__(self, classifier: TextClassifier, limits: Limits) -> None:
         self.classifier, self.limits = classifier, limits
-        self.abstention = None if classifier.run is None else classifier.run.abstention
+        self.abstention = classifier.abstention
         self.control_tokens = control_tokens(classifier.scorer)
         self.metrics = Metrics(lambda: self.batcher.waiting)
         self.batcher = Batcher(

@@ -183,7 +183,7 @@ def _sure(classifier: TextClassifier, probabilities: np.ndarray, stages: np.ndar
 
 def abstains(classifier: TextClassifier) -> bool:
     """Whether a run was given a target error."""
-    return classifier.run is not None and classifier.run.abstention is not None
+    return classifier.abstention is not None
 
 
 def _thresholds(classifier: TextClassifier, stage: int | None) -> Sequence[float]:

@@ -5,6 +5,7 @@ import contextlib
 import random
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,12 +86,11 @@ def test_it_says_what_the_classifier_says(multi_label, texts, monkeypatch):
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_abstention(multi_label, texts, monkeypatch):
+def test_abstention(multi_label, texts):
     classifier = length_classifier(multi_label=multi_label)
     probabilities = classifier.predict_proba(texts)
     limits = (0.53, None) if multi_label else (float(np.median(probabilities.max(1))),)
-    monkeypatch.setattr(type(classifier), "_abstention", lambda self: Abstention(0.1, limits))
-    classifier.run = type("Run", (), {"abstention": Abstention(0.1, limits)})
+    classifier.run = SimpleNamespace(abstention=Abstention(0.1, limits), calibration=classifier.calibration)
     with Server(classifier) as server:
         remote = RemoteClassifier(server.url)
         expected = classifier.predict(texts, abstain=True)

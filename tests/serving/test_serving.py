@@ -95,6 +95,13 @@ def test_a_run_with_a_target_error_says_where_it_is_not_sure(multi_label, checkp
         assert [answer["abstained"] for answer in answers] == [label is None for label in expected]
         assert None in expected
         assert len(set(expected)) > 1
+    # Of other probabilities than those that it was fitted on, the target error says nothing
+    facts = {"label_counts": {"train": [5, 3, 2]}, "documents": {"train": 10}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "training": facts}))
+    shifted = TextClassifier.from_pretrained(tmp_path, target_prior={"a": 0.1, "b": 0.1, "c": 0.8})
+    answers = ask(shifted, {"texts": TEXTS}).json()["predictions"]
+    assert [answer["labels" if multi_label else "label"] for answer in answers] == shifted.predict(TEXTS)
+    assert not any("abstained" in answer for answer in answers)
 
 
 def test_a_cascade_decides_by_the_thresholds_of_the_stage_that_answered(checkpoint, tmp_path):
