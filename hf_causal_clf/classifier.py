@@ -109,10 +109,7 @@ class TextClassifier(SelectivePrediction, ExplainedPrediction):
             raise ValueError(f"backend must be one of {list(BACKENDS)}, got {backend!r}.")
         run = Run.read(source, **hub_kwargs)
         ratio = None if target_prior is None else target_ratio(run, target_prior)
-        if run.approach == "cascade" and not calibrated:
-            raise ValueError(
-                f"{source!r} is a cascade, which decides by calibrated probabilities who answers: leave calibrated out."
-            )
+        check_calibrated(run, source, calibrated)
         of_members: dict[str, Callable[..., Scorer]] = {"cascade": _load_cascade, "combination": _load_combination}
         load = of_members.get(run.approach, load_scorer)
         options = {
@@ -271,6 +268,14 @@ class TextClassifier(SelectivePrediction, ExplainedPrediction):
         scorer, given = cast(LabelScorer, self.scorer), read_texts(texts)
         answers = generate_answers(scorer.model, scorer.encoder, given.texts, batch_size=scorer.batch_size)
         return answers[0] if given.single else answers
+
+
+def check_calibrated(run: Run, source: str, calibrated: bool) -> None:
+    """Raise a `ValueError` where a cascade is asked for probabilities that are not calibrated."""
+    if run.approach == "cascade" and not calibrated:
+        raise ValueError(
+            f"{source!r} is a cascade, which decides by calibrated probabilities who answers: leave calibrated out."
+        )
 
 
 def _load_combination(source: str, run: Run, hub_kwargs: dict[str, Any], **options: Any) -> CombinationScorer:

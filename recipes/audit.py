@@ -39,7 +39,7 @@ from hf_causal_clf.runs.disk import lock_folder
 def main() -> None:
     types = (AuditArguments, FrozenModelArguments, DataArguments)
     arguments, model, data_args = parse_arguments(types, __doc__, check=note_document_mistakes)
-    arguments.check(data_args, model.model_name_or_path)
+    arguments.check(data_args, model)
     output = Path(arguments.output_dir)
     lock_folder(output)
     if arguments.fixed_file:

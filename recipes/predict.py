@@ -28,7 +28,7 @@ from transformers.utils import logging
 from hf_causal_clf import TextClassifier
 from hf_causal_clf.backbone.identity import identify_dataset, identify_files, identify_run, pinned
 from hf_causal_clf.batches import ON_ERROR, BatchClassifier
-from hf_causal_clf.classifier import BACKENDS
+from hf_causal_clf.classifier import BACKENDS, check_calibrated
 from hf_causal_clf.cli.mistakes import report
 from hf_causal_clf.cli.packages import missing_packages
 from hf_causal_clf.cli.parsing import parse_arguments
@@ -216,6 +216,7 @@ def main() -> None:
         )
     output = Path(arguments.output_dir)
     run = Run.read(arguments.model_name_or_path, revision=arguments.model_revision)
+    check_calibrated(run, arguments.model_name_or_path, arguments.calibrated)
     if arguments.target_prior is not None:
         target_ratio(run, arguments.target_prior)  # its mistakes are told before anything is read
     if arguments.abstain:

@@ -19,6 +19,7 @@ from ..data.splits import ClassificationData
 from ..finishing import gives_no_numbers, save_run
 from ..runs.disk import write_json
 from ..runs.files import UNFINISHED_FOLDER, read_json
+from ..training.output_folder import settings_of
 from ..training.processes import over_processes
 from ..training.train import train
 from .arguments import DistillationArguments, StudentTrainingArguments
@@ -127,7 +128,8 @@ def _first_student(
     Kept beside the teacher's scores, so that a training that goes on has the same documents.
     """
     output = Path(str(arguments.output_dir))
-    content = [lesson.targets.tolist(), lesson.data.texts("train"), texts, student.run.to_dict(), arguments.seed]
+    settings = settings_of(arguments)
+    content = [lesson.targets.tolist(), lesson.data.texts("train"), texts, student.run.to_dict(), settings]
     path = kept / f"first-student-{fingerprint(content)[:16]}.json"
     if path.is_file():
         return np.asarray(read_json(path)["probabilities"], dtype=np.float32)

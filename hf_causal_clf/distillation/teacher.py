@@ -216,11 +216,11 @@ def out_of_fold(teacher: Teacher, data: ClassificationData) -> np.ndarray | None
     known = len(rows) == len(ids)
     if known:
         labels = own.encode_batch(data.splits["train"]["label"][:])
-        known = bool(np.array_equal(found.gold[rows], labels))
+        known = np.array_equal(found.gold[rows], labels) and not found.changed(rows, data.texts("train"))
     if not known:
         logger.warning(
-            f"{OUT_OF_FOLD_FILE} of the teacher has other documents than these training documents, or other labels of "
-            "theirs: what the finished teacher says of them is taken."
+            f"{OUT_OF_FOLD_FILE} of the teacher has other documents than these training documents, or other labels or "
+            "texts of theirs: what the finished teacher says of them is taken."
         )
         return None
     return found.probabilities[rows][:, teacher.columns(space)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from ..data.arguments import DataArguments
 from ..data.files import FORMATS
 from ..data.folds import FOLDS, check_folds
 from ..runs.disk import taken_names
+from ..runs.files import CLASSIFICATION_FILE
 from ..task.tokens import TRUNCATION_SIDES
 from ..training.arguments import setting
 from ..training.output_folder import check_places
@@ -108,13 +109,23 @@ class AuditArguments:
             yield from missing_packages(["cleanlab"], "An audit")
             yield from taken_names(Path(self.output_dir), AUDIT_FILES, overwrite=self.overwrite_output_dir)
 
-    def check(self, data: DataArguments, model: str) -> None:
-        """Check what depends on other arguments: the output folder, and the training file.
+    def check(self, data: DataArguments, model: FrozenModelArguments) -> None:
+        """Check what depends on other arguments: the output folder, the training file, and the model.
 
         Raises:
-            ValueError: If the output folder is one that is read; or a training file is needed, and there is none.
+            ValueError: If the output folder is one that is read; or a training file is needed, and there is none; or a
+                finished run is given settings of heads.
         """
-        check_places(self.output_dir, data, model_name_or_path=model)
+        check_places(self.output_dir, data, model_name_or_path=model.model_name_or_path)
+        if (Path(model.model_name_or_path) / CLASSIFICATION_FILE).is_file() and not self.fixed_file:
+            fresh = FrozenModelArguments(model.model_name_or_path)
+            given = [item.name for item in fields(model) if getattr(model, item.name) != getattr(fresh, item.name)]
+            given += ["folds"] if self.folds != type(self).folds else []
+            if given:
+                raise ValueError(
+                    f"{model.model_name_or_path!r} is a finished run, which judges as it was trained: leave "
+                    f"{', '.join(given)} out, or give a language model."
+                )
         for option in ("fixed_file", "slice_columns"):
             if getattr(self, option) and (data.train_file is None or Path(data.train_file).is_dir()):
                 raise ValueError(

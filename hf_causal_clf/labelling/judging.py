@@ -98,6 +98,11 @@ def judged_by_run(folder: Path, data_args: DataArguments) -> Judged:
             f"{changed} documents have another label than {str(folder)!r} was trained with: what it says of them rests "
             "on the earlier labels. Train it again, or give its base model as model_name_or_path."
         )
+    if rewritten := found.changed(range(len(chosen)), data.texts("train")):
+        raise ValueError(
+            f"{rewritten} documents have another text than {str(folder)!r} was trained with. Train it again, or give "
+            "its base model as model_name_or_path."
+        )
     who = {"kind": "a finished run, out of fold", "model": str(folder), "folds": folds}
     return Judged(data, found.predicted, found.probabilities, found.logits, who)
 

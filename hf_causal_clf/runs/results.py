@@ -5,6 +5,7 @@ Knows the matrix of logits, whichever approach or baseline it comes from.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ class OutOfFold:
         predicted: Decisions, in the form of `gold`.
         probabilities: Calibrated probabilities, float32 `(n, labels)`.
         logits: Uncalibrated logits, float32 `(n, labels)`; minus infinity is the probability 0.
+        text_sha256: Of each text; `None` in a run of an earlier version.
     """
 
     ids: list[Any]
@@ -66,6 +68,19 @@ class OutOfFold:
     predicted: np.ndarray
     probabilities: np.ndarray
     logits: np.ndarray
+    text_sha256: list[str] | None = None
+
+    def changed(self, rows: Sequence[int], texts: Sequence[str]) -> int:
+        """Return how many documents have another text now; 0 where the run does not know.
+
+        Args:
+            rows: Place of each document here.
+            texts: Their texts now.
+        """
+        if self.text_sha256 is None:
+            return 0
+        now = zip(rows, map(_hashed, texts), strict=True)
+        return sum(self.text_sha256[row] != hashed for row, hashed in now)
 
 
 def write_results(
@@ -80,8 +95,8 @@ def write_results(
 ) -> None:
     """Write the figures, `predictions.parquet` and, when they are whole, `metrics.json` of a run.
 
-    With folds, `out_of_fold.parquet` as well: ids, gold labels, folds, decisions, calibrated probabilities and
-    uncalibrated logits of the labelled documents.
+    With folds, `out_of_fold.parquet` as well: ids, gold labels, folds, decisions, calibrated probabilities,
+    uncalibrated logits and hashed texts of the labelled documents.
 
     Args:
         output: Folder of the run.
@@ -107,6 +122,7 @@ def write_results(
         (output / OUT_OF_FOLD_FILE).unlink(missing_ok=True)
     else:
         more = {"fold": data.folds, "logits": probability_column(logits["validation"])}
+        more["text_sha256"] = list(map(_hashed, data.texts("validation")))
         held_out = (calibration.apply(logits["validation"], multi_label=multi_label), decisions["validation"])
         _write_documents(output / OUT_OF_FOLD_FILE, data, "validation", *held_out, more)
     write_json(output / METRICS_FILE, metrics)
@@ -144,7 +160,7 @@ def read_out_of_fold(output: Path, label_space: LabelSpace) -> OutOfFold:
         raise FileNotFoundError(
             f"{output} has no {path.name}: it is no finished run with folds. Train it with --folds."
         )
-    columns = _read_documents(path, "fold", "logits")
+    columns = _read_documents(path, "fold", "logits", optional=("text_sha256",))
     matrices = {}
     for name in ("probabilities", "logits"):
         if {len(row) for row in columns[name]} != {len(label_space)}:
@@ -156,16 +172,21 @@ def read_out_of_fold(output: Path, label_space: LabelSpace) -> OutOfFold:
     if len(set(columns["id"])) < len(fold):
         raise ValueError(f"{path} has documents with the same id. Run it again.")
     gold, predicted = (label_space.encode_batch(columns[name]) for name in ("gold", "predicted"))
-    return OutOfFold(columns["id"], gold, fold, predicted, **matrices)
+    return OutOfFold(columns["id"], gold, fold, predicted, **matrices, text_sha256=columns.get("text_sha256"))
 
 
-def _read_documents(path: Path, *more: str) -> dict[str, list[Any]]:
-    """Read the columns of documents that `_write_documents` wrote."""
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _read_documents(path: Path, *more: str, optional: Sequence[str] = ()) -> dict[str, list[Any]]:
+    """Read the columns of documents that `_write_documents` wrote; `optional` ones where they are there."""
     from datasets import Dataset
 
     try:
         rows = Dataset.from_parquet(str(path), keep_in_memory=True)
-        return {name: list(rows[name]) for name in ("id", "gold", "predicted", "probabilities", *more)}
+        there = [name for name in optional if name in rows.column_names]
+        return {name: list(rows[name]) for name in ("id", "gold", "predicted", "probabilities", *more, *there)}
     except Exception as error:
         raise ValueError(f"{path} cannot be read ({error}). Run it again.") from error
 

@@ -142,16 +142,24 @@ class Settings:
         self._test = documents_content(data, ("test",))
         self._model = model_arguments
         self._arguments: dict[str, Any] = {}
-        parts = (model_arguments, *arguments)
-        for item, value in ((item, getattr(part, item.name)) for part in parts for item in fields(part)):
-            default = item.default_factory() if item.default_factory is not MISSING else item.default
-            if item.name not in _NO_SETTINGS and not item.name.startswith(("hub_", "trackio_")) and value != default:
-                self._arguments[item.name] = _plain(value)
+        for part in (model_arguments, *arguments):
+            self._arguments |= settings_of(part)
 
     def to_dict(self) -> dict[str, Any]:
         """Return them as JSON, without any path."""
         model = fingerprint(model_identity(self._model))
         return {"arguments": self._arguments, "model": model, "data": self._data, "test": self._test}
+
+
+def settings_of(arguments: Any) -> dict[str, Any]:
+    """Return what makes a training another one of an argument dataclass: what is not as by default, and no place."""
+    found = {}
+    for item in fields(arguments):
+        value = getattr(arguments, item.name)
+        default = item.default_factory() if item.default_factory is not MISSING else item.default
+        if item.name not in _NO_SETTINGS and not item.name.startswith(("hub_", "trackio_")) and value != default:
+            found[item.name] = _plain(value)
+    return found
 
 
 def documents_content(data: ClassificationData, splits: Sequence[str] = SPLITS) -> str:

@@ -51,6 +51,9 @@ def test_scores_are_in_the_order_of_the_documents_labels(names, folder, files, t
     rows = [held_out.ids.index(f"train/{each}") for each in data.splits["train"]["id"][:]]
     expected = held_out.probabilities[rows][:, [NAMES.index(name) for name in names]]
     np.testing.assert_array_equal(out_of_fold(teacher, data), expected)
+    texts = [f"{text}!" if row == 3 else text for row, text in enumerate(data.texts("train"))]
+    train = data.splits["train"].remove_columns("text").add_column("text", texts)
+    assert out_of_fold(teacher, replace(data, splits={**data.splits, "train": train})) is None
 
 
 def test_a_teacher_decides_by_its_own_thresholds(multi_label_files, tmp_path):

@@ -112,6 +112,14 @@ def test_an_audit_of_a_finished_run_is_of_what_it_says_out_of_fold(tmp_path, mon
     new = write_jsonl(tmp_path / "new.jsonl", rows)
     with pytest.raises(ValueError, match="1 documents have another label"):
         start(monkeypatch, tmp_path / "run", new, tmp_path / "new")
+    changed["label"] = held_out["gold"][changed["id"]]
+    rewritten = write_jsonl(
+        tmp_path / "rewritten.jsonl", [{**row, "text": "new"} if row is changed else row for row in rows]
+    )
+    with pytest.raises(ValueError, match="1 documents have another text"):
+        start(monkeypatch, tmp_path / "run", rewritten, tmp_path / "new")
+    with pytest.raises(ValueError, match="judges as it was trained: leave max_length, folds out"):
+        start(monkeypatch, tmp_path / "run", train, tmp_path / "new", "--folds", "3", "--max_length", "8")
     others = write_jsonl(tmp_path / "others.jsonl", [{**row, "id": f"x{row['id']}"} for row in rows])
     with pytest.raises(ValueError, match=r"48 of the 48 documents .* are not among these"):
         start(monkeypatch, tmp_path / "run", others, tmp_path / "new")

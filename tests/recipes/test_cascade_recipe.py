@@ -75,6 +75,10 @@ def test_a_cascade_is_made_told_of_and_predicted_with(runs, tmp_path, monkeypatc
 
     documents = write_jsonl(tmp_path / "more.jsonl", [*make_rows(20, 200), {"text": " ", "label": None}])
     words = ["--model_name_or_path", tmp_path / "cascade", "--test_file", documents, "--output_dir", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, words), "--calibrated", "false"])
+    with pytest.raises(ValueError, match="leave calibrated out"):
+        run_as_main(ROOT / "recipes" / "predict.py")
+    assert not (tmp_path / "out").exists()
     monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, words), "--shard_size", "7"])
     run_as_main(ROOT / "recipes" / "predict.py")
     rows = pd.read_parquet(tmp_path / "out")

@@ -60,6 +60,9 @@ def test_it_is_read_as_it_was_written(multi_label, tmp_path, monkeypatch):
     expected = classification_metrics(found.gold, found.probabilities, found.predicted)
     assert {name: metrics["validation"][name] for name in expected} == pytest.approx(expected)
     assert "text" not in parquet.read_schema(tmp_path / "out_of_fold.parquet").names
+    texts = data.texts("train")
+    assert found.changed([2, 0], [texts[2], texts[0]]) == 0
+    assert found.changed([2, 0, 1], [texts[2], f"{texts[0]} ", texts[1]]) == 1
 
 
 def test_texts_as_ids_and_labels_that_cannot_be(tmp_path, monkeypatch):
