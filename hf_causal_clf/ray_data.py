@@ -187,7 +187,11 @@ class _Actor:
             )
         with lives.open("ab") as file:
             file.write(b".")
-        rows = self._write(piece.index, piece.first, self._read(piece))
+        try:
+            rows = self._write(piece.index, piece.first, self._read(piece))
+        except Exception:
+            lives.unlink(missing_ok=True)  # it lives
+            raise
         lives.unlink(missing_ok=True)
         return rows
 
