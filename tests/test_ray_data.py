@@ -52,6 +52,8 @@ def cluster(monkeypatch):
             while found is None:
                 with suppress(Killed):
                     found = ray_data._Actor(step, 1)({"piece": [json.dumps(asdict(piece))]})
+            if found["error"][0]:
+                raise ValueError(found["error"][0])
             yield found["index"][0], ray_data.ShardRows(found["number"][0], found["ids"][0])
 
     monkeypatch.setattr(ray_data, "map_on_ray", lambda function, given: list(map(function, given)))
