@@ -73,18 +73,29 @@ def map_on_ray(function: Callable[[Given], Result], given: Sequence[Given]) -> l
     """Call a function with each of the items, on the machines of the cluster; results are in their order.
 
     A single item is not worth the start of a process.
+
+    Raises:
+        ValueError: With the message of a `ValueError` or `OSError` of the function.
     """
     import ray
 
     if len(given) == 1:
         return [function(given[0])]
     call = ray.remote(_called)
-    with _as_they_were():
-        return list(ray.get([call.remote(function, item) for item in given]))
+    results = []
+    for result, error in ray.get([call.remote(function, item) for item in given]):
+        if error is not None:
+            raise ValueError(error)
+        results.append(result)
+    return results
 
 
-def _called(function: Callable[[Given], Result], item: Given) -> Result:
-    return function(item)
+def _called(function: Callable[[Given], Result], item: Given) -> tuple[Result | None, str | None]:
+    """Return a result, or what is wrong: Ray's errors have tracebacks in the place of messages."""
+    try:
+        return function(item), None
+    except (ValueError, OSError) as error:
+        return None, str(error)
 
 
 def predict_on_ray(
@@ -114,8 +125,7 @@ def predict_on_ray(
         The rows of all shards.
 
     Raises:
-        ValueError: As `ShardWriter`; or if a file has changed.
-        OSError: If a file cannot be read or written.
+        ValueError: As `ShardWriter`; if a file has changed, cannot be read or written; or if actors die of a shard.
     """
     output = output.resolve()
     for left in output.glob(_lives_path(output, 0).name.replace("000000", "*")):
@@ -166,13 +176,16 @@ class _Actor:
         self._read, self._write, self._output = step.reader(), step.writer().write, Path(step.output)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        pieces = [Piece(**json.loads(piece)) for piece in batch["piece"]]
-        rows = [self._predict(piece) for piece in pieces]
-        return {
-            "index": [piece.index for piece in pieces],
-            "number": [each.number for each in rows],
-            "ids": [each.ids for each in rows],
-        }
+        done = [self._told(Piece(**json.loads(piece))) for piece in batch["piece"]]
+        return {name: [each[name] for each in done] for name in done[0]}
+
+    def _told(self, piece: Piece) -> dict[str, Any]:
+        """Predict a shard. What a user can mend is told as a row: of an error, Ray Data passes on the text alone."""
+        try:
+            rows = self._predict(piece)
+        except (ValueError, OSError) as error:
+            return {"index": piece.index, "number": 0, "ids": "", "error": str(error)}
+        return {"index": piece.index, "number": rows.number, "ids": rows.ids, "error": ""}
 
     def _predict(self, piece: Piece) -> ShardRows:
         """Predict a shard, unless several actors have died of it: Ray itself would try again for ever."""
@@ -187,7 +200,11 @@ class _Actor:
             )
         with lives.open("ab") as file:
             file.write(b".")
-        rows = self._write(piece.index, piece.first, self._read(piece))
+        try:
+            rows = self._write(piece.index, piece.first, self._read(piece))
+        except Exception:
+            lives.unlink(missing_ok=True)  # it lives
+            raise
         lives.unlink(missing_ok=True)
         return rows
 
@@ -217,9 +234,10 @@ def _predicted(step: _ShardStep, pieces: Sequence[Piece], pool: ActorPool) -> It
         num_gpus=num_gpus,
         num_cpus=pool.num_cpus,
     )
-    with _as_they_were():
-        for row in shards.iter_rows():
-            yield row["index"], ShardRows(row["number"], row["ids"])
+    for row in shards.iter_rows():
+        if row["error"]:
+            raise ValueError(row["error"])
+        yield row["index"], ShardRows(row["number"], row["ids"])
 
 
 def _check_room(needed: dict[str, float]) -> None:
@@ -229,26 +247,3 @@ def _check_room(needed: dict[str, float]) -> None:
     if not any(all(machine.get(name, 0) >= number for name, number in needed.items()) for machine in machines):
         words = " and ".join(f"{number:g} {name}" for name, number in needed.items() if number)
         logger.warning(f"No machine of the Ray cluster has {words} for an actor. Waiting for one that has.")
-
-
-@contextmanager
-def _as_they_were() -> Iterator[None]:
-    """Raise errors that a task has raised as what they were, without Ray's traceback.
-
-    Raises:
-        ValueError: If it was one.
-        OSError: If it was one.
-    """
-    from ray.exceptions import RayError
-
-    try:
-        yield
-    except (RayError, ValueError, OSError) as error:
-        cause: BaseException | None = error
-        while cause is not None and (isinstance(cause, RayError) or type(cause).__module__.startswith("ray.")):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if isinstance(cause, ValueError):
-            raise ValueError(str(cause)) from error
-        if isinstance(cause, OSError):
-            raise OSError(str(cause)) from error
-        raise

@@ -52,6 +52,8 @@ def cluster(monkeypatch):
             while found is None:
                 with suppress(Killed):
                     found = ray_data._Actor(step, 1)({"piece": [json.dumps(asdict(piece))]})
+            if found["error"][0]:
+                raise ValueError(found["error"][0])
             yield found["index"][0], ray_data.ShardRows(found["number"][0], found["ids"][0])
 
     monkeypatch.setattr(ray_data, "map_on_ray", lambda function, given: list(map(function, given)))
@@ -102,6 +104,7 @@ def test_documents_that_fail_are_named_in_a_file(tmp_path, cluster):
     rows = [*ROWS[:15], {"key": "bad", "text": "poison"}, {"key": "worse", "text": 5}, *ROWS[15:]]
     with pytest.raises(RuntimeError, match="cannot be read"):
         predict(tmp_path, rows=[*rows[:16], *rows[17:]])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["shard-000000.parquet"]
     shards = predict(tmp_path, rows=rows, on_error="record")
     assert cluster.asked == [1, 2, 3]  # what was finished before stays
     lines = (tmp_path / "out" / "_errors-000001.jsonl").read_text().splitlines()
