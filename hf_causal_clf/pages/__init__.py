@@ -1,1 +1,1 @@
-"""One HTML file of a run or a comparison, for people: no model, nothing from elsewhere."""
+"""One HTML file for people, of a run or of what else is found: no model, nothing from elsewhere."""
