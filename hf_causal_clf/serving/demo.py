@@ -112,8 +112,8 @@ def make_page(
         target = Path(tempfile.mkdtemp(dir=folder), ANSWERS_FILE)
 
         def answer() -> dict[str, Any]:
-            if source is None:
-                raise ValueError("There is no file yet. Choose one.")
+            if source is None or not _is_uploaded(source, folder):
+                raise ValueError("There is no file, or it was removed in the meantime. Choose one.")
             column = text_column.strip() or None
             return {"summary": classify_file(classifier, Path(source), target, limits, text_column=column)}
 
@@ -171,6 +171,7 @@ def make_app(page: gradio.Blocks, limits: Limits = LIMITS) -> Any:
         theme=theme,
         css=(_TEMPLATES / "demo.css").read_text(encoding="utf-8"),
     )
+    page.has_launched = True  # only so does Gradio refuse paths of files that nobody has uploaded
     headers = [(name.lower().encode(), value.encode()) for name, value in _TRUST.items()]
 
     async def guarded(scope: Any, receive: Any, send: Any) -> None:
@@ -207,6 +208,12 @@ def show_answer(
     """
     values = {"multi_label": multi_label, "answer": answer, "summary": summary, "mistake": mistake, "shown": _SHOWN}
     return _template("answer.html").render(values)
+
+
+def _is_uploaded(source: str, folder: str) -> bool:
+    """Whether a path, which is the client's word, is that of a file in Gradio's folder."""
+    path = Path(source).resolve()
+    return path.is_file() and path.is_relative_to(Path(folder).resolve())
 
 
 def _about(classifier: TextClassifier) -> str:

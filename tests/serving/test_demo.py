@@ -18,7 +18,7 @@ from hf_causal_clf.cascade import Cascade, calibrated_logits, stage_margins
 from hf_causal_clf.evaluation.calibration import Calibration
 from hf_causal_clf.evaluation.selective import Abstention
 from hf_causal_clf.serving import space
-from hf_causal_clf.serving.demo import _about, _answered, show_answer
+from hf_causal_clf.serving.demo import _about, _answered, _is_uploaded, show_answer
 from hf_causal_clf.serving.documents import classify_document, classify_file
 from hf_causal_clf.serving.requests import Limits
 
@@ -212,6 +212,17 @@ def test_hostile_text_stays_text(tmp_path):
     shown.append(_about(classifier))
     assert not [each for each in shown if "<img" in each or "<script" in each or "\x07" in each]
     assert all("&lt;img src=x onerror=alert(1)&gt;" in each for each in shown)
+
+
+def test_only_what_was_uploaded_is_read(tmp_path):
+    folder = tmp_path / "gradio"
+    folder.mkdir()
+    for path in (folder / "a.csv", tmp_path / "private.csv"):
+        path.write_text("text\na\n")
+    (folder / "link.csv").symlink_to(tmp_path / "private.csv")
+    assert _is_uploaded(str(folder / "a.csv"), str(folder))
+    for path in (tmp_path / "private.csv", folder / ".." / "private.csv", folder / "link.csv", folder / "gone.csv"):
+        assert not _is_uploaded(str(path), str(folder))
 
 
 def test_a_failure_says_nothing_of_a_text_in_the_log(caplog):
