@@ -51,7 +51,8 @@ def test_recipes_and_templates_are_in_the_package_and_nothing_else(wheel):
     own = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hf_causal_clf").rglob("*.py")}
     recipes = {f"hf_causal_clf/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.py")}
     cards = {f"hf_causal_clf/model_cards/{path.name}" for path in (ROOT / "model_cards").glob("*.md")}
-    pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hf_causal_clf/pages/templates").iterdir()}
+    templates = (ROOT / "hf_causal_clf" / room / "templates" for room in ("pages", "serving"))
+    pages = {path.relative_to(ROOT).as_posix() for folder in templates for path in folder.iterdir()}
     cards.discard("hf_causal_clf/model_cards/README.md")
     expected = own | recipes - {"hf_causal_clf/recipes/quickstart.py"} | cards | pages | {"hf_causal_clf_command.py"}
     assert expected <= names

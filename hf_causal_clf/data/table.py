@@ -23,7 +23,8 @@ def tell_data(data: ClassificationData, more: Sequence[tuple[str, str]] = ()) ->
         data: The documents.
         more: Name and value of further rows, of training documents.
     """
-    splits = [split for split in SPLITS if len(data.splits[split]) and (split != "validation" or data.folds is None)]
+    splits = [split for split in SPLITS if split in data.splits and len(data.splits[split])]
+    splits = [split for split in splits if split != "validation" or data.folds is None]
     rows = [["", *(_NAMES[split] for split in splits)]]
     rows.append(["documents", *(f"{len(data.splits[split]):,}" for split in splits)])
     rows.append(["  repeated", *(f"{data.repeated.get(split, 0):,}" for split in splits)])
