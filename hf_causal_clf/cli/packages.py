@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 EXTRAS = {  # of pyproject.toml
     "cleanlab": "audit",
+    "fastapi": "demo",
     "gguf": "quickstart",
     "gradio": "demo",
     "httpx": "serve",
