@@ -80,8 +80,6 @@ def start_prediction(
     """
     lock_folder(output)
     output.mkdir(parents=True, exist_ok=True)
-    for left in output.glob(f".{_SHARDS}.*"):
-        left.unlink(missing_ok=True)  # half a shard, of a process that was killed
     path = output / NOTE_FILE
     if (output / _EARLIER_FILE).is_file():
         raise ValueError(
@@ -89,8 +87,9 @@ def start_prediction(
             f"classifier ({_EARLIER_FILE}), so they cannot be gone on with. Choose another output_dir, or remove it."
         )
     if not path.is_file():
-        if any(output.glob(_SHARDS)):
-            raise ValueError(f"{output} has shards but no {NOTE_FILE}. Choose another output_dir.")
+        there = sorted(each.name for kind in (_SHARDS, _ERRORS) for each in output.glob(kind))
+        if there:
+            raise ValueError(f"{output} has {there[0]} but no {NOTE_FILE}. Choose another output_dir.")
         write_json(path, {**(names or {}), **settings, "content": content, "finished": False})
         return
     found = read_json(path)
@@ -102,6 +101,8 @@ def start_prediction(
             f"{output} has predictions with other settings: {was}, now {now}. Choose another output_dir, or remove it."
         )
     check_content(output, content)
+    for left in output.glob(f".{_SHARDS}.*"):
+        left.unlink(missing_ok=True)  # half a shard, of a process that was killed
 
 
 def check_content(output: Path, content: dict[str, dict[str, str]]) -> None:

@@ -8,6 +8,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import gc
 import json
 import runpy
+import shutil
 import warnings
 from pathlib import Path
 
@@ -88,6 +89,17 @@ def make_rows(count: int, offset: int = 0, multi_label: bool = False) -> list[di
         labels = [[label], [label, other], []][index % 5 % 3]
         rows.append({"text": f"{text} {SUBJECTS[other][0] if other in labels else ''}", "label": labels})
     return rows
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium; the tests that take it skip where it is not installed."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -339,3 +339,17 @@ def test_documents_without_text_keep_their_row(tmp_path, labels):
 def test_a_text_of_another_type_is_an_error_also_where_empty_ones_are_not(tmp_path):
     with pytest.raises(ValueError, match=r"Row 1 \(id 1\), counted from 0, has 5 of type int instead of a text"):
         summary(tmp_path, MULTI, ["0.9 0.1", 5], empty="keep")
+
+
+@pytest.mark.parametrize("name", ["shard-000000.parquet", "_errors-000000.jsonl"])
+def test_files_that_no_prediction_wrote_are_named_and_stay(name, tmp_path):
+    half = tmp_path / ".shard-000000.parquet.abc"
+    for path in (tmp_path / name, half):
+        path.write_text("somebody's own")
+    with pytest.raises(ValueError, match=rf"has {name} but no _prediction\.json"):
+        start_prediction(tmp_path, {}, {})
+    (tmp_path / name).unlink()
+    start_prediction(tmp_path, {}, {})
+    assert half.read_text() == "somebody's own"
+    start_prediction(tmp_path, {}, {})  # goes on: now it is half a shard of a start that was killed
+    assert not half.exists()

@@ -77,16 +77,6 @@ def started(words, hub, temporary, token=None):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def server(run, browser, tmp_path_factory):
     """Its address. It has to stop while a page is open, and to leave no file."""
     temporary = tmp_path_factory.mktemp("files")
